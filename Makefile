@@ -1,0 +1,46 @@
+# Everything starts here: `make` lists what there is. Nothing is installed outside .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check up down clean setup setup-test
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup  ## set up, then fine-tune, serve and answer on this machine
+	@$(BIN)/python examples/demo.py
+
+test: setup-test  ## set up what tests need, then run all tests
+	@$(BIN)/python -m pytest tests/unit tests/integration --durations=10
+
+check: setup-test  ## format, lint, types and unit tests: what must pass before every commit
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m pytest tests/unit
+
+up: setup  ## start Ray on this machine
+	@$(BIN)/python -m cluster up
+
+down: $(BIN)/python  ## stop Ray and all that it runs
+	@$(BIN)/python -m cluster down
+
+clean:  ## delete the environment and caches (models and data in HAMLET_HOME stay)
+	@if [ -x $(BIN)/ray ]; then $(BIN)/python -m cluster down; fi
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: $(BIN)/python
+	@$(BIN)/python -m cluster.install
+
+setup-test: $(BIN)/python
+	@$(BIN)/python -m cluster.install --with test
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }

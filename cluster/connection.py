@@ -1,0 +1,133 @@
+"""Connecting this process to Ray: the head of this home, the job we run in, or what RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from importlib.metadata import version
+
+from cluster.auth_token import AUTH_ENVIRONMENT, read_token
+from cluster.errors import ConfigError, Unavailable
+from cluster.head_process import LOOPBACK_ENVIRONMENT
+from cluster.head_record import HeadRecord, is_alive, read_record
+from cluster.ports import accepts_connections
+
+NAMESPACE = "hamlet"
+
+REMEDY = "start one with python -m cluster up, or set RAY_ADDRESS"
+
+
+def cluster_address() -> str | None:
+    """host:port of the cluster to use: RAY_ADDRESS (set inside every Ray job), else the head of this home."""
+    given = os.environ.get("RAY_ADDRESS", "")
+    # `ray job submit` takes its http:// address from the same variable; ray.init does not.
+    if given and not _is_http(given):
+        return given
+    record = _living_head()
+    return record.address if record is not None else None
+
+
+def dashboard_url() -> str:
+    """URL of the dashboard and jobs API: RAY_API_SERVER_ADDRESS, an http RAY_ADDRESS, or this home's head.
+
+    Raises Unavailable when there is none.
+    """
+    for variable in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        if _is_http(given := os.environ.get(variable, "")):
+            return given.rstrip("/")
+    record = _living_head()
+    if record is None:
+        raise Unavailable("no Ray head is running; start one with python -m cluster up")
+    return record.dashboard_url
+
+
+def is_up() -> bool:
+    """Whether there is a cluster to connect to. Does not import Ray and takes milliseconds."""
+    address = cluster_address()
+    if address is None:
+        return False
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return True  # `auto`: Ray will look for it
+    return accepts_connections(host.strip("[]"), int(port))
+
+
+def client_environment(for_http: bool = False) -> dict[str, str]:
+    """What `ray` and `serve` need in their environment to reach the cluster.
+
+    `for_http`: only what their HTTP commands need (`ray job submit`, `serve deploy`), not `ray.init`.
+    """
+    environment = dict(AUTH_ENVIRONMENT) if read_token() is not None else {}
+    if not for_http and _is_loopback(cluster_address() or ""):
+        environment |= LOOPBACK_ENVIRONMENT
+    return environment
+
+
+def prepare_client() -> None:
+    """Set `client_environment` in this process, where the user has not; Ray reads it once, at import."""
+    for name, value in client_environment().items():
+        os.environ.setdefault(name, value)
+
+
+def connect() -> None:
+    """Connect this process to the cluster; does nothing when it is connected.
+
+    Raises Unavailable when none runs, ConfigError when the cluster has other versions of Ray or Python.
+    """
+    address = cluster_address()
+    if address is None:
+        raise Unavailable(f"no Ray cluster is running; {REMEDY}")
+    _require_same_versions(address)
+    prepare_client()
+
+    import ray
+    from ray._private import ray_constants
+
+    if ray.is_initialized():
+        return
+    if _is_loopback(address):
+        # For a caller that imported Ray before us, when the environment was not yet set.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        # Worker output stays in the logs; what a user should read is sent, not printed.
+        ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
+    except (ConnectionError, TimeoutError) as exc:
+        raise Unavailable(f"no Ray cluster answers at {address}; {REMEDY}") from exc
+    except ray.exceptions.AuthenticationError as exc:
+        raise Unavailable(
+            f"the cluster at {address} refuses our token; use the one it was started with"
+        ) from exc
+    except RuntimeError as exc:
+        if "ersion mismatch" in str(exc):
+            # Ray's message names both versions, over several lines.
+            text = " ".join(str(exc).split())
+            raise ConfigError(f"{text}; use the cluster's versions here", "RAY_ADDRESS") from exc
+        raise Unavailable(f"cannot connect to Ray at {address}: {exc}; {REMEDY}") from exc
+
+
+def _require_same_versions(address: str) -> None:
+    """Compare before connecting: between some versions the connection itself fails, obscurely."""
+    record = _living_head()
+    if record is None or record.address != address:
+        return
+    ours = (version("ray"), platform.python_version())
+    if ours != (record.ray_version, record.python_version):
+        raise ConfigError(
+            f"the cluster at {address} has Ray {record.ray_version} on Python {record.python_version}, "
+            f"this process has Ray {ours[0]} on Python {ours[1]}; use the same environment for both",
+            "RAY_ADDRESS",
+        )
+
+
+def _living_head() -> HeadRecord | None:
+    record = read_record()
+    return record if record is not None and is_alive(record) else None
+
+
+def _is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith(("127.", "localhost:", "[::1]:"))

@@ -1,0 +1,101 @@
+"""One tree of errors for every package, and nothing else.
+
+    HamletError
+    ├── InvalidInput            400  the caller's mistake; `param` names the field
+    │   ├── ConfigError         400  a configuration file or override
+    │   ├── DataError           400  a training or document file
+    │   └── ContextLengthExceeded 400  prompt and answer do not fit the model
+    ├── NotFound                404  no such model, collection, file or job
+    ├── Conflict                409  the thing exists already, or is held by another
+    ├── Unprocessable           422  well-formed but without usable content
+    ├── Overloaded              429  too many requests are waiting; has `retry_after_s`
+    ├── Unavailable             503  a part is down or not ready; has `retry_after_s`
+    │   ├── HubUnreachable      503  a model or data hub does not answer
+    │   └── StoreUnavailable    503  the vector store does not answer
+    └── JobFailed               500  a training run ended without a model
+
+Third-party errors are translated into these where they enter (`raise StoreUnavailable(...) from exc`).
+The command lines print the message in one line and exit with 2; the HTTP API maps `status`, `type`,
+`param` and `code` to OpenAI's error object. Every message names the cause and the remedy.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HamletError(Exception):
+    """Root of the tree. Picklable, so that it crosses Ray workers unchanged.
+
+    `param` is the offending field in dotted form (`data.path`, `messages[1].role`);
+    `code` is OpenAI's machine-readable word for the error.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        # All four go to `args`, which is what pickle calls the class with again.
+        super().__init__(message, param, code, retry_after_s)
+        self.message = message
+        self.param = param
+        self.code = code or self.default_code
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidInput(HamletError):
+    status, type, default_code = 400, "invalid_request_error", "invalid_value"
+
+
+class ConfigError(InvalidInput):
+    default_code = "invalid_config"
+
+
+class DataError(InvalidInput):
+    default_code = "invalid_file"
+
+
+class ContextLengthExceeded(InvalidInput):
+    default_code = "context_length_exceeded"
+
+
+class NotFound(HamletError):
+    status, type, default_code = 404, "invalid_request_error", "not_found"
+
+
+class Conflict(HamletError):
+    status, type, default_code = 409, "invalid_request_error", "conflict"
+
+
+class Unprocessable(HamletError):
+    status, type, default_code = 422, "invalid_request_error", "unprocessable"
+
+
+class Overloaded(HamletError):
+    status, type, default_code = 429, "rate_limit_error", "overloaded"
+
+
+class Unavailable(HamletError):
+    status, type, default_code = 503, "service_unavailable", "unavailable"
+
+
+class HubUnreachable(Unavailable):
+    default_code = "hub_unreachable"
+
+
+class StoreUnavailable(Unavailable):
+    default_code = "store_unavailable"
+
+
+class JobFailed(HamletError):
+    default_code = "job_failed"

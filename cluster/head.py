@@ -1,0 +1,151 @@
+"""The local Ray head of a HAMLET_HOME: `up` and `down`.
+
+It is bound to 127.0.0.1 and demands a token. It is never ended by `ray stop`, which kills every Ray of
+the machine: `down` ends exactly the processes that `up` started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import psutil
+
+from cluster import dashboard
+from cluster.auth_token import ensure_token
+from cluster.errors import Conflict, Unavailable
+from cluster.head_process import HOST, last_words, log_path, start_head
+from cluster.head_record import HeadRecord, is_alive, processes, read_record, record_path
+from cluster.ports import port_is_free, port_owner
+from cluster.settings import settings
+
+log = logging.getLogger(__name__)
+
+START_DEADLINE_S = 60.0
+# Ray waits about 11 s for Serve's replicas to drain; behind a local head there is nobody to drain for.
+STOP_DEADLINE_S = 4.0
+
+
+def up() -> tuple[HeadRecord, bool]:
+    """Start the head of this HAMLET_HOME, or find it running; returns its record and whether it was started.
+
+    On return the jobs API answers and jobs have a node to run on. Raises Conflict when a port is taken or a
+    head of other versions runs, Unavailable when Ray does not come up.
+    """
+    with _exclusive():
+        record = read_record()
+        if record is not None and is_alive(record):
+            _require_same_versions(record)
+            _wait_until_ready(record)
+            return record, False
+        if record is not None:
+            log.info("the head in %s is gone; starting a new one", record_path())
+            _end(record)
+        _require_free_port(settings().dashboard_port, "HAMLET_DASHBOARD_PORT")
+        _require_free_port(settings().ray_port, "HAMLET_RAY_PORT")
+        ensure_token()
+        record = start_head()
+        try:
+            _wait_until_ready(record)
+        except BaseException:  # also Ctrl-C: what was started is never left half up
+            _end(record)
+            raise
+        return record, True
+
+
+def down() -> HeadRecord | None:
+    """End the head of this HAMLET_HOME and all it started; returns its record, None if nothing ran."""
+    with _exclusive():
+        record = read_record()
+        if record is None:
+            return None
+        was_running = bool(processes(record))
+        _end(record)
+        return record if was_running else None
+
+
+def is_ready(record: HeadRecord) -> bool:
+    """Whether the head runs, its jobs API answers and jobs have a node to run on."""
+    try:
+        return is_alive(record) and dashboard.has_living_node(record.dashboard_url)
+    except Unavailable:
+        return False
+
+
+def _wait_until_ready(record: HeadRecord) -> None:
+    deadline = time.monotonic() + START_DEADLINE_S
+    while not is_ready(record):
+        if not is_alive(record):
+            raise Unavailable(
+                f"the Ray head ended while starting: {last_words()}; all of it is in {log_path()}"
+            )
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"the Ray head did not answer at {record.dashboard_url} within {START_DEADLINE_S:.0f} s: "
+                f"{last_words()}; see {log_path()} and {record.temp_dir}/session_latest/logs"
+            )
+        time.sleep(0.1)
+
+
+def _end(record: HeadRecord) -> None:
+    """End every process of the head: the supervisor ends its own first, then whatever is left is killed."""
+    if is_alive(record):
+        supervisor = psutil.Process(record.pid)
+        supervisor.terminate()
+        psutil.wait_procs([supervisor], timeout=STOP_DEADLINE_S)
+    deadline = time.monotonic() + STOP_DEADLINE_S
+    # Repeated, because what is being killed may just have started another.
+    while remaining := processes(record):
+        for process in remaining:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(remaining, timeout=1.0)
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(process.pid) for process in remaining)
+            raise Unavailable(f"processes {pids} of the Ray head do not end; end them by hand")
+    record_path().unlink(missing_ok=True)
+
+
+def _require_same_versions(record: HeadRecord) -> None:
+    ours = (version("ray"), platform.python_version())
+    if ours != (record.ray_version, record.python_version):
+        raise Conflict(
+            f"the running head has Ray {record.ray_version} on Python {record.python_version}, this environment "
+            f"has Ray {ours[0]} on Python {ours[1]}; end it with python -m cluster down, then run up again"
+        )
+
+
+def _require_free_port(port: int, variable: str) -> None:
+    if port_is_free(HOST, port):
+        return
+    try:
+        ray_version = dashboard.ray_version(f"http://{HOST}:{port}", timeout_s=2.0)
+        other = f"a Ray {ray_version} that was not started from this HAMLET_HOME"
+    except dashboard.TokenRefused:
+        other = "a Ray with another token"
+    except Unavailable:
+        other = port_owner(port) or "another program"
+    raise Conflict(f"port {port} is used by {other}; stop it or set {variable} to a free port", variable)
+
+
+@contextmanager
+def _exclusive() -> Iterator[None]:
+    """One `up` or `down` of a home at a time; the second waits and then finds what the first did."""
+    home = settings().home_dir
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / "cluster.lock").open("w")
+    except OSError as exc:
+        raise Unavailable(
+            f"cannot write to {home} ({exc.strerror}); set HAMLET_HOME to a folder of yours"
+        ) from exc
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,158 @@
+"""Starting the head's process: its folder, its environment and its command line.
+
+`ray start --block` stays in the foreground and ends with the processes that it started, and they with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from cluster.auth_token import AUTH_ENVIRONMENT
+from cluster.errors import Conflict
+from cluster.head_record import MARKER_VARIABLE, HeadRecord, write_record
+from cluster.ports import free_port
+from cluster.serve_proxy import proxy_environment
+from cluster.settings import settings
+
+HOST = "127.0.0.1"
+
+# Ray replaces 127.0.0.1 by the machine's outer address, and its C++ processes then listen on every
+# interface, unless it is told that this is not a cluster of several hosts. Clients need it as well, or
+# they look for the head on the outer address.
+LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+HEAD_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    **AUTH_ENVIRONMENT,
+    **LOOPBACK_ENVIRONMENT,
+}
+
+# Unix socket names hold 103 bytes on macOS (107 on Linux); Ray appends up to 64 to its temp dir.
+MAX_TEMP_DIR_LENGTH = 39
+
+
+def start_head() -> HeadRecord:
+    """Start the head in the background and write its record; it is not ready yet on return."""
+    config = settings()
+    folder = private_folder(config.home_dir)
+    _make_private(folder)
+    # A folder of its own, because Ray opens the one that it is given to everybody.
+    temp = folder / "t"
+    temp.mkdir(exist_ok=True)
+    _remove_old_sessions(temp)
+    num_cpus = logical_cpus(config.num_cpus, os.cpu_count() or 1)
+    head_id = secrets.token_hex(8)
+    log_path().parent.mkdir(parents=True, exist_ok=True)
+    with log_path().open("wb") as output:
+        process = subprocess.Popen(
+            start_command(config.ray_port, config.dashboard_port, free_port(HOST), num_cpus, temp),
+            env=_environment(head_id, folder),
+            cwd=temp,  # a `ray` or `cluster` folder in the user's would be imported instead
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # outlives this terminal, and its Ctrl-C is not the head's
+        )
+    record = HeadRecord(
+        head_id=head_id,
+        pid=process.pid,
+        started_at_s=psutil.Process(process.pid).create_time(),
+        address=f"{HOST}:{config.ray_port}",
+        dashboard_url=f"http://{HOST}:{config.dashboard_port}",
+        ray_version=version("ray"),
+        python_version=platform.python_version(),
+        num_cpus=num_cpus,
+        temp_dir=temp,
+    )
+    write_record(record)
+    return record
+
+
+def start_command(
+    ray_port: int, dashboard_port: int, client_port: int, num_cpus: int, temp: Path
+) -> list[str]:
+    """The `ray start` that supervises the head's processes."""
+    return [
+        # Not the `ray` script: the one on the PATH may belong to another environment.
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        f"--node-ip-address={HOST}",
+        f"--port={ray_port}",
+        f"--dashboard-host={HOST}",
+        f"--dashboard-port={dashboard_port}",
+        # Nobody calls these by number, and Ray's fixed ones would collide with another Ray on the machine.
+        "--dashboard-agent-listen-port=0",
+        f"--ray-client-server-port={client_port}",  # Ray refuses 0 here
+        f"--num-cpus={num_cpus}",
+        f"--temp-dir={temp}",
+        "--disable-usage-stats",
+        "--log-color=false",
+    ]
+
+
+def logical_cpus(configured: int | None, cores: int) -> int:
+    """How many CPUs Ray may hand out.
+
+    At least 4: they are tickets, not cores. Serve's replicas and a training run hold theirs for as long
+    as they live, so that with 2 on a laptop a job would wait for ever while a model is served.
+    """
+    return configured or max(4, cores)
+
+
+def private_folder(home: Path) -> Path:
+    """Where Ray's files lie: below `home`, or in the system's temp folder where that name is too long."""
+    wanted = home / "ray"
+    if len(os.fsencode(wanted / "t")) <= MAX_TEMP_DIR_LENGTH:
+        return wanted
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"hamlet-{os.getuid()}-{digest}"
+
+
+def log_path() -> Path:
+    """What the supervising process says."""
+    return settings().home_dir / "ray" / "head.log"
+
+
+def last_words() -> str:
+    """The last line of that log, for an error message."""
+    try:
+        lines = [line.strip() for line in log_path().read_text(errors="replace").splitlines()]
+    except OSError:
+        lines = []
+    return next((line for line in reversed(lines) if line), "it said nothing")
+
+
+def _environment(head_id: str, folder: Path) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # Jobs are run as `python -m training …`: that must be this environment's Python, activated or not.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    proxy = proxy_environment(folder / "proxy", HOST)
+    return {**inherited, **HEAD_ENVIRONMENT, **proxy, "PATH": path, MARKER_VARIABLE: head_id}
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # In a shared temp folder another user could have made it first, to read what Ray writes there.
+    if folder.stat().st_uid != os.getuid():
+        raise Conflict(
+            f"{folder} belongs to another user; set HAMLET_HOME to a folder of yours with a short name"
+        )
+    folder.chmod(0o700)
+
+
+def _remove_old_sessions(temp: Path) -> None:
+    """Keep the logs of the last session; earlier ones would fill the disk."""
+    sessions = sorted(path for path in temp.glob("session_2*") if path.is_dir())
+    for session in sessions[:-1]:
+        shutil.rmtree(session, ignore_errors=True)

@@ -1,0 +1,83 @@
+"""What is written down about the Ray head of this HAMLET_HOME, and which processes belong to it.
+
+The record is `<home>/cluster.json`. Every process of the head carries the record's `head_id` in its
+environment, so that workers, replicas and engines are found even after the process that started
+them is gone, and no process of another Ray is ever taken for ours.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cluster.settings import settings
+
+log = logging.getLogger(__name__)
+
+# Not prefixed HAMLET_: those are settings of the user's, and unknown ones are reported.
+MARKER_VARIABLE = "RAY_HEAD_STARTED_BY_HAMLET"
+
+
+class HeadRecord(BaseModel):
+    """A head that was started here; it may have ended since (`is_alive`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head_id: str = Field(description="Value of MARKER_VARIABLE in all its processes.")
+    pid: int = Field(description="The supervising `ray start --block`.")
+    started_at_s: float = Field(
+        description="Creation time of that process; tells it from a reuse of its pid."
+    )
+    address: str = Field(description="host:port for ray.init.")
+    dashboard_url: str = Field(description="Dashboard and jobs API.")
+    ray_version: str
+    python_version: str
+    num_cpus: int
+    temp_dir: Path = Field(description="Ray's sessions: logs, sockets, spilled objects.")
+
+
+def record_path() -> Path:
+    return settings().home_dir / "cluster.json"
+
+
+def read_record() -> HeadRecord | None:
+    """The record, or None when no head was started here (or its record is unreadable, which is logged)."""
+    try:
+        return HeadRecord.model_validate_json(record_path().read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        log.warning("%s is unreadable and is ignored; delete it", record_path())
+        return None
+
+
+def write_record(record: HeadRecord) -> None:
+    path = record_path()
+    draft = path.with_suffix(".draft")
+    draft.write_text(record.model_dump_json(indent=2) + "\n")
+    draft.replace(path)  # one rename: a reader sees the whole record or none
+
+
+def is_alive(record: HeadRecord) -> bool:
+    """Whether the supervising process still runs."""
+    try:
+        process = psutil.Process(record.pid)
+        same = abs(process.create_time() - record.started_at_s) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def processes(record: HeadRecord) -> list[psutil.Process]:
+    """Every living process of the head, in no order."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARKER_VARIABLE) == record.head_id:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue  # ended meanwhile, or another user's
+    return found

@@ -1,0 +1,107 @@
+"""Fixtures of all tests: a private HAMLET_HOME for each, and one real Ray head for those that ask for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.head_record import HeadRecord
+from cluster.logs import PACKAGES
+from cluster.settings import settings
+
+REPOSITORY = Path(__file__).parents[1]
+USER_CACHE = Path("~/.hamlet/cache").expanduser()
+
+
+def use_home(patch: pytest.MonkeyPatch, home: Path, **variables: str) -> None:
+    """Make `home` the HAMLET_HOME, with `variables` as the only other settings."""
+    for name in os.environ:
+        if name.startswith("HAMLET_"):
+            patch.delenv(name)
+    patch.setenv("HAMLET_HOME", str(home))
+    for name, value in variables.items():
+        patch.setenv(name, value)
+    settings.cache_clear()
+
+
+def link_cache(home: Path) -> None:
+    """Share the user's model cache, so that built-in models are fetched once and not per test."""
+    USER_CACHE.mkdir(parents=True, exist_ok=True)
+    (home / "cache").symlink_to(USER_CACHE)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty HAMLET_HOME for this test, with the user's model cache; no test sees the user's own."""
+    folder = tmp_path_factory.mktemp("home")  # not in the test's tmp_path, which is the test's own
+    link_cache(folder)
+    use_home(monkeypatch, folder)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    yield folder
+    settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Undo what a command line under test does to logging, which is global."""
+    loggers = [logging.getLogger(name) for name in ("", *PACKAGES)]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def _session_head() -> Iterator[tuple[HeadRecord, dict[str, str]]]:
+    from cluster.head import down, up
+    from cluster.ports import free_port
+
+    # Not below pytest's own temp folder: Ray's socket names would grow too long.
+    folder = Path(tempfile.mkdtemp(prefix="hamlet-test-"))
+    link_cache(folder)
+    variables = {
+        "HAMLET_RAY_PORT": str(free_port("127.0.0.1")),
+        "HAMLET_DASHBOARD_PORT": str(free_port("127.0.0.1")),
+        "HAMLET_NUM_CPUS": "4",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        use_home(patch, folder, **variables)
+        record, _ = up()
+    try:
+        yield record, {"HAMLET_HOME": str(folder), **variables}
+    finally:
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+        with pytest.MonkeyPatch.context() as patch:
+            use_home(patch, folder, **variables)
+            down()
+        settings.cache_clear()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def head(
+    home: Path, _session_head: tuple[HeadRecord, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> HeadRecord:
+    """The session's real Ray head. HAMLET_HOME is the head's, not the test's own `home`."""
+    record, variables = _session_head
+    use_home(monkeypatch, Path(variables["HAMLET_HOME"]), **variables)
+    return record
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of reference data beside the repository; the test is skipped where it is absent."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the reference data in {folder}")
+    return folder

@@ -1,0 +1,58 @@
+"""How the head's process is started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.head_process import (
+    HEAD_ENVIRONMENT,
+    MAX_TEMP_DIR_LENGTH,
+    last_words,
+    log_path,
+    logical_cpus,
+    private_folder,
+    start_command,
+)
+
+
+@pytest.mark.parametrize(
+    ("configured", "cores", "expected"), [(None, 2, 4), (None, 16, 16), (2, 16, 2), (1, 1, 1)]
+)
+def test_a_laptop_gets_four_logical_cpus_unless_told_otherwise(
+    configured: int | None, cores: int, expected: int
+) -> None:
+    assert logical_cpus(configured, cores) == expected
+
+
+def test_the_head_is_bound_to_the_loopback_interface_and_demands_a_token() -> None:
+    command = start_command(6379, 8265, 10001, 4, Path("/tmp/t"))
+    assert "--node-ip-address=127.0.0.1" in command
+    assert "--dashboard-host=127.0.0.1" in command
+    assert HEAD_ENVIRONMENT["RAY_AUTH_MODE"] == "token"
+    assert HEAD_ENVIRONMENT["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+
+
+def test_the_head_runs_in_this_environments_python() -> None:
+    assert start_command(6379, 8265, 10001, 4, Path("/tmp/t"))[0] == sys.executable
+
+
+def test_rays_files_lie_below_a_short_home() -> None:
+    assert private_folder(Path("/root/.hamlet")) == Path("/root/.hamlet/ray")
+
+
+def test_a_long_home_gets_a_short_folder_of_its_own() -> None:
+    one, other = (private_folder(Path("/very/long/path" * 5) / name) for name in "ab")
+    assert one != other
+    assert f"-{os.getuid()}-" in one.name
+    assert len(str(one / "t")) <= MAX_TEMP_DIR_LENGTH
+
+
+def test_the_last_words_of_a_head_are_its_last_line_that_says_something() -> None:
+    assert last_words() == "it said nothing"
+    log_path().parent.mkdir(parents=True)
+    log_path().write_text("Traceback\n  line\nValueError: no such port\n\n")
+    assert last_words() == "ValueError: no such port"

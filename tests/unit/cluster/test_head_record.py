@@ -1,0 +1,88 @@
+"""What is written down about the head, and which processes are its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.head_record import (
+    MARKER_VARIABLE,
+    HeadRecord,
+    is_alive,
+    processes,
+    read_record,
+    record_path,
+    write_record,
+)
+
+
+def record_of(process: psutil.Process, head_id: str = "abc") -> HeadRecord:
+    return HeadRecord(
+        head_id=head_id,
+        pid=process.pid,
+        started_at_s=process.create_time(),
+        address="127.0.0.1:6379",
+        dashboard_url="http://127.0.0.1:8265",
+        ray_version="2.60.0",
+        python_version="3.11.7",
+        num_cpus=4,
+        temp_dir=Path("/tmp/t"),
+    )
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that carries the mark of the head `abc`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"],
+        env={**os.environ, MARKER_VARIABLE: "abc"},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    record = record_of(psutil.Process())
+    write_record(record)
+    assert read_record() == record
+
+
+def test_without_a_head_there_is_no_record() -> None:
+    assert read_record() is None
+
+
+def test_a_damaged_record_is_ignored_and_said_so(caplog: pytest.LogCaptureFixture) -> None:
+    record_path().write_text('{"pid": 12')
+    assert read_record() is None
+    assert "cluster.json is unreadable" in caplog.text
+
+
+def test_a_reused_pid_is_not_taken_for_the_head() -> None:
+    record = record_of(psutil.Process())
+    assert is_alive(record)
+    assert not is_alive(record.model_copy(update={"started_at_s": record.started_at_s - 60}))
+
+
+def test_a_head_that_ended_is_not_alive_even_before_it_is_reaped(sleeper: subprocess.Popen[bytes]) -> None:
+    record = record_of(psutil.Process(sleeper.pid))
+    assert is_alive(record)
+    sleeper.kill()
+    psutil.wait_procs([psutil.Process(sleeper.pid)], timeout=10)
+    assert not is_alive(record)
+
+
+def test_processes_are_found_by_their_mark_and_no_others(sleeper: subprocess.Popen[bytes]) -> None:
+    this = psutil.Process()
+    assert [process.pid for process in processes(record_of(this, "abc"))] == [sleeper.pid]
+    assert processes(record_of(this, "another head")) == []

@@ -1,0 +1,137 @@
+"""The installer's decisions; that it really installs is shown by `make` on a bare machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import install
+from cluster.install import Step, StepFailed, constraints, main, needed, stamp_content, steps
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_it_runs_before_anything_is_installed() -> None:
+    """`-S` leaves out the packages of the environment, `-I` the user's."""
+    code = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import cluster.install"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, cwd="/")
+
+
+def test_torch_comes_first_and_the_tests_extra_last() -> None:
+    assert [step.name for step in steps(has_gpu=False, extra=None)] == ["torch", "project", "vllm"]
+    assert [step.name for step in steps(has_gpu=True, extra="test")] == ["torch", "project", "vllm", "test"]
+
+
+def test_vllms_picture_and_sound_packages_are_left_out_and_markers_kept() -> None:
+    lines = [
+        "torch==2.13.0",
+        "torchvision",
+        "torchaudio==2.13",
+        "TorchCodec>=0.1; python_version>'3'",
+        "numba==0.6",
+    ]
+    assert needed([*lines, 'xgrammar>=0.1; platform_machine == "x86_64"']) == [
+        "numba==0.6",
+        'xgrammar>=0.1; platform_machine == "x86_64"',
+    ]
+
+
+def test_constraints_name_no_extras_since_pip_refuses_them() -> None:
+    assert constraints(["ray[default,serve]==2.60.0", "torch>=2.13,<2.14"]) == [
+        "ray==2.60.0",
+        "torch>=2.13,<2.14",
+    ]
+
+
+def test_the_cpu_build_of_torch_is_tried_first_and_the_plain_one_taken_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def pip(*arguments: str) -> None:
+        asked.append(arguments[0])
+        if "+cpu" in arguments[0]:
+            raise StepFailed("No matching distribution")
+
+    monkeypatch.setattr(install, "_pip", pip)
+    install.install_torch(has_gpu=False)
+    assert asked == ["torch==2.13.0+cpu", "torch==2.13.0"]
+    asked.clear()
+    install.install_torch(has_gpu=True)
+    assert asked == ["torch==2.13.0"]
+
+
+class Machine:
+    """An environment in a temporary folder, with steps that only count how often they are done."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        self.failing: set[str] = set()
+        self.has_gpu = False
+        monkeypatch.setattr(install, "ENVIRONMENT", folder)
+        monkeypatch.setattr(install, "has_nvidia_gpu", lambda: self.has_gpu)
+        monkeypatch.setattr(install, "steps", lambda has_gpu, extra: self.steps)
+        self.steps = [
+            Step("torch", "torch", lambda: self.do("torch")),
+            Step("vllm", "vLLM", lambda: self.do("vllm"), is_optional=True),
+        ]
+
+    def do(self, name: str) -> None:
+        self.done.append(name)
+        if name in self.failing:
+            raise StepFailed("pip said\nno matching distribution")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def test_a_second_run_skips_what_is_done_and_says_nothing(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([]) == 0
+    assert "installing torch … 0 s" in capsys.readouterr().out
+    assert main([]) == 0
+    assert machine.done == ["torch", "vllm"]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_gpu_that_was_put_in_makes_it_install_again(machine: Machine) -> None:
+    main([])
+    machine.has_gpu = True
+    main([])
+    assert machine.done == ["torch", "vllm"] * 2
+
+
+def test_a_step_that_cannot_be_done_without_ends_it_with_the_tail_of_the_log(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.failing = {"torch"}
+    assert main([]) == 1
+    printed = capsys.readouterr().out
+    assert "no matching distribution" in printed
+    assert "install.log" in printed
+    assert machine.done == ["torch"]
+
+
+def test_without_vllm_it_says_which_engine_will_serve_and_tries_again_only_when_asked(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.failing = {"vllm"}
+    assert main([]) == 0
+    assert "not possible here (no matching distribution): the transformers engine" in capsys.readouterr().out
+    main([])
+    assert machine.done == ["torch", "vllm"]
+    main(["--retry"])
+    assert machine.done == ["torch", "vllm", "vllm"]
+
+
+def test_a_step_is_done_again_when_its_version_goes_up() -> None:
+    step = Step("torch", "torch", lambda: None)
+    newer = Step("torch", "torch", lambda: None, version=2)
+    assert stamp_content(step, False) == stamp_content(step, False)
+    assert len({stamp_content(step, False), stamp_content(step, True), stamp_content(newer, False)}) == 3

@@ -1,0 +1,65 @@
+"""From a reference to a folder, without a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.cards import ModelCard
+from cluster.errors import HubUnreachable, InvalidInput, NotFound
+from cluster.hub import hub_is_reachable
+from cluster.references import resolve_model
+from cluster.registry import Registry
+from cluster.settings import settings
+from cluster.storage import upload_folder
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAMLET_HUB_OFFLINE", "1")
+    settings.cache_clear()
+    hub_is_reachable.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def registered(folder: Path, tmp_path: Path, make_card: Callable[..., ModelCard]) -> ModelCard:
+    card = make_card(weights_uri=upload_folder(folder, str(tmp_path / "storage")))
+    Registry().register(card)
+    return card
+
+
+def test_a_local_folder_is_itself(folder: Path) -> None:
+    assert resolve_model(str(folder)) == folder
+
+
+def test_a_folder_of_pickled_weights_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InvalidInput, match="safetensors"):
+        resolve_model(str(folder))
+
+
+def test_a_registered_id_and_its_alias_are_the_cards_weights(registered: ModelCard) -> None:
+    Registry().promote("live", registered.id)
+    assert str(resolve_model(registered.id)) == registered.weights_uri
+    assert str(resolve_model("live")) == registered.weights_uri
+
+
+@pytest.mark.parametrize("reference", ["./nowhere", "/nowhere", "~/nowhere", "ft:x:y:z:1", "builtin:gpt"])
+def test_a_name_that_is_nowhere_is_said_to_be(reference: str) -> None:
+    with pytest.raises(NotFound):
+        resolve_model(reference)
+
+
+def test_without_a_hub_the_remedy_is_a_built_in_model_or_a_folder() -> None:
+    with pytest.raises(HubUnreachable, match="builtin:minilm"):
+        resolve_model("some-org/some-model-that-is-not-cached")

@@ -1,0 +1,48 @@
+"""The one reader of the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ConfigError
+from cluster.settings import Settings, settings
+
+
+def test_everything_lies_below_the_home_by_default(home: Path) -> None:
+    config = settings()
+    assert config.storage_uri == str(home / "storage")
+    assert config.database == f"sqlite:///{home / 'hamlet.db'}"
+    assert config.cache_dir == home / "cache"
+
+
+def test_storage_and_database_can_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAMLET_STORAGE", "s3://bucket/prefix")
+    monkeypatch.setenv("HAMLET_DATABASE_URL", "postgresql+psycopg://db/x")
+    settings.cache_clear()
+    assert settings().storage_uri == "s3://bucket/prefix"
+    assert settings().database == "postgresql+psycopg://db/x"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HAMLET_RAY_PORT", "80"),
+        ("HAMLET_DASHBOARD_PORT", "many"),
+        ("HAMLET_NUM_CPUS", "0"),
+        ("HAMLET_LOG_LEVEL", "LOUD"),
+        ("HAMLET_ORGANIZATION", "My Org"),
+    ],
+)
+def test_a_wrong_value_is_refused_naming_variable_and_value(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    settings.cache_clear()
+    with pytest.raises(ConfigError, match=f"{variable}='{value}': .*unset it"):
+        settings()
+
+
+def test_a_key_is_not_shown_with_the_settings() -> None:
+    assert "sesame" not in repr(Settings(qdrant_api_key="sesame"))
