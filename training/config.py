@@ -1,0 +1,230 @@
+"""What a fine-tuning run is: one frozen model, read from YAML, with `key=value` overrides.
+
+Numbers that follow from others (the global batch, the adapter's alpha) are derived here and never
+configured twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every part of the file: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskName(StrEnum):
+    CLASSIFICATION = "classification"
+    SFT = "sft"
+
+
+class Method(StrEnum):
+    FULL = "full"
+    LORA = "lora"
+
+
+class Precision(StrEnum):
+    AUTO = "auto"
+    BF16 = "bf16"
+    FLOAT32 = "float32"
+
+
+class Schedule(StrEnum):
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class DataConfig(Section):
+    """Where rows come from: `path` when given, else `hub` when reachable, else `fallback_path`."""
+
+    path: Path | None = Field(
+        None, description="Training file: TSV, CSV, JSONL, JSON, Parquet or MSR's MRPC form."
+    )
+    validation_path: Path | None = Field(
+        None, description="Validation file; without it, a share is split off."
+    )
+    hub: str | None = Field(
+        None, description="Hub data set as `id` or `id:config`, for example nyu-mll/glue:mrpc."
+    )
+    fallback_path: Path | None = Field(None, description="Training file used when the hub cannot be reached.")
+    fallback_validation_path: Path | None = Field(None, description="Validation file that goes with it.")
+    text_columns: tuple[str, ...] = Field(
+        (), max_length=2, description="One or two text columns; found by their usual names when empty."
+    )
+    label_column: str = Field("label", description="Column of the class (classification).")
+    validation_share: float = Field(
+        0.1, gt=0, lt=1, description="Share split off by hash when there is no validation file."
+    )
+    limit: int | None = Field(None, gt=0, description="Use only the first rows, for a quick trial.")
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        if not (self.path or self.hub or self.fallback_path):
+            raise ValueError("data needs one of path, hub or fallback_path")
+        return self
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2021), used when `method: lora`."""
+
+    rank: int = Field(16, gt=0, le=256, description="Rank of the update matrices.")
+    alpha: int | None = Field(None, gt=0, description="Scale numerator; twice the rank when unset.")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="Module names, or all-linear.")
+
+    @property
+    def scale_numerator(self) -> int:
+        return self.alpha or 2 * self.rank
+
+
+class BatchConfig(Section):
+    """How a global batch is cut: micro batch x accumulation x workers."""
+
+    micro_batch_size_per_gpu: int = Field(8, gt=0, description="Rows per forward pass on one worker.")
+    gradient_accumulation_steps: int = Field(1, gt=0, description="Forward passes per optimizer step.")
+    global_batch_size: int | None = Field(
+        None, gt=0, description="Rows per optimizer step over all workers; checked when given."
+    )
+
+
+class ScalingConfig(Section):
+    """How many workers, and what each gets."""
+
+    num_workers: int = Field(1, gt=0, description="Data-parallel workers.")
+    cpus_per_worker: float = Field(1, gt=0, description="Logical CPUs, and so threads, of each worker.")
+    use_gpu: bool | None = Field(None, description="One GPU per worker; by default when the cluster has one.")
+    zero_stage: int = Field(
+        2,
+        ge=0,
+        le=3,
+        description="DeepSpeed ZeRO: 0 none, 1 optimizer, 2 + gradients, 3 + parameters sharded.",
+    )
+    max_failures: int = Field(
+        2, ge=0, description="Worker losses survived by resuming from the last checkpoint."
+    )
+
+
+class OutputConfig(Section):
+    """How the tuned model is named: `ft:<base>:<organization>:<suffix>:<id>`."""
+
+    suffix: str = Field("tuned", pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    alias: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        description="Name pointed at the model once it is registered.",
+    )
+
+
+class FinetuneConfig(Section):
+    """One fine-tuning run, as it stands in a YAML file."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Name of the run's folder.")
+    task: TaskName
+    model: str = Field(description="builtin:NAME, a local folder, a registered name or a hub id.")
+    data: DataConfig
+    method: Method = Method.FULL
+    lora: LoraConfig = LoraConfig()
+    batch: BatchConfig = BatchConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    output: OutputConfig = OutputConfig()
+    epochs: int = Field(3, gt=0, le=1000)
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
+    schedule: Schedule = Field(Schedule.LINEAR, description="Decay after warm-up.")
+    warmup_share: float = Field(0.0, ge=0, lt=1, description="Share of all steps spent warming up.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay, not applied to biases and norms.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    dropout: float | None = Field(None, ge=0, lt=1, description="Overrides every dropout of the model.")
+    max_length_tokens: int = Field(
+        512, gt=1, description="Longer rows are cut (classification) or left out (sft)."
+    )
+    precision: Precision = Field(Precision.AUTO, description="bf16 where the processor has it, else float32.")
+    seed: int = Field(42, ge=0)
+
+    @model_validator(mode="after")
+    def _batch_equation(self) -> Self:
+        if self.batch.global_batch_size not in (None, self.global_batch_size):
+            raise ValueError(
+                f"batch.global_batch_size is {self.batch.global_batch_size}, but micro_batch_size_per_gpu x "
+                f"gradient_accumulation_steps x num_workers = {self.batch.micro_batch_size_per_gpu} x "
+                f"{self.batch.gradient_accumulation_steps} x {self.scaling.num_workers} = {self.global_batch_size}; "
+                "correct one of them or leave global_batch_size out"
+            )
+        return self
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows per optimizer step."""
+        cut = self.batch.micro_batch_size_per_gpu * self.batch.gradient_accumulation_steps
+        return cut * self.scaling.num_workers
+
+
+def load_config(path: Path, overrides: list[str]) -> FinetuneConfig:
+    """Read a YAML file and apply `dotted.key=value` overrides, whose values are YAML too.
+
+    Raises ConfigError naming the key and the remedy.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}; give the path of a YAML file") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path} must hold keys and values, such as `task: sft`; it holds {type(raw).__name__}"
+        )
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return FinetuneConfig.model_validate(raw)
+    except ValidationError as exc:
+        raise ConfigError(f"{path}: {_explain(exc)}", _dotted(exc.errors()[0]["loc"])) from exc
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r} is not of the form key=value, such as epochs=1")
+    *parents, leaf = key.split(".")
+    node = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a section", key)
+    node[leaf] = yaml.safe_load(value) if value else None
+
+
+def _explain(exc: ValidationError) -> str:
+    """All faults of a config in one line, each with its key; a misspelt key gets its nearest neighbour."""
+    return "; ".join(_explain_one(error) for error in exc.errors())
+
+
+def _explain_one(error: Any) -> str:
+    key = _dotted(error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(), n=1)
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; remove it")
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {error['input']!r})" if key and error["type"] != "value_error" else message
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _known_keys() -> list[str]:
+    sections = (FinetuneConfig, DataConfig, LoraConfig, BatchConfig, ScalingConfig, OutputConfig)
+    return [name for section in sections for name in section.model_fields]

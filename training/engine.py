@@ -1,0 +1,205 @@
+"""The DeepSpeed engine: the one file that names it.
+
+Owns the optimizer, ZeRO sharding, gradient averaging and sharded checkpoints. Knows nothing of tasks,
+rows or Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cluster.errors import Conflict
+from training.config import FinetuneConfig, Method, Precision, Schedule
+
+CHECKPOINT_TAG = "state"
+PROGRESS_FILE = "progress.json"
+
+
+def deepspeed_config(config: FinetuneConfig, precision: Precision, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for a run. Pure.
+
+    bf16 means autocast over float32 weights: matrix products run in bfloat16, everything that adds up
+    small numbers (norms, softmax, optimizer) in float32.
+    """
+    batch = config.batch
+    return {
+        "train_micro_batch_size_per_gpu": batch.micro_batch_size_per_gpu,
+        "gradient_accumulation_steps": batch.gradient_accumulation_steps,
+        "train_batch_size": batch.micro_batch_size_per_gpu * batch.gradient_accumulation_steps * world_size,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": {
+            "stage": config.scaling.zero_stage,
+            # Overlap needs CUDA streams, and contiguous copies only pay on large GPUs.
+            "overlap_comm": False,
+            "contiguous_gradients": False,
+            # Small models would pay a collective per layer under stage 3 for nothing.
+            "stage3_param_persistence_threshold": 10_000,
+        },
+        "torch_autocast": {"enabled": precision is Precision.BF16, "dtype": "bfloat16"},
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+    }
+
+
+def learning_rate_factor(schedule: Schedule, total_steps: int, warmup_steps: int) -> Callable[[int], float]:
+    """The share of the peak learning rate at a step (an optimizer step, from 0). Pure.
+
+    >>> factor = learning_rate_factor(Schedule.LINEAR, total_steps=10, warmup_steps=2)
+    >>> [factor(0), factor(1), factor(2), factor(6), factor(10)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return step / warmup_steps
+        if schedule is Schedule.CONSTANT:
+            return 1.0
+        done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return 1.0 - done if schedule is Schedule.LINEAR else 0.5 * (1.0 + math.cos(math.pi * done))
+
+    return factor
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters, decayed (matrices) apart from undecayed (biases and norms)."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class Engine:
+    """A module under DeepSpeed. Every method is called by every rank, in the same order."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: FinetuneConfig,
+        *,
+        precision: Precision,
+        total_steps: int,
+        world_size: int,
+    ) -> None:
+        deepspeed = _import_deepspeed()
+        self._world_size = world_size
+        self._accumulation = config.batch.gradient_accumulation_steps
+        self._is_adapter = config.method is Method.LORA
+        optimizer = torch.optim.AdamW(
+            parameter_groups(module, config.weight_decay), lr=config.learning_rate, fused=True
+        )
+        warmup_steps = round(config.warmup_share * total_steps)
+        factor = learning_rate_factor(config.schedule, total_steps, warmup_steps)
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
+            config=deepspeed_config(config, precision, world_size),
+            dist_init_required=None,
+        )
+        self.device: torch.device = self._engine.device
+        self._unsharded_norm = torch.zeros(())
+
+    def step(self, micro_batches: Sequence[dict[str, Tensor]], num_targets: int) -> Tensor:
+        """One optimizer step over this rank's micro-batches.
+
+        `num_targets` counts the targets of the whole global batch, over all ranks. Returns this rank's
+        part of the loss sum: [], float32, detached.
+        """
+        self._engine.train()
+        total = torch.zeros((), device=self.device)
+        # DeepSpeed divides by the accumulation and averages over ranks; undo both, to divide once by the
+        # true number of targets.
+        scale = self._accumulation * self._world_size / max(1, num_targets)
+        for batch in micro_batches:
+            loss_sum, _ = self._engine(_to(batch, self.device))
+            self._engine.backward(loss_sum * scale)
+            if not self._engine.zero_optimization() and self._engine.is_gradient_accumulation_boundary():
+                self._unsharded_norm = self._norm_of_gradients()
+            self._engine.step()
+            total += loss_sum.detach()
+        return total
+
+    @torch.no_grad()
+    def evaluate(self, batch: dict[str, Tensor]) -> tuple[float, list[int]]:
+        """`(loss_sum, predictions)` of one batch, without dropout."""
+        self._engine.eval()
+        loss_sum, predictions = self._engine(_to(batch, self.device))
+        return float(loss_sum), predictions.tolist()
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._engine.get_lr()[0])
+
+    @property
+    def grad_norm(self) -> float:
+        """Norm of the last step's whole gradient, before clipping."""
+        norm = (
+            self._engine.get_global_grad_norm() if self._engine.zero_optimization() else self._unsharded_norm
+        )
+        return float(norm)
+
+    def _norm_of_gradients(self) -> Tensor:
+        # Without ZeRO DeepSpeed clips but does not keep the norm; gradients are averaged by now.
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def save(self, folder: Path, progress: dict[str, Any]) -> None:
+        """This rank's shard of weights, optimizer and schedule, with `progress` beside it."""
+        self._engine.save_checkpoint(
+            str(folder), tag=CHECKPOINT_TAG, exclude_frozen_parameters=self._is_adapter, save_latest=False
+        )
+        content = json.dumps({**progress, "world_size": self._world_size})
+        (folder / PROGRESS_FILE).write_text(content, encoding="utf-8")
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Resume from `save`; returns its `progress`. Raises Conflict on another number of workers."""
+        progress: dict[str, Any] = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+        if progress["world_size"] != self._world_size:
+            raise Conflict(
+                f"the checkpoint was saved with {progress['world_size']} workers, this run has "
+                f"{self._world_size}; resume with scaling.num_workers={progress['world_size']}",
+                "scaling.num_workers",
+            )
+        self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG, load_module_strict=not self._is_adapter)
+        return progress
+
+    def gathered_state(self, is_writer: bool) -> dict[str, Tensor] | None:
+        """Every trainable weight, whole, on the writer's CPU; None on other ranks.
+
+        Under ZeRO 3 each rank holds a slice of each weight, so all ranks take part in the gather even
+        though one of them keeps the result.
+        """
+        deepspeed = _import_deepspeed()
+        state: dict[str, Tensor] = {}
+        for name, parameter in self._engine.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+                if is_writer:
+                    state[name] = parameter.detach().to("cpu", copy=True)
+        return state if is_writer else None
+
+
+def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def _import_deepspeed() -> Any:
+    # It logs a dozen lines at import and at each start, none of which the user can act on.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    # On CPU it would compile a C++ all-reduce at first use: half a minute, a compiler, and a lock file
+    # that makes every later run wait for ever once a worker was killed while it held it. gloo needs none.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

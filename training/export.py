@@ -1,0 +1,77 @@
+"""From a trained engine to a folder of safetensors in storage, complete or absent."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from cluster.errors import JobFailed
+from cluster.references import resolve_model
+from cluster.storage import upload_folder
+from training.config import FinetuneConfig, Method, TaskName
+from training.engine import Engine
+
+
+def export_model(
+    engine: Engine, module: nn.Module, config: FinetuneConfig, uri: str, *, is_writer: bool
+) -> None:
+    """Gather the trained weights from all ranks and write them, with config and tokenizer, to `uri`.
+
+    Every rank calls this; `is_writer` writes. An sft adapter is written as an adapter, to be loaded onto
+    its base; any other model is written whole, adapters merged. Raises JobFailed when a weight is missing.
+    """
+    state = engine.gathered_state(is_writer)
+    if state is None:
+        return
+    _require_complete(module, state)
+    prefix = "model."
+    weights = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        _save(module.model, weights, config, folder)
+        AutoTokenizer.from_pretrained(resolve_model(config.model), local_files_only=True).save_pretrained(
+            folder
+        )
+        upload_folder(folder, uri)
+
+
+def exports_adapter(config: FinetuneConfig) -> bool:
+    """Whether the artefact is an adapter for its base, rather than whole weights."""
+    return config.task is TaskName.SFT and config.method is Method.LORA
+
+
+def _save(model: Any, weights: dict[str, Tensor], config: FinetuneConfig, folder: Path) -> None:
+    if config.method is not Method.LORA:
+        # Weights that do not train (buffers, tied heads) come from the model itself.
+        model.save_pretrained(folder, state_dict={**_whole_state(model), **weights})
+        return
+    model.load_state_dict(weights, strict=False)
+    if not exports_adapter(config):
+        model.merge_and_unload().save_pretrained(folder)
+        return
+    model.save_pretrained(folder)
+    adapter = folder / "adapter_config.json"
+    content = json.loads(adapter.read_text(encoding="utf-8"))
+    # The reference, not the path it had on this machine: the card's base is what serving resolves.
+    content["base_model_name_or_path"] = config.model
+    adapter.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _whole_state(model: Any) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {name: tensor for name, tensor in model.state_dict().items() if tensor.numel()}
+    return state
+
+
+def _require_complete(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Every trained weight is there with its full shape: a slice left by ZeRO 3 has none."""
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
+        if name not in state or tuple(state[name].shape) != shape:
+            raise JobFailed(f"export incomplete: {name} should be {shape}; nothing was written")

@@ -1,0 +1,204 @@
+"""Models and their losses, in torch. One module a task, each with the same forward.
+
+A module's forward takes a padded batch and returns `(loss_sum, predictions)`: the *sum* of the loss over
+the batch's targets, never a mean. The caller divides by the targets of the whole global batch, so that the
+gradient does not depend on how that batch was cut over workers and micro-batches. (transformers' own models
+return a mean and its Trainer corrects it by the number of processes, which doubles the loss of models that
+ignore the correction.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cluster.references import resolve_model
+from cluster.storage import local_folder
+from training.config import FinetuneConfig, Method, TaskName
+from training.examples import IGNORE, Example
+
+# Causal models that rescale their logits after the head; those must run whole.
+LOGIT_SCALING = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
+class ClassificationModule(nn.Module):
+    """Cross entropy over classes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """`labels: [batch], int64` -> `(loss_sum: [], float32; predictions: [batch], int64)`."""
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = self.model(**inputs).logits.float()
+        loss_sum = functional.cross_entropy(logits, batch["labels"], ignore_index=IGNORE, reduction="sum")
+        return loss_sum, logits.argmax(dim=-1)
+
+
+class LanguageModule(nn.Module):
+    """Cross entropy over next tokens, with the vocabulary projected only where there is a target.
+
+    The head of a small model is a fifth of its work, and most positions of a chat row are prompt.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        config = model.config
+        self.runs_whole = any(getattr(config, name, None) not in (None, 1.0) for name in LOGIT_SCALING)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """`labels: [batch, seq_len], int64` -> `(loss_sum: [], float32; predictions: [num_targets], int64)`."""
+        # The hidden state at t predicts the token at t + 1.
+        targets = batch["labels"][:, 1:]
+        has_target = targets != IGNORE
+        inputs = {
+            "input_ids": batch["input_ids"],
+            "attention_mask": batch["attention_mask"],
+            "use_cache": False,
+        }
+        if self.runs_whole:
+            logits = self.model(**inputs).logits[:, :-1][has_target]
+        else:
+            causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+            hidden = causal.get_decoder()(**inputs).last_hidden_state
+            logits = causal.get_output_embeddings()(hidden[:, :-1][has_target])
+        logits = logits.float()
+        return functional.cross_entropy(logits, targets[has_target], reduction="sum"), logits.argmax(dim=-1)
+
+
+def build_module(
+    config: FinetuneConfig, folder: Path, labels: Sequence[str], *, frozen_dtype: torch.dtype
+) -> ClassificationModule | LanguageModule:
+    """The task's module on the base weights in `folder`, ready to train.
+
+    Trained weights are float32. Under LoRA the frozen base is kept in `frozen_dtype`: nothing is added to
+    it, so half the memory and no cast per step cost no accuracy beyond that of the forward pass.
+    """
+    is_lora = config.method is Method.LORA
+    dtype = frozen_dtype if is_lora else torch.float32
+    model = load_base(config.task, folder, labels, dtype)
+    if config.dropout is not None:
+        set_dropout(model, config.dropout)
+    if is_lora:
+        model = add_adapter(model, config)
+    if config.task is TaskName.CLASSIFICATION:
+        return ClassificationModule(model)
+    return LanguageModule(model)
+
+
+def load_base(task: TaskName, folder: Path, labels: Sequence[str], dtype: torch.dtype) -> Any:
+    """The base model of a task, from safetensors only."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    # A base has no classification head yet; its report of that as a fault would alarm for nothing.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
+    if task is TaskName.SFT:
+        return AutoModelForCausalLM.from_pretrained(folder, **options)
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={name: index for index, name in enumerate(labels)},
+        **options,
+    )
+
+
+def add_adapter(model: Any, config: FinetuneConfig) -> Any:
+    """Wrap `model` with the configured LoRA adapter; its weights are float32."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = config.lora.target_modules
+    adapter = LoraConfig(
+        task_type=TaskType.CAUSAL_LM if config.task is TaskName.SFT else TaskType.SEQ_CLS,
+        r=config.lora.rank,
+        lora_alpha=config.lora.scale_numerator,
+        lora_dropout=config.lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )
+    wrapped = get_peft_model(model, adapter)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return wrapped
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Give every dropout of the model the same probability."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        # Attention reads its probability from a plain attribute, under one of these names.
+        for name in ("dropout_prob", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, probability)
+
+
+def collate(examples: Sequence[Example], task: TaskName, pad_token_id: int) -> dict[str, Tensor]:
+    """Right-pad examples to their longest.
+
+    Returns `input_ids`, `attention_mask` (and `token_type_ids` for pairs) of [batch, seq_len], int64, and
+    `labels`: [batch] class indices, or [batch, seq_len] with IGNORE at padding. Padding is told by
+    position, not by token id, since many models pad with their end token.
+    """
+    width = max(len(example.input_ids) for example in examples)
+
+    def padded(values: Sequence[list[int]], fill: int) -> Tensor:
+        return torch.tensor([value + [fill] * (width - len(value)) for value in values])
+
+    batch = {
+        "input_ids": padded([example.input_ids for example in examples], pad_token_id),
+        "attention_mask": padded([[1] * len(example.input_ids) for example in examples], 0),
+    }
+    if examples[0].segment_ids:
+        batch["token_type_ids"] = padded([example.segment_ids for example in examples], 0)
+    if task is TaskName.CLASSIFICATION:
+        batch["labels"] = torch.tensor([example.labels[0] for example in examples])
+    else:
+        batch["labels"] = padded([example.labels for example in examples], IGNORE)
+    return batch
+
+
+def weightless(example: Example) -> Example:
+    """The same row without targets: what a rank runs when a step leaves it no row of its own."""
+    return Example(example.input_ids, [IGNORE] * len(example.labels), example.segment_ids)
+
+
+def reload_module(
+    config: FinetuneConfig, export_uri: str, labels: Sequence[str], *, use_bf16: bool
+) -> tuple[ClassificationModule | LanguageModule, int]:
+    """An exported model, loaded as serving would, and its pad token id.
+
+    Raises JobFailed when loading had to make up weights: such a model answers at random.
+    """
+    from transformers import AutoTokenizer
+
+    folder = local_folder(export_uri)
+    if config.task is TaskName.CLASSIFICATION:
+        model = load_base(config.task, folder, labels, torch.float32)
+        module: ClassificationModule | LanguageModule = ClassificationModule(model)
+    elif config.method is Method.LORA:
+        from peft import PeftModel
+
+        base_dtype = torch.bfloat16 if use_bf16 else torch.float32
+        base = load_base(config.task, resolve_model(config.model), labels, base_dtype)
+        module = LanguageModule(PeftModel.from_pretrained(base, folder))
+    else:
+        module = LanguageModule(load_base(config.task, folder, labels, torch.float32))
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return module.eval(), pad_token_id(tokenizer)
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """The id to pad with; models without one are padded with their end token, masked by position."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)

@@ -1,0 +1,37 @@
+"""How Ray Train starts the process group: on the interface that owns each node's Ray address.
+
+gloo otherwise picks whatever address the host name resolves to, often 127.0.0.1, and dies across hosts.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
+
+from cluster.network import communication_environment
+
+
+class _InterfaceBackend(_TorchBackend):
+    # Ray has no public hook between a worker's start and its process group; env_vars of the run would
+    # give every node the same interface name.
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_choose_interface)
+        super().on_start(worker_group, backend_config)
+
+
+class _InterfaceTorchConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _InterfaceBackend
+
+
+def torch_config() -> TorchConfig:
+    """Ray Train's torch configuration with the interface chosen on each worker."""
+    return _InterfaceTorchConfig()
+
+
+def _choose_interface() -> None:
+    os.environ.update(communication_environment())
