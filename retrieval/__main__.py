@@ -1,0 +1,335 @@
+"""`python -m retrieval`: fill a collection and search it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from cluster.cli import run
+from cluster.errors import InvalidInput, NotFound
+from retrieval.client import CollectionsClient
+from retrieval.config import DEFAULT_EMBEDDER, DEFAULT_TENANT, RetrievalConfig, retrieval_config
+from retrieval.console import (
+    console,
+    place,
+    print_collections,
+    print_documents,
+    print_evaluation,
+    print_report,
+    print_result,
+    progress_bar,
+)
+from retrieval.documents import MetadataValue
+from retrieval.owner import InProcess, open_collections
+from retrieval.search import Mode, SearchRequest, merge_results
+from retrieval.sources import find_sources
+from retrieval.vectorizer import TextEmbedder
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Documents to hits: fill a collection, search it, look into it.
+
+    Example:
+
+        python -m retrieval ingest examples/handbook/docs --collection handbook
+        python -m retrieval search "how many days of leave?" --collection handbook
+    """,
+)
+CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+TenantOption = Annotated[str, typer.Option(help="Whose documents. No tenant sees another's.")]
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders or fsspec URIs (s3://…).")],
+    collection: CollectionOption,
+    embedder: Annotated[
+        str | None, typer.Option(help=f"Embedding model; the collection's own, or {DEFAULT_EMBEDDER}.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", "-m", help="KEY=VALUE to filter by; may be repeated.")
+    ] = None,
+    chunk_tokens: Annotated[int, typer.Option(help="Longest chunk, in the embedder's tokens.")] = 192,
+    chunk_overlap_tokens: Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.")] = 32,
+    tenant: TenantOption = DEFAULT_TENANT,
+) -> None:
+    """Make a collection agree with files: new and changed ones are indexed, vanished ones removed.
+
+    Example: [bold]python -m retrieval ingest examples/handbook/docs --collection handbook[/]
+    """
+    fields = dict(_key_value(item) for item in metadata or [])
+    num_files = sum(len(find_sources(path)) for path in paths)
+    with open_collections() as collections:
+        config = retrieval_config(
+            collection=collection,
+            embedder=embedder or _embedder_of(collections, collection),
+            chunk_tokens=chunk_tokens,
+            chunk_overlap_tokens=chunk_overlap_tokens,
+        )
+        _ingest(collections, config, paths, fields, tenant, num_files)
+
+
+def _ingest(
+    collections: CollectionsClient,
+    config: RetrievalConfig,
+    paths: list[str],
+    metadata: dict[str, MetadataValue],
+    tenant: str,
+    num_files: int,
+) -> None:
+    with progress_bar() as progress:
+        task = progress.add_task("loading the embedder", total=num_files)
+        # Imported late: torch takes seconds, and every error above should come at once.
+        from retrieval.embedding import Embedder
+        from retrieval.ingest import Ingestor
+
+        embedder = Embedder(config.embedder)
+        progress.update(task, description="indexing files")
+        ingestor = Ingestor(collections, embedder, config, tenant, lambda _: progress.advance(task))
+        report = ingestor.add_paths(paths, metadata)
+    print_report(config.collection, report)
+
+
+@app.command()
+def search(
+    question: Annotated[str, typer.Argument(help="What to look for.")],
+    collection: Annotated[
+        list[str], typer.Option("--collection", "-c", help="Name of the collection; may be repeated.")
+    ],
+    top_k: Annotated[int, typer.Option(help="How many hits.")] = 5,
+    mode: Annotated[Mode, typer.Option(help="By meaning, by words, or by both.")] = Mode.HYBRID,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Only hits at least this similar to the question (-1 to 1).")
+    ] = None,
+    tenant: TenantOption = DEFAULT_TENANT,
+) -> None:
+    """The passages that answer a question best.
+
+    Example: [bold]python -m retrieval search "when does leave lapse?" --collection handbook --top-k 3[/]
+    """
+    with open_collections() as collections:
+        results = []
+        for name in collection:
+            request, _ = _request(collections, name, question)
+            asked = replace(request, top_k=top_k, mode=mode, score_threshold=score_threshold)
+            results.append(collections.search(name, asked, tenant))
+    print_result(merge_results(results, top_k) if len(results) > 1 else results[0])
+
+
+@app.command(name="list")
+def list_(
+    collection: Annotated[str | None, typer.Argument(help="Show the documents of this collection.")] = None,
+    tenant: TenantOption = DEFAULT_TENANT,
+) -> None:
+    """The collections, or the documents of one.
+
+    Example: [bold]python -m retrieval list handbook[/]
+    """
+    with open_collections() as collections:
+        if collection is None:
+            print_collections(collections.list_collections())
+        else:
+            print_documents(collections.documents(collection, tenant))
+
+
+@app.command()
+def delete(
+    collection: CollectionOption,
+    documents: Annotated[list[str] | None, typer.Argument(help="Ids of documents.")] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole-collection", help="Remove the collection itself, for all tenants.")
+    ] = False,
+    tenant: TenantOption = DEFAULT_TENANT,
+) -> None:
+    """Remove documents from a collection, or the collection itself.
+
+    Example: [bold]python -m retrieval delete docs/old.md --collection handbook[/]
+    """
+    if bool(documents) == whole:
+        raise InvalidInput("name documents to delete, or give --whole-collection", "documents")
+    with open_collections() as collections:
+        if whole:
+            collections.drop(collection)
+            console.print(f"{collection} is gone")
+            return
+        known = {record.document_id for record in collections.documents(collection, tenant)}
+        unknown = [id_ for id_ in documents or [] if id_ not in known]
+        if unknown:
+            raise NotFound(f"no document {unknown[0]!r} in {collection!r}; nothing was deleted", "documents")
+        num_chunks = collections.delete_documents(collection, documents or [], tenant)
+    console.print(f"{len(documents or [])} documents with {num_chunks} chunks are gone")
+
+
+@app.command()
+def explain(
+    question: Annotated[str, typer.Argument(help="What was looked for.")],
+    document: Annotated[str, typer.Argument(help="Id of the document.")],
+    collection: CollectionOption,
+    tenant: TenantOption = DEFAULT_TENANT,
+) -> None:
+    """Why a document was found for a question, or was not: what each stage made of it.
+
+    Example: [bold]python -m retrieval explain "when does leave lapse?" docs/leave.md -c handbook[/]
+    """
+    from retrieval.explain import explain as explain_hit
+
+    with open_collections() as collections:
+        request, _ = _request(collections, collection, question)
+        found = explain_hit(collections, collection, request, document, tenant)
+    if found is None:
+        raise NotFound(f"no stage has {document!r} among its first 1000 chunks", "document")
+    for stage, rank in found.ranks.items():
+        console.print(f"{stage:6} rank {rank}, score {found.hit.scores.get(stage, 0.0):.3f}")
+    console.print(f"words found: {' '.join(found.shared_words) or '-'}", markup=False)
+    console.print(f"words missing: {' '.join(found.missing_words) or '-'}", markup=False)
+    console.print(f"{escape(place(found.hit))}\n{escape(found.hit.text)}")
+
+
+@app.command()
+def migrate(
+    collection: CollectionOption,
+    embedder: Annotated[str, typer.Option(help="The embedding model to move to.")],
+) -> None:
+    """Move a collection to another embedder, while it is being searched.
+
+    Example: [bold]python -m retrieval migrate -c handbook --embedder ft:minilm:hamlet:handbook:1a2b3c4d[/]
+    """
+    from retrieval.embedding import Embedder
+    from retrieval.migrate import migrate as migrate_collection
+
+    with open_collections() as collections, progress_bar() as progress:
+        task = progress.add_task("embedding again", total=collections.describe(collection).num_points)
+        count = migrate_collection(
+            collections, collection, Embedder(embedder), lambda n: progress.advance(task, n)
+        )
+    console.print(f"{collection} uses {embedder}; {count} chunks were embedded again")
+
+
+@app.command()
+def backup(
+    collection: CollectionOption,
+    target: Annotated[str, typer.Argument(help="File or fsspec URI to write (Parquet).")],
+) -> None:
+    """Write a collection to a file.
+
+    Example: [bold]python -m retrieval backup -c handbook handbook.parquet[/]
+    """
+    from retrieval.backup import back_up
+
+    with open_collections() as collections:
+        count = back_up(collections, collection, target)
+    console.print(f"{count} chunks of {collection} are in {target}")
+
+
+@app.command()
+def restore(
+    source: Annotated[str, typer.Argument(help="File or fsspec URI written by backup.")],
+    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Another name.")] = None,
+) -> None:
+    """Make a collection from a backup, in whatever store is configured now.
+
+    Example: [bold]python -m retrieval restore handbook.parquet -c handbook-copy[/]
+    """
+    from retrieval.backup import restore as restore_collection
+
+    with open_collections() as collections:
+        count = restore_collection(collections, source, collection)
+    console.print(f"{count} chunks restored")
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv.")],
+    embedder: Annotated[str, typer.Option(help="Embedding model.")] = DEFAULT_EMBEDDER,
+    reranker: Annotated[str | None, typer.Option(help="Cross-encoder or pair classifier.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the figures here (PNG, SVG).")
+    ] = None,
+) -> None:
+    """How well dense, BM25, hybrid and reranked search answer questions whose answers are known.
+
+    The corpus is indexed in a temporary collection. Example: [bold]python -m retrieval evaluate scifact/[/]
+    """
+    from retrieval import evaluate as evaluation
+    from retrieval.beir import read_beir
+    from retrieval.edge_store import EdgeStore
+    from retrieval.embedding import Embedder
+    from retrieval.ingest import Ingestor
+    from retrieval.rerank import CrossEncoder
+    from retrieval.service import Collections
+
+    judged = read_beir(folder)
+    model = Embedder(embedder)
+    with (
+        tempfile.TemporaryDirectory(prefix="hamlet-evaluate-") as scratch,
+        CollectionsClient(InProcess(Collections(EdgeStore(Path(scratch))))) as collections,
+        progress_bar() as progress,
+    ):
+        task = progress.add_task("indexing documents", total=len(judged.documents))
+        config = retrieval_config(collection="evaluated", embedder=embedder, deduplicate=False)
+        Ingestor(collections, model, config, on_document=lambda _: progress.advance(task)).add(
+            judged.documents
+        )
+        ways = evaluation.searches(
+            collections, "evaluated", model, CrossEncoder(reranker) if reranker else None
+        )
+        asked = progress.add_task("asking questions", total=len(ways))
+        results = {}
+        for stage, way in ways.items():
+            results[stage] = evaluation.evaluate(judged, way)
+            progress.advance(asked)
+    print_evaluation(results, len(judged.questions), len(judged.documents))
+    if json_file is not None:
+        json_file.write_text(json.dumps(evaluation.as_json(results), indent=2))
+    if plot_file is not None:
+        evaluation.plot(results, plot_file)
+
+
+def _request(
+    collections: CollectionsClient, collection: str, question: str
+) -> tuple[SearchRequest, TextEmbedder]:
+    """The question, embedded as the collection was."""
+    spec = collections.describe(collection).spec
+    # Imported late: torch takes seconds, and an unknown collection should be refused at once.
+    from retrieval.embedding import Embedder
+
+    embedder = Embedder(spec.embedder)
+    vector = embedder.embed_queries([question], truncate=True)[0]
+    return SearchRequest(question, vector, fingerprint=embedder.fingerprint), embedder
+
+
+def _embedder_of(collections: CollectionsClient, collection: str) -> str:
+    try:
+        return collections.describe(collection).spec.embedder
+    except NotFound:
+        return DEFAULT_EMBEDDER
+
+
+def _key_value(item: str) -> tuple[str, MetadataValue]:
+    """`year=2024` -> ("year", 2024): numbers and true/false are taken as such.
+
+    >>> _key_value("open=true")
+    ('open', True)
+    """
+    key, separator, raw = item.partition("=")
+    if not separator or not key:
+        raise InvalidInput(f"--metadata {item!r} is not KEY=VALUE", "metadata")
+    if raw in ("true", "false"):
+        return key, raw == "true"
+    try:
+        return key, float(raw) if "." in raw else int(raw)
+    except ValueError:
+        return key, raw
+
+
+if __name__ == "__main__":
+    run(app)

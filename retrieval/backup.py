@@ -1,0 +1,101 @@
+"""A collection as one Parquet file: for keeping, and for moving between stores.
+
+The file holds ids, vectors and payloads; words are weighed afresh on the way back. A backup of the embedded
+engine can be restored on a Qdrant server, and the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.errors import Conflict, DataError, NotFound
+from retrieval.client import CollectionsClient
+from retrieval.config import Distance
+from retrieval.migrate import pages
+from retrieval.points import remade_point
+from retrieval.store import CollectionSpec, Scored
+
+FORMAT = "hamlet-collection-1"
+
+
+def back_up(collections: CollectionsClient, collection: str, target: str) -> int:
+    """Write a collection to a path or fsspec URI; returns how many chunks. The file appears when complete."""
+    spec = collections.describe(collection).spec
+    schema = pa.schema(
+        [("id", pa.string()), ("dense", pa.list_(pa.float32(), spec.dimension)), ("payload", pa.string())],
+        metadata={"format": FORMAT, "spec": json.dumps(asdict(spec))},
+    )
+    filesystem, path = fsspec.core.url_to_fs(target)
+    num_chunks = 0
+    with (
+        filesystem.open(f"{path}.part", "wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
+        for page in pages(collections, collection):
+            writer.write_table(pa.table(_columns(page), schema=schema))
+            num_chunks += len(page)
+    filesystem.mv(f"{path}.part", path)
+    return num_chunks
+
+
+def restore(collections: CollectionsClient, source: str, collection: str | None = None) -> int:
+    """Make a collection from a backup, under its own or another name; returns how many chunks.
+
+    It appears when complete. Raises Conflict when the name is taken, DataError for a file that is no backup.
+    """
+    filesystem, path = fsspec.core.url_to_fs(source)
+    if not filesystem.exists(path):
+        raise NotFound(f"no file at {source}", "path")
+    with filesystem.open(path, "rb") as file:
+        try:
+            parquet = pq.ParquetFile(file)
+            metadata = parquet.schema_arrow.metadata or {}
+        except pa.ArrowInvalid as exc:
+            raise DataError(f"{source} is not a backup: {exc}", "path") from exc
+        if metadata.get(b"format") != FORMAT.encode():
+            raise DataError(f"{source} is not a backup of a collection", "path")
+        raw = json.loads(metadata[b"spec"])
+        name = collection or raw["name"]
+        if any(info.spec.name == name for info in collections.list_collections()):
+            raise Conflict(f"collection {name!r} exists already; drop it or restore under another name")
+        spec = CollectionSpec(**{**raw, "name": f"{name}-restoring", "distance": Distance(raw["distance"])})
+        _drop_leftover(collections, spec.name)
+        collections.ensure(spec)
+        num_chunks = 0
+        for stored in _stored(parquet):
+            points = [remade_point(chunk, chunk.vector) for chunk in stored if chunk.vector is not None]
+            collections.upsert(spec.name, points)
+            num_chunks += len(points)
+    collections.optimize(spec.name)
+    collections.ensure(CollectionSpec(**{**asdict(spec), "name": name}))
+    collections.swap(name, spec.name)
+    return num_chunks
+
+
+def _columns(page: list[Scored]) -> dict[str, list[object]]:
+    return {
+        "id": [chunk.id for chunk in page],
+        "dense": [chunk.vector for chunk in page],
+        "payload": [json.dumps(dict(chunk.payload)) for chunk in page],
+    }
+
+
+def _stored(parquet: pq.ParquetFile) -> Iterator[list[Scored]]:
+    for batch in parquet.iter_batches(batch_size=256):
+        yield [
+            Scored(row["id"], 0.0, json.loads(row["payload"]), np.asarray(row["dense"], dtype=np.float32))
+            for row in batch.to_pylist()
+        ]
+
+
+def _drop_leftover(collections: CollectionsClient, name: str) -> None:
+    with suppress(NotFound):
+        collections.drop(name)

@@ -1,0 +1,83 @@
+"""Questions with known answers, in the form of the BEIR benchmark.
+
+corpus.jsonl     {"_id": "d1", "title": "…", "text": "…"}
+queries.jsonl    {"_id": "q1", "text": "…"}
+qrels/test.tsv   query-id <tab> corpus-id <tab> score, with a header line
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import DataError, NotFound
+from retrieval.documents import Content, Document, Section
+
+
+@dataclass(frozen=True)
+class JudgedQuestions:
+    """`questions` by id; `relevant[question id][document id]` is how relevant (0: judged, and not)."""
+
+    documents: tuple[Document, ...]
+    questions: Mapping[str, str]
+    relevant: Mapping[str, Mapping[str, int]]
+
+
+def read_beir(folder: Path, split: str = "test") -> JudgedQuestions:
+    """The questions of a split and all documents.
+
+    Raises NotFound for a missing file and DataError naming file and line of a bad one.
+    """
+    documents = tuple(
+        _document(record, f"corpus.jsonl line {line}") for line, record in _records(folder / "corpus.jsonl")
+    )
+    texts = {str(record["_id"]): str(record["text"]) for _, record in _records(folder / "queries.jsonl")}
+    relevant = _judgements(folder / "qrels" / f"{split}.tsv")
+    unknown = sorted(set(relevant) - set(texts))
+    if unknown:
+        raise DataError(f"{folder}: qrels name questions that queries.jsonl lacks, such as {unknown[0]!r}")
+    return JudgedQuestions(documents, {id_: texts[id_] for id_ in relevant}, relevant)
+
+
+def _document(record: Mapping[str, Any], where: str) -> Document:
+    try:
+        id_, text, title = str(record["_id"]), str(record["text"]), str(record.get("title") or "")
+    except KeyError as exc:
+        raise DataError(f"{where} has no {exc}") from exc
+    # A document may be a title alone.
+    text = text if text.strip() else title
+    return Document(id_, title, id_, Content(text, (Section(0, len(text)),)))
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not path.is_file():
+        raise NotFound(f"no file {path}; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/")
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except json.JSONDecodeError as exc:
+                    raise DataError(f"{path.name} line {number} is not JSON: {exc.msg}") from exc
+
+
+def _judgements(path: Path) -> dict[str, dict[str, int]]:
+    if not path.is_file():
+        raise NotFound(f"no file {path}; a BEIR folder has qrels/<split>.tsv")
+    relevant: dict[str, dict[str, int]] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for number, row in enumerate(csv.reader(file, delimiter="\t"), start=1):
+            if number == 1 and row[-1:] and not row[-1].lstrip("-").isdigit():
+                continue
+            try:
+                question, document, score = row
+                relevant.setdefault(question, {})[document] = int(score)
+            except ValueError as exc:
+                raise DataError(
+                    f"{path.name} line {number}: {row} is not query-id, corpus-id, score"
+                ) from exc
+    return relevant

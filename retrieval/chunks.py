@@ -1,0 +1,172 @@
+"""What is indexed: chunks, cut from a document's sections and counted in the embedder's tokens.
+
+The cutting itself is semantic-text-splitter's: at the highest boundary that fits, from blank lines through
+sentences and words down to graphemes, in any script. What is added here is where a cut must fall (sections),
+what is repeated in front (context), and the guarantee that a chunk is an exact slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from semantic_text_splitter import TextSplitter
+from tokenizers import Tokenizer
+
+from cluster.errors import ConfigError
+from retrieval.documents import Document, Section
+
+# A tokenizer may take a run of any length for one token (BERT: `[UNK]` for a word above 100 characters).
+# Prompts are built from chunks with other tokenizers, so a chunk is bounded in characters too.
+MAX_CHARACTERS_PER_TOKEN = 16
+# Context lines and text are joined by at most two line feeds, a token each in some vocabularies.
+LINE_FEEDS = 2
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A slice of a document: `document.text[start:end] == text`, always.
+
+    `position` counts from 0 within the document. `context` is title, headings and table header: embedded
+    and searched together with the text, shown before it, and no part of it.
+    """
+
+    document_id: str
+    position: int
+    text: str
+    start: int
+    end: int
+    headings: tuple[str, ...]
+    page: int | None
+    context: str
+
+    @property
+    def indexed_text(self) -> str:
+        """What is embedded and what BM25 sees."""
+        return indexed_text(self.context, self.text)
+
+
+def indexed_text(context: str, text: str) -> str:
+    return f"{context}\n{text}" if context else text
+
+
+class Chunker:
+    """Cuts documents for one embedder.
+
+    `max_tokens` is what the embedder takes, `special_tokens` what it adds to a text. Raises ConfigError when
+    text and context together would not fit, naming the numbers.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        chunk_tokens: int,
+        chunk_overlap_tokens: int,
+        context_tokens: int,
+        special_tokens: int,
+    ) -> None:
+        special_tokens += LINE_FEEDS
+        needed = chunk_tokens + context_tokens + special_tokens
+        if needed > max_tokens:
+            raise ConfigError(
+                f"chunk_tokens ({chunk_tokens}) + context_tokens ({context_tokens}) + {special_tokens} special"
+                f" ones = {needed} do not fit the embedder's {max_tokens} tokens; lower one of them",
+                "chunk_tokens",
+            )
+        if not 0 <= chunk_overlap_tokens < chunk_tokens:
+            raise ConfigError(
+                f"chunk_overlap_tokens ({chunk_overlap_tokens}) must be at least 0 and below "
+                f"chunk_tokens ({chunk_tokens})",
+                "chunk_overlap_tokens",
+            )
+        self._chunk_tokens = chunk_tokens
+        self._context_tokens = context_tokens
+        # Own copies: truncation and padding of the embedder's tokenizer would make every text "fit".
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._by_tokens = TextSplitter.from_huggingface_tokenizer(
+            self._tokenizer, chunk_tokens, chunk_overlap_tokens
+        )
+        self._by_characters = TextSplitter(chunk_tokens * MAX_CHARACTERS_PER_TOKEN)
+
+    def cut(self, document: Document) -> list[Chunk]:
+        """The chunks of a document, in reading order, none inside another."""
+        chunks: list[Chunk] = []
+        for section in document.content.sections:
+            for start, end, header in self._spans(document.text, section):
+                text = document.text[start:end]
+                chunks.append(
+                    Chunk(
+                        document_id=document.id,
+                        position=len(chunks),
+                        text=text,
+                        start=start,
+                        end=end,
+                        headings=section.headings,
+                        page=section.page,
+                        context=self._context(document.title, section.headings, header, text),
+                    )
+                )
+        return chunks
+
+    def count(self, text: str) -> int:
+        """Tokens of a text, without the special ones."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _spans(self, text: str, section: Section) -> Iterator[tuple[int, int, str]]:
+        """(start, end, table header) of each chunk of a section."""
+        start, end = _stripped(text, section.start, section.end)
+        if start == end:
+            return
+        if self._fits(text[start:end]):
+            yield start, end, ""
+            return
+        for piece_start, piece_end, header in _pieces(section):
+            for span in self._split(text, piece_start, piece_end):
+                # The first chunk of a table shows its header itself.
+                yield *span, header if span[0] > piece_start else ""
+
+    def _fits(self, text: str) -> bool:
+        limit = self._chunk_tokens
+        return len(text) <= limit * MAX_CHARACTERS_PER_TOKEN and self.count(text) <= limit
+
+    def _split(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+        for offset, piece in self._by_tokens.chunk_indices(text[start:end]):
+            if len(piece) <= self._chunk_tokens * MAX_CHARACTERS_PER_TOKEN:
+                yield start + offset, start + offset + len(piece)
+                continue
+            for inner, part in self._by_characters.chunk_indices(piece):
+                yield start + offset + inner, start + offset + inner + len(part)
+
+    def _context(self, title: str, headings: Sequence[str], header: str, text: str) -> str:
+        """Title, headings and table header, as far as `context_tokens` reach; the header first."""
+        header = self._clip(header, self._context_tokens)
+        room = self._context_tokens - self.count(header)
+        # A chunk that begins with its heading need not be told it.
+        opening = text.split("\n", 1)[0].lstrip("# ").strip()
+        path = [part for part in dict.fromkeys([title, *headings]) if part and part != opening]
+        return "\n".join(part for part in (self._clip(" > ".join(path), room), header) if part)
+
+    def _clip(self, text: str, limit: int) -> str:
+        """The text's first `limit` tokens."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        if len(offsets) <= limit:
+            return text
+        return text[: offsets[limit - 1][1]].rstrip() if limit else ""
+
+
+def _pieces(section: Section) -> Iterator[tuple[int, int, str]]:
+    """The section cut at its tables: (start, end, header of the table or nothing)."""
+    start = section.start
+    for table in section.tables:
+        yield start, table.start, ""
+        yield table.start, table.end, table.header
+        start = table.end
+    yield start, section.end, ""
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    body = text[start:end]
+    return start + len(body) - len(body.lstrip()), start + len(body.rstrip())

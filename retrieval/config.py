@@ -1,0 +1,74 @@
+"""What can be configured in retrieval: how documents are cut, and what a collection is made for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from cluster.errors import ConfigError
+
+DEFAULT_EMBEDDER = "builtin:minilm"
+DEFAULT_TENANT = "default"
+
+CollectionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class Distance(StrEnum):
+    """How near two vectors are. Scores are similarities for all of them: more is nearer."""
+
+    COSINE = "cosine"
+    DOT = "dot"
+    EUCLID = "euclid"
+
+
+class RetrievalConfig(BaseModel):
+    """How one collection is filled.
+
+    >>> RetrievalConfig(collection="handbook").chunk_tokens
+    192
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    collection: CollectionName = Field(description="Name of the collection: a-z, 0-9, _ and -.")
+    embedder: str = Field(
+        DEFAULT_EMBEDDER,
+        min_length=1,
+        description="Embedding model: hub id, folder, registered name or builtin:NAME.",
+    )
+    distance: Distance = Field(Distance.COSINE, description="How near two vectors are.")
+    chunk_tokens: int = Field(192, ge=1, description="Longest text of a chunk, in the embedder's tokens.")
+    chunk_overlap_tokens: int = Field(
+        32, ge=0, description="Tokens that neighbouring chunks of one section may share; below chunk_tokens."
+    )
+    context_tokens: int = Field(
+        48,
+        ge=0,
+        description="Tokens of title, headings and table header that are embedded in front of each chunk.",
+    )
+    deduplicate: bool = Field(
+        True, description="Skip a document whose content is already in the collection under another id."
+    )
+
+    @model_validator(mode="after")
+    def _overlap_leaves_room(self) -> RetrievalConfig:
+        # A splitter that is asked to overlap by its whole size never advances.
+        if self.chunk_overlap_tokens >= self.chunk_tokens:
+            raise ValueError(
+                f"chunk_overlap_tokens ({self.chunk_overlap_tokens}) must be below "
+                f"chunk_tokens ({self.chunk_tokens})"
+            )
+        return self
+
+
+def retrieval_config(**values: Any) -> RetrievalConfig:
+    """A config from a caller's values. Raises ConfigError naming the field and what is wrong with it."""
+    try:
+        return RetrievalConfig(**values)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{field}: {message}" if field else message, field or None) from exc

@@ -1,0 +1,93 @@
+"""What the command line shows: progress, reports, hits and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from retrieval.points import DocumentRecord, Hit
+from retrieval.search import SearchResult
+from retrieval.store import CollectionInfo
+
+if TYPE_CHECKING:
+    from retrieval.evaluate import Estimate
+    from retrieval.ingest import IngestReport
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def print_report(collection: str, report: IngestReport) -> None:
+    console.print(
+        f"{collection}: {report.num_added} documents added, {report.num_updated} updated, "
+        f"{report.num_unchanged} unchanged, {report.num_removed} removed, {len(report.skipped)} skipped"
+    )
+    console.print(
+        f"{report.num_chunks} chunks in {report.seconds:.1f} s ({report.chunks_per_s:.0f} chunks/s)"
+    )
+    for skipped in report.skipped:
+        console.print(f"  skipped {skipped.uri}: {skipped.reason}", markup=False)
+    for warning in report.warnings:
+        console.print(f"  warning {warning}", markup=False)
+
+
+def print_evaluation(
+    results: Mapping[str, Mapping[str, Estimate]], num_questions: int, num_documents: int
+) -> None:
+    table = Table(title=f"{num_questions} questions, {num_documents} documents; mean and 95 % interval")
+    table.add_column("stages")
+    for name in next(iter(results.values())):
+        table.add_column(name)
+    for stage, estimates in results.items():
+        cells = [f"{found.mean:.3f} [{found.low:.2f}, {found.high:.2f}]" for found in estimates.values()]
+        table.add_row(stage, *map(escape, cells))
+    console.print(table)
+
+
+def print_collections(infos: list[CollectionInfo]) -> None:
+    table = Table("collection", "chunks", "embedder", "dimension", "filters")
+    for info in infos:
+        spec = info.spec
+        fields = ", ".join(f"{key} ({kind})" for key, kind in sorted(info.fields.items()))
+        table.add_row(
+            spec.name, str(info.num_points), escape(spec.embedder), str(spec.dimension), escape(fields)
+        )
+    console.print(table)
+
+
+def print_documents(records: list[DocumentRecord]) -> None:
+    table = Table("document", "title", "chunks")
+    for record in records:
+        table.add_row(escape(record.document_id), escape(record.title), str(record.num_chunks))
+    console.print(table)
+
+
+def print_result(result: SearchResult) -> None:
+    for rank, hit in enumerate(result.hits, start=1):
+        scores = "  ".join(f"{name} {score:.3f}" for name, score in hit.scores.items())
+        console.print(f"[bold]{rank}. {escape(hit.title)}[/]  {escape(place(hit))}  [dim]{scores}[/]")
+        console.print(f"   {escape(' '.join(hit.text.split())[:300])}")
+    if not result.hits:
+        console.print("no hits")
+    stages = ", ".join(f"{name} {ms:.1f} ms" for name, ms in result.stages_ms.items())
+    console.print(f"[dim]{stages}[/]")
+
+
+def place(hit: Hit) -> str:
+    page = f" page {hit.page}" if hit.page else ""
+    return f"{hit.uri}{page} [{hit.start}:{hit.end}]"
+
+
+def progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,320 @@
+"""The embedded Qdrant engine: collections as folders of this machine, owned by one process.
+
+    <root>/.lock                    held while a process has the collections open
+    <root>/<name>/collection.json   the spec, the metadata fields and which shard folder counts
+    <root>/<name>/shard-*/          the engine's own files
+
+Only this file, `edge_filters.py` and `bm25.py` know the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qdrant_edge as edge
+from filelock import FileLock, Timeout
+
+from cluster.errors import Conflict, HamletError, NotFound, StoreUnavailable
+from retrieval.config import Distance
+from retrieval.edge_filters import field_path, to_edge, with_booleans, without_booleans
+from retrieval.filters import FieldType, Filter
+from retrieval.store import (
+    INDEXED_FIELDS,
+    CollectionInfo,
+    CollectionSpec,
+    Point,
+    Scored,
+    SparseVector,
+    best_first,
+)
+
+DENSE, SPARSE = "dense", "bm25"
+DISTANCES = {
+    Distance.COSINE: edge.Distance.Cosine,
+    Distance.DOT: edge.Distance.Dot,
+    Distance.EUCLID: edge.Distance.Euclid,
+}
+INDEX_TYPES = {
+    FieldType.STRING: edge.PayloadSchemaType.Keyword,
+    FieldType.NUMBER: edge.PayloadSchemaType.Float,
+    FieldType.BOOLEAN: edge.PayloadSchemaType.Keyword,
+}
+
+# Recall@10 on 20,000 x 384 of intrinsic dimension 64: 0.999, where the engine's own 16/100/100 has 0.937 and
+# builds in two thirds of the time. On 100,000 of dimension 32 a search of 128 has 0.991, one of 200 has 0.999.
+# Below the threshold (in KiB of vectors) a full scan is faster than the graph.
+HNSW = edge.HnswIndexConfig(m=24, ef_construct=200, full_scan_threshold=10_000)
+SEARCH = edge.SearchParams(hnsw_ef=160)
+
+
+@dataclass
+class _Open:
+    """A collection in use. `fields` is replaced, never changed, so that readers need no lock."""
+
+    shard: edge.EdgeShard
+    folder: Path
+    spec: CollectionSpec
+    fields: Mapping[str, FieldType]
+
+
+class EdgeStore:
+    """A `VectorStore` in a folder.
+
+    Raises Conflict when another process has the folder open: the engine's files have one owner.
+    """
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self._root = root
+        # The kernel releases it when the owner dies, however it dies: nothing is ever left locked.
+        self._lock = FileLock(root / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as exc:
+            raise Conflict(
+                f"another process has the collections in {root} open; start a cluster (python -m cluster up) "
+                "and everything shares one owner, or use a Qdrant server (HAMLET_QDRANT_URL)",
+                code="collections_in_use",
+            ) from exc
+        self._open: dict[str, _Open] = {}
+        self._opening = threading.Lock()
+        _tidy(root)
+
+    def create(self, spec: CollectionSpec) -> None:
+        folder = self._root / spec.name
+        if folder.exists():
+            raise Conflict(f"collection {spec.name!r} exists already", "collection")
+        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
+        shard_folder = scratch / f"shard-{uuid.uuid4().hex[:8]}"
+        with _translated():
+            shard = edge.EdgeShard.create(
+                str(shard_folder),
+                edge.EdgeConfig(
+                    vectors={DENSE: edge.EdgeVectorParams(spec.dimension, DISTANCES[spec.distance])},
+                    sparse_vectors={SPARSE: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
+                    hnsw_config=HNSW,
+                ),
+            )
+            for key, kind in INDEXED_FIELDS.items():
+                shard.update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
+            shard.close()
+        _write_description(scratch, shard_folder.name, spec, {})
+        try:
+            # One rename makes the collection visible, whole.
+            scratch.rename(folder)
+        except OSError as exc:
+            shutil.rmtree(scratch)
+            raise Conflict(f"collection {spec.name!r} exists already", "collection") from exc
+
+    def describe(self, name: str) -> CollectionInfo:
+        collection = self._get(name)
+        with _translated():
+            num_points = collection.shard.count(edge.CountRequest())
+        return CollectionInfo(collection.spec, collection.fields, num_points)
+
+    def names(self) -> list[str]:
+        return sorted(path.parent.name for path in self._root.glob("*/collection.json"))
+
+    def drop(self, name: str) -> None:
+        self._get(name).shard.close()
+        with self._opening:
+            del self._open[name]
+            # Renamed first: a crash half-way leaves a leftover, never half a collection.
+            grave = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
+            (self._root / name).rename(grave / name)
+        shutil.rmtree(grave)
+
+    def swap(self, name: str, replacement: str) -> None:
+        old, new = self._get(name), self._get(replacement)
+        with self._opening, _translated():
+            new.shard.close()
+            moved = self._root / name / new.folder.name
+            new.folder.rename(moved)
+            spec = replace(new.spec, name=name)
+            # The moment: before it the old shard counts, after it the new one.
+            _write_description(self._root / name, moved.name, spec, new.fields)
+            self._open[name] = _Open(edge.EdgeShard.load(str(moved)), moved, spec, new.fields)
+            del self._open[replacement]
+            # Not closed: a search that has begun on the old shard may finish; the last reference closes it.
+            shutil.rmtree(old.folder)
+            shutil.rmtree(self._root / replacement)
+
+    def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
+        collection = self._get(name)
+        new = {key: kind for key, kind in fields.items() if key not in collection.fields}
+        if not new:
+            return
+        with _translated():
+            for key, kind in new.items():
+                collection.shard.update(
+                    edge.UpdateOperation.create_field_index(field_path(key, kind), INDEX_TYPES[kind])
+                )
+        collection.fields = {**collection.fields, **new}
+        _write_description(self._root / name, collection.folder.name, collection.spec, collection.fields)
+
+    def upsert(self, name: str, points: Sequence[Point]) -> None:
+        shard = self._get(name).shard
+        with _translated():
+            shard.update(edge.UpdateOperation.upsert_points([_edge_point(point) for point in points]))
+            # The engine's log would survive the process; only a flush survives the machine.
+            shard.flush()
+
+    def delete(self, name: str, where: Filter) -> int:
+        shard = self._get(name).shard
+        with _translated():
+            selector = to_edge(where)
+            count = shard.count(edge.CountRequest(filter=selector))
+            if count:
+                shard.update(edge.UpdateOperation.delete_points_by_filter(selector))
+                shard.flush()
+            return count
+
+    def nearest(
+        self,
+        name: str,
+        query: np.ndarray | SparseVector,
+        limit: int,
+        where: Filter,
+        with_vectors: bool = False,
+        ids: Sequence[str] | None = None,
+    ) -> list[Scored]:
+        collection = self._get(name)
+        if isinstance(query, SparseVector):
+            vector = edge.SparseVector(list(query.indices), list(query.values))
+            nearest = edge.Query.Nearest(vector, using=SPARSE)
+        else:
+            nearest = edge.Query.Nearest(query.tolist(), using=DENSE)
+        selector = to_edge(where)
+        if ids is not None:
+            selector = edge.Filter(must=[selector, edge.HasIdCondition(set(ids))])
+        with _translated():
+            found = collection.shard.query(
+                edge.QueryRequest(
+                    limit=limit,
+                    query=nearest,
+                    filter=selector,
+                    params=SEARCH,
+                    with_payload=True,
+                    with_vector=[DENSE] if with_vectors else False,
+                )
+            )
+        is_euclid = not isinstance(query, SparseVector) and collection.spec.distance is Distance.EUCLID
+        return best_first(
+            [_scored(point, 1.0 / (1.0 + point.score) if is_euclid else point.score) for point in found]
+        )
+
+    def scroll(
+        self,
+        name: str,
+        where: Filter | None,
+        limit: int,
+        after: str | None = None,
+        with_vectors: bool = False,
+    ) -> list[Scored]:
+        request = edge.ScrollRequest(
+            # The engine's offset is the first id to return, ours the last one seen.
+            offset=after,
+            limit=limit + 1,
+            filter=to_edge(where) if where is not None else None,
+            with_payload=True,
+            with_vector=[DENSE] if with_vectors else False,
+        )
+        with _translated():
+            records, _ = self._get(name).shard.scroll(request)
+        found = [_scored(record, 0.0) for record in records]
+        return [record for record in found if record.id != after][:limit]
+
+    def count(self, name: str, where: Filter) -> int:
+        with _translated():
+            return self._get(name).shard.count(edge.CountRequest(filter=to_edge(where)))
+
+    def optimize(self, name: str) -> None:
+        with _translated():
+            self._get(name).shard.optimize()
+
+    def close(self) -> None:
+        with self._opening:
+            for collection in self._open.values():
+                collection.shard.close()
+            self._open.clear()
+        self._lock.release()
+
+    def _get(self, name: str) -> _Open:
+        """The collection, opened on first use (0.05 s for a small one)."""
+        opened = self._open.get(name)
+        if opened is not None:
+            return opened
+        folder = self._root / name
+        if not (folder / "collection.json").is_file():
+            known = ", ".join(self.names()) or "none"
+            raise NotFound(
+                f"no collection {name!r}; there are: {known}", "collection", "collection_not_found"
+            )
+        with self._opening, _translated():
+            if name not in self._open:
+                shard_folder, spec, fields = _read_description(folder)
+                shard = edge.EdgeShard.load(str(shard_folder))
+                self._open[name] = _Open(shard, shard_folder, spec, fields)
+            return self._open[name]
+
+
+def _tidy(root: Path) -> None:
+    """Remove what a process left that died while it made, swapped or dropped a collection."""
+    for leftover in root.glob(".new-*"):
+        shutil.rmtree(leftover)
+    for description in root.glob("*/collection.json"):
+        folder = description.parent
+        shard_folder, _, _ = _read_description(folder)
+        if not shard_folder.is_dir():
+            shutil.rmtree(folder)
+            continue
+        for unused in set(folder.glob("shard-*")) - {shard_folder}:
+            shutil.rmtree(unused)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The engine raises bare `Exception`; this is the fence where it becomes ours."""
+    try:
+        yield
+    except HamletError:
+        raise
+    except Exception as exc:
+        raise StoreUnavailable(f"the embedded vector store failed: {exc}") from exc
+
+
+def _edge_point(point: Point) -> edge.Point:
+    vectors = {
+        DENSE: point.dense.tolist(),
+        SPARSE: edge.SparseVector(list(point.sparse.indices), list(point.sparse.values)),
+    }
+    return edge.Point(point.id, vectors, with_booleans(point.payload))
+
+
+def _scored(point: Any, score: float) -> Scored:
+    vector = np.asarray(point.vector[DENSE], dtype=np.float32) if point.vector else None
+    return Scored(str(point.id), score, without_booleans(point.payload), vector)
+
+
+def _write_description(
+    folder: Path, shard: str, spec: CollectionSpec, fields: Mapping[str, FieldType]
+) -> None:
+    scratch = folder / "collection.json.new"
+    scratch.write_text(json.dumps({"shard": shard, "spec": asdict(spec), "fields": dict(fields)}, indent=2))
+    scratch.replace(folder / "collection.json")
+
+
+def _read_description(folder: Path) -> tuple[Path, CollectionSpec, dict[str, FieldType]]:
+    raw = json.loads((folder / "collection.json").read_text())
+    spec = CollectionSpec(**{**raw["spec"], "distance": Distance(raw["spec"]["distance"])})
+    return folder / raw["shard"], spec, {key: FieldType(kind) for key, kind in raw["fields"].items()}

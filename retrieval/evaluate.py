@@ -1,0 +1,145 @@
+"""How good a search is, on questions whose answers are known: metrics with their uncertainty.
+
+The metrics are ir_measures' (trec_eval's definitions), a value for each question. The interval is a percentile
+bootstrap over questions: what the mean might have been with other questions of the same kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+from ir_measures import RR, P, R, nDCG
+
+from retrieval.beir import JudgedQuestions
+from retrieval.client import CollectionsClient
+from retrieval.points import Hit
+from retrieval.rerank import Reranker, rerank
+from retrieval.search import Mode, SearchRequest, SearchResult
+from retrieval.vectorizer import TextEmbedder
+
+METRICS = {
+    "recall_at_5": R @ 5,
+    "recall_at_10": R @ 10,
+    "precision_at_5": P @ 5,
+    "mrr_at_10": RR @ 10,
+    "ndcg_at_10": nDCG @ 10,
+}
+NUM_RESAMPLES = 1000
+
+# Hits of which documents are made. A long document fills many places, and ten documents are judged.
+TOP_CHUNKS = 50
+
+Ranking = Sequence[str]
+Search = Callable[[str], Ranking]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over questions and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def searches(
+    collections: CollectionsClient,
+    collection: str,
+    embedder: TextEmbedder,
+    reranker: Reranker | None = None,
+) -> dict[str, Search]:
+    """A way to rank documents for each combination of stages: dense, bm25, hybrid, hybrid + rerank."""
+
+    def ask(question: str, mode: Mode) -> SearchResult:
+        vector = embedder.embed_queries([question], truncate=True)[0]
+        return collections.search(collection, SearchRequest(question, vector, top_k=TOP_CHUNKS, mode=mode))
+
+    ways: dict[str, Search] = {
+        mode.value: lambda question, mode=mode: documents_of(ask(question, mode).hits)  # type: ignore[misc]
+        for mode in Mode
+    }
+    if reranker is not None:
+        ways["hybrid + rerank"] = lambda question: documents_of(
+            rerank(question, ask(question, Mode.HYBRID), reranker, TOP_CHUNKS).hits
+        )
+    return ways
+
+
+def documents_of(hits: Sequence[Hit]) -> list[str]:
+    """Documents in the order of their best chunk."""
+    return list(dict.fromkeys(hit.document_id for hit in hits))
+
+
+def evaluate(judged: JudgedQuestions, search: Search) -> dict[str, Estimate]:
+    """Every metric of METRICS for one way to search."""
+    rankings = {id_: search(question) for id_, question in judged.questions.items()}
+    return {name: estimate(values) for name, values in per_question(judged.relevant, rankings).items()}
+
+
+def per_question(
+    relevant: Mapping[str, Mapping[str, int]], rankings: Mapping[str, Ranking]
+) -> dict[str, np.ndarray]:
+    """Values of each metric, one for each question that is judged: [questions], float64.
+
+    A question without a ranking counts 0: to answer nothing is not to be left out.
+    """
+    # ir_measures orders by score; the rank itself is the score, so that its ties cannot reorder ours.
+    run = {
+        question: {document: float(-rank) for rank, document in enumerate(ranking)}
+        for question, ranking in rankings.items()
+    }
+    values = {name: dict.fromkeys(relevant, 0.0) for name in METRICS}
+    names = {str(measure): name for name, measure in METRICS.items()}
+    for found in ir_measures.iter_calc(list(METRICS.values()), relevant, run):
+        values[names[str(found.measure)]][found.query_id] = found.value
+    return {name: np.asarray(list(by_question.values())) for name, by_question in values.items()}
+
+
+def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean of [questions] values with a 95 % percentile bootstrap interval.
+
+    >>> estimate(np.ones(5))
+    Estimate(mean=1.0, low=1.0, high=1.0)
+    """
+    draws = np.random.default_rng(seed).integers(0, len(values), (NUM_RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """How much better `second` is than `first` on the same questions: [questions] each, paired."""
+    return estimate(second - first)
+
+
+def plot(results: Mapping[str, Mapping[str, Estimate]], path: Path) -> None:
+    """Bars of each metric by stage, with intervals, as an image."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
+    width = 0.8 / len(results)
+    for index, (stage, estimates) in enumerate(results.items()):
+        means = [found.mean for found in estimates.values()]
+        below = [found.mean - found.low for found in estimates.values()]
+        above = [found.high - found.mean for found in estimates.values()]
+        places = np.arange(len(means)) + index * width
+        axes.bar(places, means, width, yerr=[below, above], label=stage, capsize=2)
+    axes.set_xticks(np.arange(len(METRICS)) + 0.4 - width / 2, list(METRICS))
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("mean over questions, 95 % interval")
+    axes.legend()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def as_json(results: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        stage: {name: vars(replace(found)) for name, found in estimates.items()}
+        for stage, estimates in results.items()
+    }

@@ -1,0 +1,207 @@
+"""Documents into a collection: cut, embedded, written; safe to repeat and to interrupt.
+
+The chunk at position 0 is written last of its document. It carries the content hash, so a document counts
+as indexed only when all of it is, and a run that was killed goes on with the documents it had not finished.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cluster.errors import DataError, InvalidInput, Unprocessable
+from retrieval.chunks import Chunk, Chunker
+from retrieval.client import CollectionsClient
+from retrieval.config import DEFAULT_TENANT, RetrievalConfig
+from retrieval.documents import Document, MetadataValue
+from retrieval.points import DocumentRecord, make_point
+from retrieval.readers import read_document
+from retrieval.sources import Source, find_sources, is_below, source_id
+from retrieval.store import CollectionSpec
+from retrieval.vectorizer import TextEmbedder
+
+# Chunks that are embedded and acknowledged together: enough to sort by length, few enough to show progress.
+WINDOW_CHUNKS = 256
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A source that is not in the index, and why."""
+
+    uri: str
+    reason: str
+
+
+@dataclass
+class IngestReport:
+    """What a run did, in documents unless said."""
+
+    num_added: int = 0
+    num_updated: int = 0
+    num_unchanged: int = 0
+    num_removed: int = 0
+    num_chunks: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def chunks_per_s(self) -> float:
+        return self.num_chunks / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class _Pending:
+    document: Document
+    num_chunks: int
+    chunk: Chunk
+
+
+class Ingestor:
+    """Fills one collection for one tenant. `on_document` is called with each id that is dealt with.
+
+    Raises Conflict when the collection was made by another embedder, ConfigError when chunks would not fit it.
+    """
+
+    def __init__(
+        self,
+        collections: CollectionsClient,
+        embedder: TextEmbedder,
+        config: RetrievalConfig,
+        tenant: str = DEFAULT_TENANT,
+        on_document: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._collections = collections
+        self._embedder = embedder
+        self._config = config
+        self._tenant = tenant
+        self._on_document = on_document
+        self._chunker = Chunker(
+            embedder.tokenizer,
+            max_tokens=embedder.max_tokens,
+            chunk_tokens=config.chunk_tokens,
+            chunk_overlap_tokens=config.chunk_overlap_tokens,
+            context_tokens=config.context_tokens,
+            special_tokens=embedder.special_tokens,
+        )
+        collections.ensure(
+            CollectionSpec(
+                config.collection, embedder.dimension, embedder.name, embedder.fingerprint, config.distance
+            )
+        )
+
+    def add(self, documents: Iterable[Document]) -> IngestReport:
+        """Index documents; those whose content is indexed already cost a comparison.
+
+        Everything written is durable and searchable window by window. Raises StoreUnavailable when the store
+        fails for good; the same call later goes on where it ended.
+        """
+        report = IngestReport()
+        start = time.perf_counter()
+        for window in _windows(self._pending(documents, report)):
+            self._write(window)
+            report.num_chunks += len(window)
+            for item in window:
+                if item.chunk.position == 0:
+                    self._on_document(item.document.id)
+        if report.num_chunks:
+            self._collections.optimize(self._config.collection)
+        report.seconds = time.perf_counter() - start
+        return report
+
+    def add_paths(
+        self, roots: Sequence[str], metadata: Mapping[str, MetadataValue] | None = None
+    ) -> IngestReport:
+        """Make the collection agree with files and folders: what changed is indexed, what vanished removed.
+
+        A file that cannot be read is skipped with its reason, and an earlier version of it removed. Raises
+        NotFound for a root without files.
+        """
+        sources = {source.id: source for root in roots for source in find_sources(root)}
+        unreadable: list[Skipped] = []
+        report = self.add(_readable(sources.values(), metadata or {}, unreadable, self._on_document))
+        report.skipped += unreadable
+        kept = sources.keys() - {skipped.uri for skipped in unreadable}
+        below = [source_id(root) for root in roots]
+        gone = [id_ for id_ in self._known() if is_below(id_, below) and id_ not in kept]
+        if gone:
+            self._collections.delete_documents(self._config.collection, gone, self._tenant)
+        report.num_removed = len(gone)
+        return report
+
+    def _known(self) -> dict[str, DocumentRecord]:
+        records = self._collections.documents(self._config.collection, self._tenant)
+        return {record.document_id: record for record in records}
+
+    def _pending(self, documents: Iterable[Document], report: IngestReport) -> Iterator[_Pending]:
+        """The chunks that have to be written, position 0 last of each document."""
+        known = self._known()
+        owners = {record.content_sha256: id_ for id_, record in known.items()}
+        for document in documents:
+            report.warnings += [f"{document.uri}: {warning}" for warning in document.content.warnings]
+            before = known.get(document.id)
+            if before is not None and before.content_sha256 == document.content_sha256:
+                report.num_unchanged += 1
+                self._on_document(document.id)
+                continue
+            owner = owners.setdefault(document.content_sha256, document.id)
+            if self._config.deduplicate and owner != document.id:
+                report.skipped.append(Skipped(document.uri, f"same content as {owner}"))
+                self._on_document(document.id)
+                continue
+            chunks = self._chunker.cut(document)
+            self._collections.delete_chunks_from(
+                self._config.collection, document.id, len(chunks), self._tenant
+            )
+            if before is None:
+                report.num_added += 1
+            else:
+                report.num_updated += 1
+            for chunk in (*chunks[1:], chunks[0]):
+                yield _Pending(document, len(chunks), chunk)
+
+    def _write(self, window: Sequence[_Pending]) -> None:
+        try:
+            dense = self._embedder.embed_documents([item.chunk.indexed_text for item in window])
+        except InvalidInput as exc:
+            raise _named(exc, window) from exc
+        points = [
+            make_point(item.document, item.chunk, item.num_chunks, vector, self._tenant)
+            for item, vector in zip(window, dense, strict=True)
+        ]
+        self._collections.upsert(self._config.collection, points)
+
+
+def _windows(items: Iterable[_Pending]) -> Iterator[list[_Pending]]:
+    window: list[_Pending] = []
+    for item in items:
+        window.append(item)
+        if len(window) == WINDOW_CHUNKS:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _readable(
+    sources: Iterable[Source],
+    metadata: Mapping[str, MetadataValue],
+    unreadable: list[Skipped],
+    on_document: Callable[[str], None],
+) -> Iterator[Document]:
+    for source in sources:
+        try:
+            yield read_document(source.read(), source.id, source.id, metadata)
+        except (DataError, Unprocessable, OSError) as exc:
+            unreadable.append(Skipped(source.id, str(exc)))
+            on_document(source.id)
+
+
+def _named(error: InvalidInput, window: Sequence[_Pending]) -> DataError:
+    """The embedder knows a text by its index in the call; people know it by document and chunk."""
+    index = int((error.param or "input[0]").removeprefix("input[").removesuffix("]"))
+    item = window[index]
+    return DataError(
+        f"chunk {item.chunk.position} of document {item.document.id!r}: {error.message}", "document"
+    )

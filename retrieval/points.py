@@ -1,0 +1,158 @@
+"""Chunks to points and points to hits: ids and the payload, the form in which a chunk is stored.
+
+Ids are derived from tenant, document and position, never from the text: the same document written twice
+gives the same points, and two equal pages of one document stay two.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cluster.errors import DataError
+from retrieval.bm25 import weigh_document
+from retrieval.chunks import Chunk, indexed_text
+from retrieval.documents import Document, MetadataValue
+from retrieval.filters import FieldType, field_type
+from retrieval.store import Point, Scored
+
+_IDS = uuid.UUID("5f0f7a52-54a1-5f0e-9c5f-6f2d3a0c8b11")
+METADATA_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A chunk that was found. `text` is `document text[start:end]`; `context` is what was shown before it.
+
+    `score` is the score of the last stage that ordered the hits; `scores` has each stage's own: `dense` is the
+    similarity to the question, `bm25` the BM25 score, `rrf` the fused one (0 to 1), `rerank` the reranker's.
+    """
+
+    collection: str
+    document_id: str
+    chunk_id: str
+    position: int
+    score: float
+    text: str
+    title: str
+    uri: str
+    start: int
+    end: int
+    page: int | None = None
+    headings: tuple[str, ...] = ()
+    context: str = ""
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DocumentRecord:
+    """A document as the collection knows it."""
+
+    document_id: str
+    title: str
+    uri: str
+    num_chunks: int
+    content_sha256: str
+    metadata: Mapping[str, MetadataValue]
+
+
+def point_id(tenant: str, document_id: str, position: int) -> str:
+    """The UUID of a chunk. JSON keeps the parts apart: `a`, `b/c` is not `a/b`, `c`."""
+    return str(uuid.uuid5(_IDS, json.dumps([tenant, document_id, position])))
+
+
+def make_point(document: Document, chunk: Chunk, num_chunks: int, dense: np.ndarray, tenant: str) -> Point:
+    """The point of one of the `num_chunks` chunks of a document; `dense` is [dimension], float32.
+
+    Raises DataError naming the chunk when its vector has no direction.
+    """
+    payload = {
+        "tenant": tenant,
+        "document_id": document.id,
+        "title": document.title,
+        "uri": document.uri,
+        "content_sha256": document.content_sha256,
+        "num_chunks": num_chunks,
+        "metadata": {key: _stored(value) for key, value in document.metadata.items()},
+        "position": chunk.position,
+        "text": chunk.text,
+        "start": chunk.start,
+        "end": chunk.end,
+        "page": chunk.page,
+        "headings": list(chunk.headings),
+        "context": chunk.context,
+    }
+    id_ = point_id(tenant, document.id, chunk.position)
+    return Point(id_, dense, weigh_document(chunk.indexed_text), payload)
+
+
+def checked_fields(metadata: Mapping[str, Any]) -> dict[str, FieldType]:
+    """The type of each metadata key. Raises DataError naming a key that cannot be filtered by."""
+    fields = {}
+    for key, value in metadata.items():
+        if not METADATA_KEY.fullmatch(key):
+            raise DataError(
+                f"metadata key {key!r} must be 1 to 64 letters, digits, _ or -", f"metadata.{key}"
+            )
+        try:
+            fields[key] = field_type(value)
+        except TypeError as exc:
+            raise DataError(f"metadata.{key}: {exc}", f"metadata.{key}") from exc
+    return fields
+
+
+def remade_point(stored: Scored, dense: np.ndarray) -> Point:
+    """The same chunk with another vector; its words are weighed afresh."""
+    return Point(stored.id, dense, weigh_document(stored_text(stored)), stored.payload)
+
+
+def stored_text(stored: Scored) -> str:
+    """What was embedded of a stored chunk."""
+    return indexed_text(stored.payload["context"], stored.payload["text"])
+
+
+def make_hit(collection: str, found: Scored, score: float, scores: Mapping[str, float]) -> Hit:
+    payload = found.payload
+    return Hit(
+        collection=collection,
+        document_id=payload["document_id"],
+        chunk_id=found.id,
+        position=payload["position"],
+        score=score,
+        text=payload["text"],
+        title=payload["title"],
+        uri=payload["uri"],
+        start=payload["start"],
+        end=payload["end"],
+        page=payload["page"],
+        headings=tuple(payload["headings"]),
+        context=payload["context"],
+        metadata=_returned(payload["metadata"]),
+        scores=dict(scores),
+    )
+
+
+def make_record(first_chunk: Mapping[str, Any]) -> DocumentRecord:
+    return DocumentRecord(
+        document_id=first_chunk["document_id"],
+        title=first_chunk["title"],
+        uri=first_chunk["uri"],
+        num_chunks=first_chunk["num_chunks"],
+        content_sha256=first_chunk["content_sha256"],
+        metadata=_returned(first_chunk["metadata"]),
+    )
+
+
+def _stored(value: MetadataValue) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _returned(metadata: Mapping[str, Any]) -> dict[str, MetadataValue]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in metadata.items()}

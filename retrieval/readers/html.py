@@ -1,0 +1,46 @@
+"""HTML, by way of Markdown: the structure is kept, the page around it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bs4 import BeautifulSoup
+from markdownify import MarkdownConverter
+
+from retrieval.documents import Content
+from retrieval.readers.markdown import parse_markdown
+from retrieval.readers.text import clean
+
+# What is on the page but not of the document.
+FURNITURE = ["script", "style", "noscript", "template", "svg", "nav", "iframe", "form", "button"]
+
+
+def read_html(data: bytes) -> Content:
+    """Title, headings, tables with captions and text; the encoding is the declared or the detected one."""
+    soup = BeautifulSoup(data, "lxml")
+    title = soup.title.get_text(" ", strip=True) if soup.title else ""
+    for tag in soup.find_all(FURNITURE):
+        tag.decompose()
+    for caption in soup.find_all("caption"):
+        # Above its table, where the converter takes it neither for a row nor drops it.
+        table = caption.find_parent("table")
+        if table is not None:
+            caption.name = "p"
+            table.insert_before(caption.extract())
+    content = parse_markdown(to_markdown(str(soup.body or soup)))
+    return replace(content, title=title or content.title)
+
+
+def to_markdown(html: str) -> str:
+    """Markdown with `#` headings and pipe tables; links keep their text only."""
+    converter = MarkdownConverter(
+        heading_style="ATX",
+        strip=["a", "img"],
+        # Escapes would become part of the text that is embedded and shown.
+        escape_asterisks=False,
+        escape_underscores=False,
+        escape_misc=False,
+        table_infer_header=True,
+    )
+    lines = clean(converter.convert(html)).split("\n")
+    return "\n".join(line.rstrip() for line in lines).strip() + "\n"

@@ -1,0 +1,151 @@
+"""Word, PowerPoint and Excel files."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import mammoth
+import openpyxl
+import pptx
+
+from cluster.errors import DataError, Unprocessable
+from retrieval.documents import Content, Section, Table
+from retrieval.readers.html import to_markdown
+from retrieval.readers.markdown import parse_markdown
+from retrieval.readers.text import clean
+
+# A few kilobytes of zip can claim to hold terabytes.
+MAX_UNPACKED_BYTES = 1 << 30
+DAMAGED = (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, OSError)
+
+
+def read_docx(data: bytes) -> Content:
+    """Headings, paragraphs, lists and tables of a Word file."""
+    try:
+        html = mammoth.convert_to_html(io.BytesIO(data)).value
+    except DAMAGED as exc:
+        raise _damaged("Word", exc) from exc
+    return parse_markdown(to_markdown(html))
+
+
+def read_pptx(data: bytes) -> Content:
+    """One section for each slide with text: its title, its shapes in order, its notes."""
+    try:
+        slides = list(pptx.Presentation(io.BytesIO(data)).slides)
+        parts = [(number, *_slide(slide)) for number, slide in enumerate(slides, start=1)]
+    except DAMAGED as exc:
+        raise _damaged("PowerPoint", exc) from exc
+    builder = _Builder()
+    for number, title, text in parts:
+        builder.add(text, (title,) if title else (), page=number)
+    return builder.content()
+
+
+def read_xlsx(data: bytes) -> Content:
+    """One section for each sheet: a table whose first row is its header, named by the sheet."""
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        sheets = [(sheet.title, [_cells(row) for row in sheet.iter_rows(values_only=True)]) for sheet in book]
+    except DAMAGED as exc:
+        raise _damaged("Excel", exc) from exc
+    builder = _Builder()
+    for name, rows in sheets:
+        text = markdown_table(row for row in rows if any(row))
+        header = "\n".join([name, *text.split("\n")[:2]])
+        builder.add(text, (name,), table_header=header)
+    return builder.content()
+
+
+def office_reader_name(data: bytes) -> str | None:
+    """`.docx`, `.pptx` or `.xlsx` by what the archive holds; None for another archive.
+
+    Raises DataError for an archive that is damaged or unpacks to more than MAX_UNPACKED_BYTES.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = set(archive.namelist())
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except DAMAGED as exc:
+        raise _damaged("zip", exc) from exc
+    if unpacked > MAX_UNPACKED_BYTES:
+        raise DataError(
+            f"the file unpacks to {unpacked} bytes; at most {MAX_UNPACKED_BYTES} are read", "file"
+        )
+    parts = {"word/document.xml": ".docx", "ppt/presentation.xml": ".pptx", "xl/workbook.xml": ".xlsx"}
+    return next((suffix for part, suffix in parts.items() if part in names), None)
+
+
+def require_unprotected(data: bytes) -> None:
+    """For a file in the old container format: protected, or older than 2007. Always raises."""
+    if "EncryptedPackage".encode("utf-16-le") in data:
+        raise Unprocessable(
+            "the file is protected by a password; save a copy without one", "file", "protected_file"
+        )
+    raise DataError(
+        "the file is in the Office format from before 2007; save it as .docx, .pptx or .xlsx",
+        "file",
+        "unsupported_file",
+    )
+
+
+def markdown_table(rows: Iterable[list[str]]) -> str:
+    """Rows as a pipe table, the first as its header; bars and line breaks inside cells become spaces."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    if lines:
+        lines.insert(1, "|" + "---|" * (lines[0].count(" | ") + 1))
+    return "\n".join(lines)
+
+
+class _Builder:
+    """Joins parts into one text and keeps their sections."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._sections: list[Section] = []
+        self._length = 0
+
+    def add(
+        self, text: str, headings: tuple[str, ...], page: int | None = None, table_header: str = ""
+    ) -> None:
+        if not text.strip():
+            return
+        start, end = self._length, self._length + len(text)
+        tables = (Table(start, end, table_header),) if table_header else ()
+        self._sections.append(Section(start, end, headings, page, tables))
+        self._parts.append(text)
+        self._length = end + len("\n\n")
+
+    def content(self) -> Content:
+        return Content("\n\n".join(self._parts), tuple(self._sections))
+
+
+def _slide(slide: Any) -> tuple[str, str]:
+    """Title and whole text of a slide."""
+    title = slide.shapes.title
+    parts = list(_shape_texts(slide.shapes))
+    if slide.has_notes_slide:
+        parts.append(slide.notes_slide.notes_text_frame.text)
+    text = "\n\n".join(part for part in (clean(part).strip() for part in parts) if part)
+    return (clean(title.text).strip() if title is not None else ""), text
+
+
+def _shape_texts(shapes: Any) -> Iterator[str]:
+    for shape in shapes:
+        if shape.has_text_frame:
+            yield shape.text_frame.text
+        elif getattr(shape, "has_table", False):
+            yield markdown_table([_cells(cell.text for cell in row.cells) for row in shape.table.rows])
+        elif hasattr(shape, "shapes"):  # a group
+            yield from _shape_texts(shape.shapes)
+
+
+def _cells(values: Iterable[Any]) -> list[str]:
+    texts = ("" if value is None else clean(str(value)) for value in values)
+    return [" ".join(text.replace("|", " ").split()) for text in texts]
+
+
+def _damaged(kind: str, error: Exception) -> DataError:
+    return DataError(f"the {kind} file is damaged: {error}", "file", "damaged_file")

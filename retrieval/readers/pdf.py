@@ -1,0 +1,67 @@
+"""PDF: the text layer, page by page."""
+
+from __future__ import annotations
+
+import io
+
+from pypdf import PageObject, PdfReader
+from pypdf.errors import DependencyError, PyPdfError
+
+from cluster.errors import DataError, Unprocessable
+from retrieval.documents import Content, Section
+from retrieval.readers.text import clean
+
+# What pypdf raises on a page whose objects are damaged; the other pages may be sound.
+PAGE_ERRORS = (PyPdfError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+
+
+def read_pdf(data: bytes) -> Content:
+    """One section for each page with text.
+
+    Raises DataError for a damaged file, Unprocessable for a protected one and for one without text.
+    """
+    try:
+        reader = PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise Unprocessable(
+                "the PDF is protected by a password; save a copy without one", "file", "protected_file"
+            )
+        pages = list(reader.pages)
+        title = clean(str(reader.metadata.title or "")).strip() if reader.metadata else ""
+    except DependencyError as exc:
+        raise Unprocessable(f"the PDF's encryption cannot be read: {exc}", "file", "protected_file") from exc
+    except PAGE_ERRORS as exc:
+        raise DataError(f"the PDF is damaged: {exc}", "file", "damaged_file") from exc
+    texts, warnings = _texts(pages)
+    if not any(texts):
+        raise Unprocessable(
+            f"no text in {len(pages)} pages; it seems to be scanned: run OCR on it first", "file", "no_text"
+        )
+    text, sections = _joined(texts)
+    return Content(text, tuple(sections), title or None, tuple(warnings))
+
+
+def _texts(pages: list[PageObject]) -> tuple[list[str], list[str]]:
+    """The text of each page, empty where there is none, and what went wrong."""
+    texts, warnings = [], []
+    for number, page in enumerate(pages, start=1):
+        try:
+            text = clean(page.extract_text()).strip()
+        except PAGE_ERRORS as exc:
+            text = ""
+            warnings.append(f"page {number} cannot be read: {exc}")
+        else:
+            if not text:
+                warnings.append(f"page {number} has no text; it may be scanned")
+        texts.append(text)
+    return texts, warnings
+
+
+def _joined(texts: list[str]) -> tuple[str, list[Section]]:
+    sections, parts, start = [], [], 0
+    for number, text in enumerate(texts, start=1):
+        if text:
+            sections.append(Section(start, start + len(text), page=number))
+            parts.append(text)
+            start += len(text) + len("\n\n")
+    return "\n\n".join(parts), sections

@@ -1,0 +1,94 @@
+"""Calls to a Qdrant server: repeated when that can help, and failing in our own errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+import httpx
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from tenacity import (
+    Retrying,
+    before_sleep_log,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from cluster.errors import HamletError, NotFound, StoreUnavailable
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+MAX_ATTEMPTS = 5
+RETRY_AFTER_S = 2.0
+
+# Answers that may be another one next time: overloaded, starting, between two owners.
+TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+TRANSIENT_GRPC = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+)
+NO_ANSWER = (ResponseHandlingException, httpx.HTTPError, OSError)
+
+
+class ServerCalls:
+    """Makes calls. Every call that is made through it may safely be made twice.
+
+    `wait_s` is the first pause between attempts; it doubles, with jitter, up to 5 s.
+    """
+
+    def __init__(self, wait_s: float = 0.2, max_attempts: int = MAX_ATTEMPTS) -> None:
+        self._retrying = Retrying(
+            retry=retry_if_exception(is_transient),
+            wait=wait_exponential_jitter(multiplier=wait_s, max=5.0, jitter=wait_s),
+            stop=stop_after_attempt(max_attempts),
+            before_sleep=before_sleep_log(log, logging.INFO),
+            reraise=True,
+        )
+
+    def __call__(self, collection: str | None, operation: Callable[[], Result]) -> Result:
+        """The result of `operation`. Raises NotFound for an unknown collection, else StoreUnavailable."""
+        try:
+            # A copy, because one that is shared between threads shares their counts.
+            return self._retrying.copy()(operation)
+        except (UnexpectedResponse, grpc.RpcError, ValueError, *NO_ANSWER) as exc:
+            raise translated(exc, collection) from exc
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed a moment later."""
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code in TRANSIENT_STATUS
+    if isinstance(error, grpc.RpcError):
+        return error.code() in TRANSIENT_GRPC
+    return isinstance(error, NO_ANSWER)
+
+
+def translated(error: Exception, collection: str | None) -> HamletError:
+    """Our error for one of the client's."""
+    if _is_missing(error):
+        return NotFound(
+            f"no collection {collection!r} on the Qdrant server", "collection", "collection_not_found"
+        )
+    if isinstance(error, UnexpectedResponse) and error.status_code in (401, 403):
+        return StoreUnavailable("the Qdrant server refuses our key; check HAMLET_QDRANT_API_KEY")
+    if isinstance(error, UnexpectedResponse):
+        reason = error.content.decode(errors="replace")[:300]
+        return StoreUnavailable(
+            f"the Qdrant server answered {error.status_code}: {reason}", retry_after_s=RETRY_AFTER_S
+        )
+    return StoreUnavailable(
+        f"the Qdrant server does not answer ({error}); check HAMLET_QDRANT_URL and that it runs",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def _is_missing(error: Exception) -> bool:
+    if isinstance(error, UnexpectedResponse):
+        return bool(error.status_code == 404)
+    if isinstance(error, grpc.RpcError):
+        return bool(error.code() == grpc.StatusCode.NOT_FOUND)
+    # The in-memory mode's word for it.
+    return isinstance(error, ValueError) and "not found" in str(error)

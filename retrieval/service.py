@@ -1,0 +1,143 @@
+"""Collections of documents over a vector store: their verbs, and tenancy.
+
+Runs in the process that owns the store. Other processes use it through `owner.py`, by the same verbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.errors import Conflict, DataError, InvalidInput
+from retrieval.config import DEFAULT_TENANT
+from retrieval.filters import And, at_least, equals, one_of
+from retrieval.points import DocumentRecord, checked_fields, make_record
+from retrieval.search import SearchRequest, SearchResult, search
+from retrieval.store import CollectionInfo, CollectionSpec, Point, Scored, VectorStore
+
+SCROLL_PAGE = 1000
+
+
+class Collections:
+    """The verbs of retrieval. `tenant` is set by the server, from whom it knows to be calling.
+
+    Every verb raises NotFound for an unknown collection and StoreUnavailable when the store does not answer.
+    """
+
+    def __init__(self, store: VectorStore) -> None:
+        self._store = store
+
+    def ensure(self, spec: CollectionSpec) -> CollectionInfo:
+        """The collection, made when it is missing.
+
+        Raises Conflict naming both sides when it was made for another embedder, dimension or distance.
+        """
+        try:
+            self._store.create(spec)
+        except Conflict:
+            _require_same_spec(self._store.describe(spec.name).spec, spec)
+        return self._store.describe(spec.name)
+
+    def list_collections(self) -> list[CollectionInfo]:
+        return [self._store.describe(name) for name in self._store.names()]
+
+    def describe(self, collection: str) -> CollectionInfo:
+        return self._store.describe(collection)
+
+    def drop(self, collection: str) -> None:
+        self._store.drop(collection)
+
+    def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Write points; durable and searchable on return.
+
+        Raises DataError for a vector of another size, or a metadata value of another type than the key has.
+        """
+        info = self._store.describe(collection)
+        fields = dict(info.fields)
+        for point in points:
+            if point.dense.shape != (info.spec.dimension,):
+                raise DataError(
+                    f"a vector of {point.dense.shape} for collection {collection!r} of {info.spec.dimension}"
+                )
+            for key, kind in checked_fields(point.payload.get("metadata", {})).items():
+                if fields.setdefault(key, kind) is not kind:
+                    raise DataError(
+                        f"metadata.{key} of document {point.payload['document_id']!r} is a {kind}, but the "
+                        f"collection holds {fields[key]}s under that key",
+                        f"metadata.{key}",
+                    )
+        if len(fields) > len(info.fields):
+            self._store.add_fields(collection, fields)
+        self._store.upsert(collection, points)
+
+    def delete_documents(
+        self, collection: str, document_ids: Sequence[str], tenant: str = DEFAULT_TENANT
+    ) -> int:
+        """Remove documents; returns how many chunks there were. Unknown ids count nothing.
+
+        Raises InvalidInput for an empty list, so that no mistake can mean "all".
+        """
+        if not document_ids or not all(document_ids):
+            raise InvalidInput("name at least one document to delete, none of them empty", "document_ids")
+        return self._store.delete(
+            collection, And((equals("tenant", tenant), one_of("document_id", document_ids)))
+        )
+
+    def delete_chunks_from(
+        self, collection: str, document_id: str, position: int, tenant: str = DEFAULT_TENANT
+    ) -> int:
+        """Remove the chunks of a document from a position on: what is left over when it became shorter."""
+        tail = (equals("tenant", tenant), equals("document_id", document_id), at_least("position", position))
+        return self._store.delete(collection, And(tail))
+
+    def documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> list[DocumentRecord]:
+        """Every document of a tenant that is wholly indexed, by id."""
+        where = And((equals("tenant", tenant), equals("position", 0)))
+        records: list[DocumentRecord] = []
+        after: str | None = None
+        while page := self._store.scroll(collection, where, SCROLL_PAGE, after):
+            records += [make_record(found.payload) for found in page]
+            after = page[-1].id
+        return sorted(records, key=lambda record: record.document_id)
+
+    def count(self, collection: str, tenant: str = DEFAULT_TENANT) -> int:
+        """Chunks of a tenant."""
+        return self._store.count(collection, equals("tenant", tenant))
+
+    def optimize(self, collection: str) -> None:
+        """Build the search index after many writes. Searches work meanwhile."""
+        self._store.optimize(collection)
+
+    def search(self, collection: str, request: SearchRequest, tenant: str = DEFAULT_TENANT) -> SearchResult:
+        """The chunks of a tenant that answer a question best; errors as `search.search`."""
+        return search(self._store, self._store.describe(collection), request, tenant)
+
+    def page(self, collection: str, limit: int, after: str | None = None) -> list[Scored]:
+        """Chunks of all tenants with their vectors, by id: for backup and migration, not for requests."""
+        return self._store.scroll(collection, None, limit, after, with_vectors=True)
+
+    def swap(self, collection: str, replacement: str) -> None:
+        """Let a collection be what another is, from one moment to the next; what it was is removed."""
+        self._store.swap(collection, replacement)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _require_same_spec(existing: CollectionSpec, wanted: CollectionSpec) -> None:
+    if existing == wanted:
+        return
+    if existing.fingerprint == wanted.fingerprint and existing.dimension == wanted.dimension:
+        if existing.distance is wanted.distance:
+            return  # the same model by another name
+        raise Conflict(
+            f"collection {existing.name!r} uses {existing.distance} distance, not {wanted.distance}; "
+            "choose another collection name",
+            "distance",
+        )
+    raise Conflict(
+        f"collection {existing.name!r} was made by {existing.embedder} ({existing.dimension} numbers, "
+        f"fingerprint {existing.fingerprint}), not by {wanted.embedder} ({wanted.dimension}, "
+        f"{wanted.fingerprint}); use that embedder, another collection, or python -m retrieval migrate",
+        "embedder",
+        "embedder_mismatch",
+    )

@@ -1,0 +1,161 @@
+"""Where points lie: one protocol over every vector store, and the records that cross it.
+
+Three implementations: `edge_store.py` (the embedded Qdrant engine, default), `server_store.py` (a Qdrant
+server) and `exact_store.py` (in memory, exact: the oracle). One contract test runs over all of them.
+
+A store knows points, filters and payload fields. It does not know documents, tenants or fusion: those are
+`service.py`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from cluster.errors import DataError
+from retrieval.config import Distance
+from retrieval.filters import FieldType, Filter
+
+# Payload fields that are filtered by, and so indexed in every collection. `metadata.<key>` joins them.
+INDEXED_FIELDS: Mapping[str, FieldType] = {
+    "tenant": FieldType.STRING,
+    "document_id": FieldType.STRING,
+    "position": FieldType.NUMBER,
+}
+
+
+@dataclass(frozen=True)
+class SparseVector:
+    """`indices[i]` has weight `values[i]`; every other coordinate is 0. Indices are unique."""
+
+    indices: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CollectionSpec:
+    """What a collection is made for. All of it must agree when it is opened again."""
+
+    name: str
+    dimension: int
+    embedder: str
+    fingerprint: str
+    distance: Distance = Distance.COSINE
+
+
+@dataclass(frozen=True)
+class CollectionInfo:
+    """A collection as it is: its spec, its metadata keys with their types, and how many points it holds."""
+
+    spec: CollectionSpec
+    fields: Mapping[str, FieldType]
+    num_points: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """One chunk as it is stored. `id` is a UUID in canonical form; `dense` is [dimension], float32.
+
+    Raises DataError for a vector of zeros or one with NaN or infinity: it has no direction, and a store would
+    rank it arbitrarily.
+    """
+
+    id: str
+    dense: np.ndarray
+    sparse: SparseVector
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        norm = float(np.linalg.norm(self.dense))
+        if not math.isfinite(norm) or norm == 0.0:
+            where = f"chunk {self.payload.get('position')} of document {self.payload.get('document_id')!r}"
+            raise DataError(
+                f"{where} has a vector of zeros or without finite length; its embedder failed on this text",
+                "vector",
+            )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A point that was found. `score` is a similarity: more is nearer, whatever the distance.
+
+    cosine: -1 to 1. dot: the product. euclid: 1 / (1 + distance). sparse: the BM25 score.
+    """
+
+    id: str
+    score: float
+    payload: Mapping[str, Any]
+    vector: np.ndarray | None = None
+
+
+class VectorStore(Protocol):
+    """Collections of points.
+
+    Every verb raises NotFound for a collection that does not exist and StoreUnavailable when the store does
+    not answer. Writes are durable and searchable when the call returns.
+    """
+
+    def create(self, spec: CollectionSpec) -> None:
+        """Make an empty collection with indexes on INDEXED_FIELDS. Raises Conflict when the name is taken."""
+
+    def describe(self, name: str) -> CollectionInfo: ...
+
+    def names(self) -> list[str]:
+        """Names of all collections, sorted."""
+
+    def drop(self, name: str) -> None:
+        """Remove a collection and all its points."""
+
+    def swap(self, name: str, replacement: str) -> None:
+        """Let `name` be what `replacement` is, from one moment to the next; what `name` was is removed."""
+
+    def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
+        """Index `metadata.<key>` for each key. Keys that are indexed already are left alone."""
+
+    def upsert(self, name: str, points: Sequence[Point]) -> None:
+        """Write points; one with the same id is replaced. May be repeated after a failure."""
+
+    def delete(self, name: str, where: Filter) -> int:
+        """Remove the points that pass a filter; returns how many there were."""
+
+    def nearest(
+        self,
+        name: str,
+        query: np.ndarray | SparseVector,
+        limit: int,
+        where: Filter,
+        with_vectors: bool = False,
+        ids: Sequence[str] | None = None,
+    ) -> list[Scored]:
+        """The `limit` nearest points that pass the filter, best first, ties by id.
+
+        `query` is [dimension] float32 for the dense vectors, or sparse for BM25. `ids` narrows the search to
+        those points. A sparse query finds only points that share a word with it.
+        """
+
+    def scroll(
+        self,
+        name: str,
+        where: Filter | None,
+        limit: int,
+        after: str | None = None,
+        with_vectors: bool = False,
+    ) -> list[Scored]:
+        """Points that pass a filter (None: all) by id, from the first id above `after`; their score is 0."""
+
+    def count(self, name: str, where: Filter) -> int: ...
+
+    def optimize(self, name: str) -> None:
+        """Build what makes searches fast, after many writes. Searches work meanwhile."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+def best_first(hits: Sequence[Scored]) -> list[Scored]:
+    """By score, then by id, so that equal scores come in the same order from every store."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id))

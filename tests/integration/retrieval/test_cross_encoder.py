@@ -1,0 +1,47 @@
+"""A sequence-pair classifier as reranker: a small one with random weights, saved as training saves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.references import resolve_model
+from retrieval.rerank import CrossEncoder
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HAMLET_HOME", str(Path("~/.hamlet").expanduser()))
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model("builtin:minilm"))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        num_labels=request.param,
+        initializer_range=0.5,
+    )
+    folder = tmp_path_factory.mktemp("pair")
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_scores_are_probabilities_and_do_not_depend_on_company(folder: Path) -> None:
+    reranker = CrossEncoder(str(folder))
+    texts = ["short", "a much longer passage " * 30, "something else"]
+    together = reranker.score("which one?", texts)
+    alone = np.concatenate([reranker.score("which one?", [text]) for text in texts])
+    assert together.shape == (3,)
+    assert ((together > 0) & (together < 1)).all()
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert len(set(together.round(4))) == 3

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.errors import DataError, NotFound
+from retrieval.beir import read_beir
+from retrieval.client import CollectionsClient
+from retrieval.config import retrieval_config
+from retrieval.evaluate import difference, estimate, evaluate, per_question, plot, searches
+from retrieval.exact_store import ExactStore
+from retrieval.ingest import Ingestor
+from retrieval.owner import InProcess
+from retrieval.service import Collections
+from retrieval.vectorizer import HashEmbedder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    corpus = [
+        {"_id": "leave", "title": "Leave", "text": "Paid leave is 27 days."},
+        {"_id": "code", "title": "", "text": "Moving house is code MV-83."},
+        {"_id": "title-only", "title": "Canteen", "text": ""},
+    ]
+    queries = [
+        {"_id": "q1", "text": "days of paid leave"},
+        {"_id": "q2", "text": "canteen"},
+        {"_id": "unjudged", "text": "nothing"},
+    ]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\tleave\t1\nq1\tcode\t0\nq2\ttitle-only\t1\n"
+    )
+    return tmp_path
+
+
+def test_the_worked_line_of_each_metric() -> None:
+    relevant = {"q": {"a": 1, "b": 1, "c": 0}, "unanswered": {"a": 1}}
+    values = per_question(relevant, {"q": ["x", "a", "c", "b"]})
+    # Relevant at ranks 2 and 4 of two.
+    assert values["recall_at_5"].tolist() == [1.0, 0.0]
+    assert values["precision_at_5"].tolist() == pytest.approx([2 / 5, 0.0])
+    assert values["mrr_at_10"].tolist() == [1 / 2, 0.0]
+    ideal = 1 + 1 / math.log2(3)
+    assert values["ndcg_at_10"][0] == pytest.approx((1 / math.log2(3) + 1 / math.log2(5)) / ideal)
+
+
+def test_an_interval_holds_the_mean_and_narrows_with_more_questions() -> None:
+    rng = np.random.default_rng(1)
+    few, many = (estimate(rng.random(count)) for count in (20, 2000))
+    for found in (few, many):
+        assert found.low < found.mean < found.high
+    assert many.high - many.low < (few.high - few.low) / 3
+
+
+def test_a_difference_is_paired() -> None:
+    values = np.random.default_rng(1).random(100)
+    found = difference(values, values + 0.1)
+    assert (found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_a_beir_folder_is_searched_in_every_way(folder: Path, tmp_path: Path) -> None:
+    judged = read_beir(folder)
+    assert set(judged.questions) == {"q1", "q2"}
+    collections = CollectionsClient(InProcess(Collections(ExactStore())))
+    embedder = HashEmbedder()
+    Ingestor(collections, embedder, retrieval_config(collection="c")).add(judged.documents)
+    ways = searches(collections, "c", embedder)
+    assert list(ways) == ["dense", "bm25", "hybrid"]
+    results = {stage: evaluate(judged, way) for stage, way in ways.items()}
+    assert results["bm25"]["mrr_at_10"].mean == 1.0
+    plot(results, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_bad_folder_says_what_is_wrong_and_where(folder: Path) -> None:
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "x"}\n')
+    with pytest.raises(DataError, match="'q2'"):
+        read_beir(folder)
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "x"}\n{"_id"')
+    with pytest.raises(DataError, match=r"queries\.jsonl line 2"):
+        read_beir(folder)
+    (folder / "qrels" / "test.tsv").write_text("h\th\tscore\nq1\tleave\n")
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "x"}\n')
+    with pytest.raises(DataError, match=r"test\.tsv line 2"):
+        read_beir(folder)
+    with pytest.raises(NotFound, match="dev"):
+        read_beir(folder, "dev")

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import openpyxl
+import pptx
+import pytest
+from pptx.util import Inches
+from pypdf import PdfWriter
+from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+from cluster.errors import DataError, HamletError, Unprocessable
+from retrieval.documents import Document
+from retrieval.readers import read_document
+from retrieval.readers.text import clean, decode
+
+
+def read(data: bytes | str, name: str) -> Document:
+    return read_document(data.encode() if isinstance(data, str) else data, "id", name)
+
+
+def spans(document: Document) -> list[tuple[tuple[str, ...], int | None, str]]:
+    return [
+        (section.headings, section.page, document.text[section.start : section.end].strip())
+        for section in document.content.sections
+    ]
+
+
+def make_pdf(pages: list[str], password: str | None = None, owner_only: bool = False) -> bytes:
+    """A PDF whose pages show a line each; an empty string is a page without text."""
+    writer = PdfWriter()
+    font = DictionaryObject(
+        {
+            NameObject("/Type"): NameObject("/Font"),
+            NameObject("/Subtype"): NameObject("/Type1"),
+            NameObject("/BaseFont"): NameObject("/Helvetica"),
+        }
+    )
+    for text in pages:
+        page = writer.add_blank_page(300, 300)
+        page[NameObject("/Resources")] = DictionaryObject(
+            {NameObject("/Font"): DictionaryObject({NameObject("/F1"): font})}
+        )
+        if text:
+            stream = DecodedStreamObject()
+            stream.set_data(f"BT /F1 12 Tf 20 200 Td ({text}) Tj ET".encode())
+            page[NameObject("/Contents")] = writer._add_object(stream)
+    writer.add_metadata({"/Title": "Manual"})
+    if password:
+        writer.encrypt("" if owner_only else password, password, algorithm="AES-256")
+    buffer = io.BytesIO()
+    writer.write(buffer)
+    return buffer.getvalue()
+
+
+def make_docx(body: str) -> bytes:
+    """A Word file with this body in WordprocessingML."""
+    schemas = "http://schemas.openxmlformats.org"
+    word = "application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
+    rels = "application/vnd.openxmlformats-package.relationships+xml"
+    office = f"{schemas}/officeDocument/2006/relationships/officeDocument"
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{schemas}/package/2006/content-types">'
+        f'<Default Extension="rels" ContentType="{rels}"/>'
+        f'<Override PartName="/word/document.xml" ContentType="{word}"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{schemas}/package/2006/relationships">'
+        f'<Relationship Id="r1" Type="{office}" Target="word/document.xml"/></Relationships>',
+        "word/document.xml": f'<w:document xmlns:w="{schemas}/wordprocessingml/2006/main">'
+        f"<w:body>{body}</w:body></w:document>",
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in parts.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+def paragraph(text: str, style: str | None = None) -> str:
+    properties = f'<w:pPr><w:pStyle w:val="{style}"/></w:pPr>' if style else ""
+    return f"<w:p>{properties}<w:r><w:t>{text}</w:t></w:r></w:p>"
+
+
+def make_pptx() -> bytes:
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[5])
+    slide.shapes.title.text = "Budget"
+    table = slide.shapes.add_table(2, 2, Inches(1), Inches(2), Inches(4), Inches(1)).table
+    for row, column, text in [(0, 0, "year"), (0, 1, "euros"), (1, 0, "2024"), (1, 1, "17")]:
+        table.cell(row, column).text = text
+    slide.notes_slide.notes_text_frame.text = "Say it slowly."
+    deck.slides.add_slide(deck.slide_layouts[6])
+    buffer = io.BytesIO()
+    deck.save(buffer)
+    return buffer.getvalue()
+
+
+def make_xlsx() -> bytes:
+    book = openpyxl.Workbook()
+    book.active.title = "Prices"
+    for row in [("item", "euros"), ("lunch", 4.7), (None, None), ("a|b", None)]:
+        book.active.append(row)
+    book.create_sheet("Empty")
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+HTML = """<!doctype html><html><head><title>Staff page</title><style>p {}</style></head><body>
+<nav>Home</nav><h1>Leave</h1><p>27 days_a year.</p>
+<table><caption>Codes</caption><tr><th>what</th><th>code</th></tr><tr><td>move</td><td>MV-83</td></tr></table>
+<script>alert(1)</script></body></html>"""
+
+
+def test_markdown_is_kept_as_it_is_and_cut_at_its_headings() -> None:
+    text = "Preface.\n\nTitle\n=====\n\n## A `b`\n\nBody.\n\n> # quoted\n\n```\n# comment\n```\n## C\nEnd.\n"
+    document = read(text, "a.md")
+    assert document.text == text
+    assert document.title == "Title"
+    assert spans(document) == [
+        ((), None, "Preface."),
+        (("Title", "A b"), None, "Title\n=====\n\n## A `b`\n\nBody.\n\n> # quoted\n\n```\n# comment\n```"),
+        (("Title", "C"), None, "## C\nEnd."),
+    ]
+
+
+def test_offsets_hold_with_characters_that_some_take_for_line_ends() -> None:
+    document = read("a\u2028b\x0cc\u0085d\n\n# H\n\ntext", "a.md")
+    assert spans(document)[1] == (("H",), None, "# H\n\ntext")
+
+
+def test_html_keeps_the_document_and_drops_the_page_around_it() -> None:
+    document = read(HTML, "a.html")
+    assert document.title == "Staff page"
+    assert "27 days_a year." in document.text
+    for gone in ("Home", "alert", "p {}"):
+        assert gone not in document.text
+    (section,) = document.content.sections
+    assert section.headings == ("Leave",)
+    assert section.tables[0].header.startswith("Codes\n| what | code |")
+
+
+def test_html_under_another_name_is_read_as_html() -> None:
+    assert read(HTML, "report.pdf").title == "Staff page"
+    assert read(HTML, "page").title == "Staff page"
+
+
+def test_html_in_the_encoding_that_it_declares() -> None:
+    html = '<html><head><meta charset="windows-1251"></head><body><p>Привет</p></body></html>'
+    assert "Привет" in read(html.encode("windows-1251"), "a.html").text
+
+
+def test_a_pdf_is_cut_at_its_pages_and_a_bad_page_does_not_lose_the_others() -> None:
+    document = read(make_pdf(["First page.", "", "Third page."]), "a.pdf")
+    assert document.title == "Manual"
+    assert spans(document) == [((), 1, "First page."), ((), 3, "Third page.")]
+    assert document.content.warnings == ("page 2 has no text; it may be scanned",)
+
+
+def test_a_pdf_by_its_content_whatever_its_name() -> None:
+    assert read(make_pdf(["Hello."]), "a.txt").text == "Hello."
+
+
+def test_a_scanned_pdf_says_how_many_pages_have_no_text() -> None:
+    with pytest.raises(Unprocessable, match=r"scan\.pdf: no text in 12 pages") as caught:
+        read(make_pdf([""] * 12), "scan.pdf")
+    assert caught.value.code == "no_text"
+
+
+def test_a_protected_pdf_is_refused_and_one_with_an_owner_password_only_is_read() -> None:
+    with pytest.raises(Unprocessable, match="protected") as caught:
+        read(make_pdf(["Secret."], "pw"), "a.pdf")
+    assert caught.value.code == "protected_file"
+    assert read(make_pdf(["Open."], "pw", owner_only=True), "a.pdf").text == "Open."
+
+
+def test_a_word_file_keeps_headings_and_tables() -> None:
+    cells = "".join(
+        "<w:tr>" + "".join(f"<w:tc>{paragraph(text)}</w:tc>" for text in row) + "</w:tr>"
+        for row in [("what", "code"), ("move", "MV-83")]
+    )
+    body = paragraph("Leave", "Heading1") + paragraph("Codes") + f"<w:tbl>{cells}</w:tbl>"
+    document = read(make_docx(body), "a.docx")
+    (section,) = document.content.sections
+    assert section.headings == ("Leave",)
+    assert section.tables[0].header.startswith("Codes\n| what | code |")
+    assert "| move | MV-83 |" in document.text
+
+
+def test_a_presentation_has_its_slides_for_pages() -> None:
+    document = read(make_pptx(), "a.pptx")
+    (section,) = document.content.sections
+    assert (section.headings, section.page) == (("Budget",), 1)
+    assert "| year | euros |\n|---|---|\n| 2024 | 17 |" in document.text
+    assert document.text.endswith("Say it slowly.")
+
+
+def test_a_workbook_has_a_section_for_each_sheet() -> None:
+    document = read(make_xlsx(), "a.xlsx")
+    (section,) = document.content.sections
+    assert section.headings == ("Prices",)
+    assert document.text == "| item | euros |\n|---|---|\n| lunch | 4.7 |\n| a b |  |"
+    assert section.tables[0].header == "Prices\n| item | euros |\n|---|---|"
+
+
+def test_an_office_file_under_another_name_is_read_as_what_it_is() -> None:
+    assert "lunch" in read(make_xlsx(), "a.docx").text
+
+
+def test_a_csv_is_one_table_with_its_first_line_as_header() -> None:
+    document = read("item;euros\nlunch;4.70\n", "a.csv")
+    assert document.text == "item;euros\nlunch;4.70\n"
+    assert document.content.sections[0].tables[0].header == "item;euros"
+
+
+def test_json_records_stay_apart() -> None:
+    rows = [{"a": {"b": 1}, "tags": ["x", "y"]}, {"a": None, "list": [{"c": 2}]}]
+    expected = ["a.b: 1\ntags: x, y", "list[0].c: 2"]
+    for data, name in [(json.dumps(rows), "a.json"), ("\n".join(map(json.dumps, rows)), "a.jsonl")]:
+        assert [text for _, _, text in spans(read(data, name))] == expected
+
+
+def test_json_that_is_not_names_line_and_column() -> None:
+    with pytest.raises(DataError, match=r"a\.jsonl: not JSON.*line 2, column 7"):
+        read('{"a": 1}\n{"b": }', "a.jsonl")
+
+
+def test_python_is_cut_at_its_definitions() -> None:
+    document = read("import os\n\n@cache\ndef f():\n    return 1\n\nclass A:\n    x = 1\n", "a.py")
+    assert spans(document) == [
+        ((), None, "import os"),
+        (("f",), None, "@cache\ndef f():\n    return 1"),
+        (("A",), None, "class A:\n    x = 1"),
+    ]
+    assert spans(read("print 'old'", "a.py")) == [((), None, "print 'old'")]
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "shift_jis"]
+)
+def test_the_encoding_is_detected(encoding: str) -> None:
+    text = (
+        "こんにちは世界。これは日本語の文章です。" * 4
+        if encoding == "shift_jis"
+        else "Größe: ein Café für Übung. " * 9
+    )
+    data = text.encode(encoding)
+    if encoding == "utf-16-le":
+        data = b"\xff\xfe" + data
+    assert decode(data) == text
+
+
+def test_halves_of_a_surrogate_pair_are_joined_and_a_lone_one_dropped() -> None:
+    assert clean("a\ud835\udc00b\ud835c\udc00") == "a\U0001d400bc"
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "error", "words"),
+    [
+        (b"", "a.md", Unprocessable, "empty"),
+        (b" \n ", "a.txt", Unprocessable, "empty"),
+        (b"\x00\x01\x02", "a.txt", DataError, "binary"),
+        (b"plain words", "a.pdf", DataError, "named .pdf but is not one"),
+        (b"plain words", "a.xyz", DataError, "no reader for .xyz"),
+        (b"%PDF-1.7 broken", "a.pdf", DataError, "damaged"),
+        (b"PK\x03\x04broken", "a.docx", DataError, "damaged"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"x" * 99, "a.doc", DataError, "before 2007"),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "EncryptedPackage".encode("utf-16-le"),
+            "a.docx",
+            Unprocessable,
+            "protected",
+        ),
+        (b"<html><body><script>x</script></body></html>", "a.html", Unprocessable, "no text"),
+    ],
+)
+def test_what_cannot_be_read_says_why_and_names_the_file(
+    data: bytes, name: str, error: type[HamletError], words: str
+) -> None:
+    with pytest.raises(error, match=f"{name}: .*{words}"):
+        read(data, name)
+
+
+def test_an_archive_that_claims_to_hold_terabytes_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.readers.office.MAX_UNPACKED_BYTES", 1000)
+    with pytest.raises(DataError, match="unpacks to"):
+        read(make_xlsx(), "a.xlsx")

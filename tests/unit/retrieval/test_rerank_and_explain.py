@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from retrieval.client import CollectionsClient
+from retrieval.config import retrieval_config
+from retrieval.documents import Content, Document, Section
+from retrieval.exact_store import ExactStore
+from retrieval.explain import explain
+from retrieval.ingest import Ingestor
+from retrieval.owner import InProcess
+from retrieval.rerank import rerank
+from retrieval.search import SearchRequest, merge_results
+from retrieval.service import Collections
+from retrieval.vectorizer import HashEmbedder
+
+EMBEDDER = HashEmbedder()
+TEXTS = {
+    "leave": "Paid leave is 27 days.",
+    "moving": "Moving house: code MV-83.",
+    "lunch": "Lunch is paid by badge.",
+}
+
+
+class LongestFirst:
+    """A reranker that likes long passages."""
+
+    name = "longest"
+
+    def score(self, question: str, texts: Sequence[str]) -> np.ndarray:
+        return np.asarray([len(text) for text in texts], dtype=np.float32)
+
+
+def request(question: str) -> SearchRequest:
+    return SearchRequest(question, EMBEDDER.embed_queries([question])[0])
+
+
+@pytest.fixture
+def collections() -> CollectionsClient:
+    client = CollectionsClient(InProcess(Collections(ExactStore())))
+    for name, ids in (("one", ["leave", "moving"]), ("two", ["lunch"])):
+        documents = [
+            Document(id_, "", id_, Content(TEXTS[id_], (Section(0, len(TEXTS[id_])),))) for id_ in ids
+        ]
+        Ingestor(client, EMBEDDER, retrieval_config(collection=name)).add(documents)
+    return client
+
+
+def test_a_reranker_orders_the_hits_and_its_score_and_time_are_kept(collections: CollectionsClient) -> None:
+    found = collections.search("one", request("paid leave"))
+    assert [hit.document_id for hit in found.hits] == ["leave", "moving"]
+    ordered = rerank("paid leave", found, LongestFirst(), 1)
+    assert [hit.document_id for hit in ordered.hits] == ["moving"]
+    assert ordered.hits[0].score == ordered.hits[0].scores["rerank"] == len(TEXTS["moving"])
+    assert list(ordered.stages_ms) == ["dense", "bm25", "fuse", "rerank"]
+
+
+def test_nothing_found_needs_no_reranker(collections: CollectionsClient) -> None:
+    empty = collections.search("one", request("paid leave"), "nobody")
+    assert rerank("paid leave", empty, LongestFirst(), 5).hits == ()
+
+
+def test_several_collections_give_one_list(collections: CollectionsClient) -> None:
+    results = [collections.search(name, request("paid badge")) for name in ("one", "two")]
+    merged = merge_results(results, 2)
+    assert [(hit.collection, hit.document_id) for hit in merged.hits] == [("one", "leave"), ("two", "lunch")]
+    assert merged.stages_ms.keys() == results[0].stages_ms.keys()
+
+
+def test_an_explanation_has_ranks_scores_and_words(collections: CollectionsClient) -> None:
+    found = explain(collections, "one", request("how many days of paid holiday?"), "leave")
+    assert found is not None
+    assert found.ranks == {"dense": 1, "bm25": 1, "rrf": 1}
+    assert set(found.hit.scores) == {"dense", "bm25", "rrf"}
+    assert found.shared_words == ("days", "paid")
+    assert "holiday?" in found.missing_words
+    assert explain(collections, "one", request("paid"), "unknown") is None

@@ -1,0 +1,221 @@
+"""One contract for every store. The Qdrant server runs it too when HAMLET_QDRANT_URL names one."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from cluster.errors import Conflict, DataError, NotFound
+from cluster.settings import Settings
+from retrieval.config import Distance
+from retrieval.edge_store import EdgeStore
+from retrieval.exact_store import ExactStore
+from retrieval.filters import And, Comparison, FieldType, Filter, Not, Op, Or, equals, one_of
+from retrieval.server_store import ServerStore
+from retrieval.store import CollectionSpec, Point, SparseVector, VectorStore
+
+# qdrant-client's in-memory mode says what it takes no notice of: payload indexes, search parameters.
+pytestmark = pytest.mark.filterwarnings("ignore:.*no effect:UserWarning")
+
+SPEC = CollectionSpec("things", 4, "builtin:minilm", "abc")
+EVERYTHING = equals("tenant", "ann")
+
+
+@pytest.fixture(params=["exact", "edge", "client-memory", "server"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
+    if request.param == "server" and not os.environ.get("HAMLET_QDRANT_URL"):
+        pytest.skip("HAMLET_QDRANT_URL names no Qdrant server")
+    made: VectorStore = {
+        "exact": ExactStore,
+        "edge": lambda: EdgeStore(tmp_path / "collections"),
+        "client-memory": lambda: ServerStore(QdrantClient(":memory:")),
+        "server": lambda: ServerStore.from_settings(Settings()),
+    }[request.param]()
+    yield made
+    if request.param == "server":
+        for name in made.names():
+            if name.startswith("things"):
+                made.drop(name)
+    made.close()
+
+
+def id_of(number: int) -> str:
+    return str(uuid.UUID(int=number))
+
+
+def point(number: int, dense: list[float], words: dict[int, float] | None = None, **payload: object) -> Point:
+    sparse = SparseVector(tuple(words or {}), tuple((words or {}).values()))
+    body = {"tenant": "ann", "document_id": f"d{number}", "position": 0, **payload}
+    return Point(id_of(number), np.asarray(dense, dtype=np.float32), sparse, body)
+
+
+def fill(store: VectorStore, points: list[Point], spec: CollectionSpec = SPEC) -> None:
+    store.create(spec)
+    store.add_fields(
+        spec.name, {"team": FieldType.STRING, "year": FieldType.NUMBER, "open": FieldType.BOOLEAN}
+    )
+    store.upsert(spec.name, points)
+
+
+def test_a_collection_describes_what_it_was_made_for(store: VectorStore) -> None:
+    fill(store, [point(1, [1, 0, 0, 0])])
+    info = store.describe("things")
+    assert info.spec == SPEC
+    assert info.fields["year"] is FieldType.NUMBER
+    assert info.num_points == 1
+    assert store.names() == ["things"]
+
+
+def test_a_name_that_is_taken_is_a_conflict_and_an_unknown_one_is_not_found(store: VectorStore) -> None:
+    store.create(SPEC)
+    with pytest.raises(Conflict):
+        store.create(SPEC)
+    with pytest.raises(NotFound):
+        store.describe("nothing")
+    with pytest.raises(NotFound):
+        store.nearest("nothing", np.ones(4, dtype=np.float32), 1, EVERYTHING)
+    store.drop("things")
+    assert store.names() == []
+
+
+def test_hits_come_best_first_and_ties_by_id(store: VectorStore) -> None:
+    fill(store, [point(3, [1, 0, 0, 0]), point(1, [0, 1, 0, 0]), point(2, [1, 0, 0, 0])])
+    hits = store.nearest("things", np.asarray([1, 0.1, 0, 0], dtype=np.float32), 10, EVERYTHING)
+    assert [hit.id for hit in hits] == [id_of(2), id_of(3), id_of(1)]
+    assert hits[0].score == pytest.approx(0.995, abs=1e-3)
+
+
+@pytest.mark.parametrize("distance", Distance)
+def test_a_higher_score_is_nearer_whatever_the_distance(store: VectorStore, distance: Distance) -> None:
+    near, far = [0.9, 0.1, 0, 0], [0, 0, 0.2, 0.9]
+    spec = CollectionSpec("things", 4, "e", "f", distance)
+    fill(store, [point(1, far), point(2, near)], spec)
+    hits = store.nearest("things", np.asarray([1, 0, 0, 0], dtype=np.float32), 2, EVERYTHING)
+    assert [hit.id for hit in hits] == [id_of(2), id_of(1)]
+    assert hits[0].score > hits[1].score
+    if distance is Distance.EUCLID:
+        assert hits[0].score == pytest.approx(1 / (1 + np.sqrt(0.02)), abs=1e-5)
+
+
+def test_words_find_what_shares_them_and_rare_ones_weigh_more(store: VectorStore) -> None:
+    points = [point(n, [1, 0, 0, 0], {7: 1.0}) for n in range(1, 9)]
+    points.append(point(9, [0, 1, 0, 0], {7: 1.0, 8: 1.0}))
+    points.append(point(10, [0, 1, 0, 0], {9: 1.0}))
+    fill(store, points)
+    hits = store.nearest("things", SparseVector((7, 8), (1.0, 1.0)), 20, EVERYTHING)
+    assert hits[0].id == id_of(9)
+    assert id_of(10) not in [hit.id for hit in hits]
+    # ln((10 - 9 + .5) / (9 + .5) + 1) for word 7, ln((10 - 1 + .5) / (1 + .5) + 1) for word 8
+    assert hits[0].score == pytest.approx(0.1466 + 1.9924, abs=1e-3)
+    assert hits[1].score == pytest.approx(0.1466, abs=1e-3)
+
+
+def test_writing_the_same_id_again_replaces_the_point(store: VectorStore) -> None:
+    fill(store, [point(1, [1, 0, 0, 0], metadata={"team": "hr"})])
+    store.upsert("things", [point(1, [0, 1, 0, 0], metadata={"team": "it"})])
+    assert store.count("things", EVERYTHING) == 1
+    hit = store.nearest("things", np.asarray([0, 1, 0, 0], dtype=np.float32), 1, EVERYTHING, True)[0]
+    assert hit.payload["metadata"] == {"team": "it"}
+    assert hit.vector is not None
+    assert hit.vector.tolist() == [0, 1, 0, 0]
+
+
+def test_ids_narrow_a_search(store: VectorStore) -> None:
+    fill(store, [point(n, [1, n, 0, 0]) for n in range(1, 6)])
+    query = np.asarray([1, 0, 0, 0], dtype=np.float32)
+    hits = store.nearest("things", query, 10, EVERYTHING, ids=[id_of(5), id_of(3)])
+    assert [hit.id for hit in hits] == [id_of(3), id_of(5)]
+
+
+def test_scrolling_walks_every_point_once_in_order_of_id(store: VectorStore) -> None:
+    fill(store, [point(n, [1, n, 0, 0]) for n in (5, 3, 1, 4, 2)])
+    seen: list[str] = []
+    after = None
+    while page := store.scroll("things", EVERYTHING, 2, after):
+        assert len(page) <= 2
+        seen += [found.id for found in page]
+        after = page[-1].id
+    assert seen == [id_of(n) for n in range(1, 6)]
+
+
+def test_deleting_counts_what_it_removed(store: VectorStore) -> None:
+    fill(store, [point(n, [1, n, 0, 0]) for n in range(1, 6)])
+    assert store.delete("things", one_of("document_id", ["d1", "d2", "unknown"])) == 2
+    assert store.delete("things", one_of("document_id", ["d1"])) == 0
+    assert store.count("things", EVERYTHING) == 3
+
+
+FILTERS: list[tuple[Filter, set[int]]] = [
+    (equals("metadata.team", "hr"), {1, 2, 5}),
+    (Comparison("metadata.team", Op.NE, ("hr",)), {3, 4}),
+    (one_of("metadata.team", ["it", "law"]), {3, 5}),
+    (Comparison("metadata.team", Op.NIN, ("it", "hr")), {4}),
+    (equals("metadata.year", 2024), {2}),
+    (equals("metadata.year", 2023.5), {3}),
+    (one_of("metadata.year", [2024, 2023.5]), {2, 3}),
+    (Comparison("metadata.year", Op.GT, (2023,)), {2, 3}),
+    (Comparison("metadata.year", Op.GTE, (2023,)), {1, 2, 3}),
+    (Comparison("metadata.year", Op.LT, (2023.5,)), {1}),
+    (Comparison("metadata.year", Op.LTE, (2023.5,)), {1, 3}),
+    (equals("metadata.open", True), {1}),
+    (Comparison("metadata.open", Op.NE, (True,)), {2, 3, 4, 5}),
+    (And((equals("metadata.team", "hr"), equals("metadata.year", 2024))), {2}),
+    (Or((equals("metadata.team", "it"), equals("metadata.open", True))), {1, 3}),
+    (Not(Or((equals("metadata.team", "it"), equals("metadata.open", True)))), {2, 4, 5}),
+    (equals("tenant", "bob"), {6}),
+]
+
+
+def test_filters_mean_the_same_in_every_store(store: VectorStore) -> None:
+    metadata: list[dict[str, object]] = [
+        {"team": "hr", "year": 2023, "open": True},
+        {"team": "hr", "year": 2024, "open": False},
+        {"team": "it", "year": 2023.5},
+        {},
+        {"team": ["hr", "law"]},
+    ]
+    points = [point(n, [1, n, 0, 0], {1: 1.0}, metadata=m) for n, m in enumerate(metadata, start=1)]
+    fill(store, [*points, point(6, [1, 6, 0, 0], {1: 1.0}, tenant="bob", metadata={"team": "x"})])
+    for condition, expected in FILTERS:
+        where = condition if condition == equals("tenant", "bob") else And((EVERYTHING, condition))
+        ids = {id_of(n) for n in expected}
+        dense = store.nearest("things", np.ones(4, dtype=np.float32), 10, where)
+        sparse = store.nearest("things", SparseVector((1,), (1.0,)), 10, where)
+        assert {hit.id for hit in dense} == ids, condition
+        assert {hit.id for hit in sparse} == ids, condition
+        assert {found.id for found in store.scroll("things", where, 10)} == ids, condition
+        assert store.count("things", where) == len(ids), condition
+
+
+def test_another_collection_takes_the_place_of_one_at_once(store: VectorStore) -> None:
+    fill(store, [point(1, [1, 0, 0, 0])])
+    wider = CollectionSpec("things-new", 3, "other", "def")
+    store.create(wider)
+    store.add_fields("things-new", {"area": FieldType.STRING})
+    store.upsert("things-new", [point(2, [1, 0, 0]), point(3, [0, 1, 0])])
+    store.swap("things", "things-new")
+    info = store.describe("things")
+    assert info.spec == CollectionSpec("things", 3, "other", "def")
+    assert (dict(info.fields), info.num_points) == ({"area": FieldType.STRING}, 2)
+    assert store.names() == ["things"]
+    hits = store.nearest("things", np.asarray([1, 0, 0], dtype=np.float32), 1, EVERYTHING)
+    assert [hit.id for hit in hits] == [id_of(2)]
+
+
+def test_scrolling_everything_gives_the_vectors_back(store: VectorStore) -> None:
+    fill(store, [point(1, [0.6, 0.8, 0, 0]), point(2, [1, 0, 0, 0], tenant="bob")])
+    found = store.scroll("things", None, 10, with_vectors=True)
+    assert [record.id for record in found] == [id_of(1), id_of(2)]
+    assert found[0].vector == pytest.approx(np.asarray([0.6, 0.8, 0, 0]))
+
+
+@pytest.mark.parametrize("vector", [[0, 0, 0, 0], [float("nan"), 0, 0, 1], [float("inf"), 0, 0, 0]])
+def test_a_vector_without_direction_never_becomes_a_point(vector: list[float]) -> None:
+    with pytest.raises(DataError, match="chunk 0 of document 'd1'"):
+        point(1, vector)
