@@ -1,0 +1,26 @@
+"""Ask the running service one question: `python examples/ask.py "How much is lunch?" [model]`."""
+
+from __future__ import annotations
+
+import sys
+
+from openai import OpenAI
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    question, model = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "auto"
+    client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="unused")
+    response = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": question}], max_tokens=64, temperature=0
+    )
+    hamlet = (response.model_extra or {})["hamlet"]
+    print(response.choices[0].message.content)
+    print(f"route: {hamlet['route']} ({hamlet['reason']})")
+    for hit in hamlet["hits"]:
+        print(f"[{hit['index']}] {hit['filename']}  {hit['score']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""How many requests may be in progress at once. More are refused at once rather than kept waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cluster.errors import Overloaded
+
+
+class Admission:
+    """Counts what is in progress in one process; belongs to one event loop."""
+
+    def __init__(self, limit: int, retry_after_s: float = 1.0) -> None:
+        self._limit = limit
+        self._retry_after_s = retry_after_s
+        self.num_in_progress = 0
+
+    def enter(self) -> Callable[[], None]:
+        """Take a place; what is returned gives it back, once. Raises Overloaded when all are taken."""
+        if self.num_in_progress >= self._limit:
+            raise Overloaded(
+                f"{self._limit} requests are in progress, as many as this server takes; try again shortly",
+                retry_after_s=self._retry_after_s,
+            )
+        self.num_in_progress += 1
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            if not left:
+                left = True
+                self.num_in_progress -= 1
+
+        return leave
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        leave = self.enter()
+        try:
+            yield
+        finally:
+            leave()

@@ -1,0 +1,240 @@
+"""From a chat request to what is generated: names, route, retrieval, and what is told about it.
+
+Holds no state between requests: everything about one answer lives in its `Prepared`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.cards import ModelKind
+from cluster.errors import NotFound, Unavailable
+from serving.backends import Backends, Classified, SearchJob
+from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel
+from serving.citations import cite
+from serving.config import ServingConfig
+from serving.generator import GenerationJob, PromptReport
+from serving.policy import Available, Features, Route, RouteKind, Rule, choose, sentence_pair
+from serving.prompts import Passage, last_user_turn, standalone_query
+from serving.responses import annotation
+from serving.schemas import ChatRequest
+
+NOTHING_FOUND = "I do not know: the documents say nothing about this."
+
+
+class Stages:
+    """Milliseconds that each stage of one answer took, in the order in which they ran."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        end = self.begin(stage)
+        try:
+            yield
+        finally:
+            end()
+
+    def begin(self, stage: str) -> Callable[[], None]:
+        """Start the clock of a stage; what is returned stops it."""
+        started = time.perf_counter()
+
+        def end() -> None:
+            self.ms[stage] = round((time.perf_counter() - started) * 1000, 3)
+
+        return end
+
+
+@dataclass(slots=True)
+class Prepared:
+    """One answer on its way.
+
+    `ready` is the answer itself where no language model is needed: the verdict of a classifier, or that
+    nothing was found. `verdict` are the classifier's probabilities.
+    """
+
+    model: ServedModel
+    route: Route
+    job: GenerationJob
+    stages: Stages
+    question: str
+    ready: str | None = None
+    verdict: Classified | None = None
+
+    def annotations(self, text: str, report: PromptReport) -> list[dict[str, Any]]:
+        """Citations of one answer; only passages that were really sent can be cited."""
+        sent = self.job.passages[: report.num_passages]
+        return [annotation(citation, text, sent) for citation in cite(text, sent, self.question)]
+
+    def extension(self, report: PromptReport) -> dict[str, Any]:
+        """The `hamlet` object of the response."""
+        sent = self.job.passages[: report.num_passages]
+        extension: dict[str, Any] = {
+            "route": self.route.kind.value,
+            "reason": self.route.reason,
+            "degraded": self.route.degraded,
+            "stages": list(self.stages.ms),
+            "stage_ms": self.stages.ms,
+            "hits": [_hit(number, passage) for number, passage in enumerate(sent, start=1)],
+            "dropped": {
+                "hits": len(self.job.passages) - len(sent),
+                "turns": report.num_turns_dropped,
+            },
+        }
+        if self.verdict is not None:
+            extension["verdict"] = dict(self.verdict.scores)
+        return extension
+
+
+class Answers:
+    """Prepares chat answers with the parts of one application."""
+
+    def __init__(self, config: ServingConfig, backends: Backends, catalogue: Catalogue) -> None:
+        self._config = config
+        self._backends = backends
+        self._catalogue = catalogue
+
+    async def prepare(self, request: ChatRequest, request_id: str, tenant: str) -> Prepared:
+        """Decide on the route and retrieve.
+
+        Raises NotFound for an unknown model or collection, and what retrieval raises: a caller who asked
+        for sources by name is never answered without them in silence. `auto` may be, and says so.
+        """
+        messages = tuple(message.to_message() for message in request.messages)
+        prepared = Prepared(
+            model=self._catalogue.base,
+            route=Route(RouteKind.PLAIN, self._catalogue.base.name, ""),
+            job=GenerationJob(
+                request_id, messages, max_tokens=request.answer_tokens, sampling=request.sampling()
+            ),
+            stages=Stages(),
+            question=messages[last_user_turn(messages)].content,
+        )
+        if request.model == AUTO:
+            await self._automatic(prepared, request, tenant)
+        else:
+            await self._by_name(prepared, request, tenant)
+        return prepared
+
+    async def _by_name(self, prepared: Prepared, request: ChatRequest, tenant: str) -> None:
+        name = request.model.removesuffix(RAG_SUFFIX)
+        with prepared.stages.measure("route"):
+            model = await self._catalogue.find(name, ModelKind.GENERATOR)
+        kind = _kind(tuned=model.card is not None, retrieves=name != request.model)
+        reason = f"asked for as {request.model}"
+        hits: tuple[Passage, ...] = ()
+        if kind.retrieves:
+            threshold = self._least_score(request)
+            found = await self._search(prepared, request, tenant)
+            hits = tuple(hit for hit in found if hit.score >= threshold)
+            if not hits:
+                best = f"{found[0].score:.2f}" if found else "no hit"
+                reason += f"; nothing relevant was found (best score {best}, needed {threshold:.2f})"
+                prepared.ready = NOTHING_FOUND
+        _take(prepared, model, Route(kind, model.name, reason), hits)
+
+    async def _automatic(self, prepared: Prepared, request: ChatRequest, tenant: str) -> None:
+        pair = sentence_pair(prepared.question)
+        with prepared.stages.measure("route"):
+            tuned = await self._tuned_model()
+            pair_classifier = await self._catalogue.pair_classifier() if pair else None
+        hits = await self._search_or_none(prepared, request, tenant) if pair_classifier is None else None
+        best_score = None if hits is None else max((hit.score for hit in hits), default=-1.0)
+        route = choose(
+            Features(pair, best_score),
+            Available(
+                base=self._catalogue.base.name,
+                tuned=tuned.name if tuned else None,
+                pair_classifier=pair_classifier.name if pair_classifier else None,
+                retrieval=hits is not None,
+            ),
+            Rule(self._config.router.score_threshold, RouteKind(self._config.router.grounded_route)),
+        )
+        by_name = {model.name: model for model in (self._catalogue.base, tuned, pair_classifier) if model}
+        model = by_name[route.model]
+        least = self._least_score(request)
+        used = tuple(hit for hit in hits or () if hit.score >= least) if route.kind.retrieves else ()
+        _take(prepared, model, route, used)
+        if pair is not None and model.card is not None and route.kind is RouteKind.CLASSIFIER:
+            with prepared.stages.measure("classify"):
+                (prepared.verdict,) = await self._backends.classifier.classify(model.card, [pair])
+            label, score = prepared.verdict.scores[0]
+            prepared.ready = f"{label} ({score:.2f})"
+
+    async def _tuned_model(self) -> ServedModel | None:
+        name = self._config.router.tuned_model
+        if name is None:
+            return None
+        try:
+            return await self._catalogue.find(name, ModelKind.GENERATOR)
+        except NotFound:
+            return None  # not trained yet, or retired: the chain of the policy goes on without it
+
+    async def _search_or_none(
+        self, prepared: Prepared, request: ChatRequest, tenant: str
+    ) -> Sequence[Passage] | None:
+        """Hits, best first; None when retrieval is down, none when nothing has been ingested yet."""
+        try:
+            return await self._search(prepared, request, tenant)
+        except Unavailable:
+            return None
+        except NotFound:
+            if request.hamlet.collection is not None:
+                raise
+            return ()
+
+    async def _search(self, prepared: Prepared, request: ChatRequest, tenant: str) -> Sequence[Passage]:
+        query = standalone_query(prepared.job.messages)
+        with prepared.stages.measure("embed"):
+            embedded = await self._backends.embedder.embed([query], is_query=True)
+        options, defaults = request.hamlet, self._config.retriever
+        job = SearchJob(
+            collection=options.collection or defaults.collection,
+            text=query,
+            vector=embedded.vectors[0],
+            top_k=options.top_k or defaults.top_k,
+            tenant=tenant,
+            filters=tuple((options.filters or {}).items()),
+        )
+        with prepared.stages.measure("search"):
+            return await self._backends.retriever.search(job)
+
+    def _least_score(self, request: ChatRequest) -> float:
+        asked = request.hamlet.score_threshold
+        return self._config.retriever.least_score if asked is None else asked
+
+
+def _take(prepared: Prepared, model: ServedModel, route: Route, hits: tuple[Passage, ...]) -> None:
+    prepared.model = model
+    prepared.route = route
+    job = prepared.job
+    prepared.job = GenerationJob(
+        job.request_id,
+        job.messages,
+        passages=hits,
+        max_tokens=job.max_tokens,
+        sampling=job.sampling,
+        adapter=model.adapter,
+    )
+
+
+def _kind(tuned: bool, retrieves: bool) -> RouteKind:
+    if retrieves:
+        return RouteKind.TUNED_RAG if tuned else RouteKind.RAG
+    return RouteKind.TUNED if tuned else RouteKind.PLAIN
+
+
+def _hit(number: int, passage: Passage) -> dict[str, Any]:
+    return {
+        "index": number,
+        "file_id": passage.document_id,
+        "filename": passage.filename,
+        "chunk_id": passage.chunk_id,
+        "score": round(passage.score, 4),
+        "text": passage.text,
+    }

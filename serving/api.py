@@ -1,0 +1,289 @@
+"""The HTTP front: OpenAI's paths under `/v1`, health, and one handling of errors for all of them.
+
+Built from plain asynchronous parts (`Backends`), so that the whole of it is tested without Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from cluster.cards import ModelKind
+from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from serving.admission import Admission
+from serving.answers import Answers
+from serving.backends import Backends, Classified
+from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel
+from serving.chat import stream_chat, whole_answer
+from serving.completions import stream_text, text_jobs, whole_text
+from serving.config import ServingConfig
+from serving.errors import error_body, error_headers, from_validation
+from serving.metrics import CountedMetrics, Metrics
+from serving.requests import RequestContext
+from serving.responses import Envelope, embeddings, model_object, usage
+from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest
+from serving.sse import ClientGone, EventStream, unless_gone
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+TenantOf = Callable[[Request], str]
+
+DEFAULT_TENANT = "default"
+HEALTH_TIMEOUT_S = 5.0
+# Nobody reads it: the client has closed the connection.
+STATUS_CLIENT_GONE = 499
+
+
+def single_tenant(_request: Request) -> str:
+    """The tenant of every caller where no keys are configured."""
+    return DEFAULT_TENANT
+
+
+class Front:
+    """The endpoints of one application."""
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        backends: Backends,
+        catalogue: Catalogue,
+        tenant_of: TenantOf = single_tenant,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.metrics = metrics or CountedMetrics()
+        self._config = config
+        self._backends = backends
+        self._catalogue = catalogue
+        self._tenant_of = tenant_of
+        self._answers = Answers(config, backends, catalogue)
+        self.admission = Admission(config.router.max_waiting_requests)
+
+    async def chat(self, body: ChatRequest, request: Request) -> Response:
+        request_id = _request_id(request)
+        generator = self._backends.generator
+        leave = self.admission.enter()
+        try:
+            prepared = await self._within_limits(
+                self._answers.prepare(body, request_id, self._tenant_of(request)), request
+            )
+            envelope = Envelope(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), prepared.model.name)
+            if body.stream:
+                events = await self._within_limits(
+                    stream_chat(generator, body, prepared, envelope, self.metrics), request
+                )
+                stream, leave = EventStream(_then(events, leave)), _nothing
+                return stream
+            answer = whole_answer(generator, body, prepared, envelope, self.metrics)
+            return _json(await self._within_limits(answer, request))
+        finally:
+            leave()
+
+    async def complete(self, body: CompletionRequest, request: Request) -> Response:
+        if body.model == AUTO or body.model.endswith(RAG_SUFFIX):
+            raise InvalidInput(
+                f"{body.model} answers chats; use /v1/chat/completions, or a model's own name here", "model"
+            )
+        generator = self._backends.generator
+        leave = self.admission.enter()
+        try:
+            model = await self._catalogue.find(body.model, ModelKind.GENERATOR)
+            envelope = Envelope(f"cmpl-{uuid.uuid4().hex}", int(time.time()), model.name)
+            jobs = text_jobs(body, model, _request_id(request))
+            if body.stream:
+                events = await self._within_limits(stream_text(generator, body, jobs[0], envelope), request)
+                stream, leave = EventStream(_then(events, leave)), _nothing
+                return stream
+            return _json(await self._within_limits(whole_text(generator, body, jobs, envelope), request))
+        finally:
+            leave()
+
+    async def embed(self, body: EmbeddingRequest, request: Request) -> Response:
+        model = await self._catalogue.find(body.model, ModelKind.EMBEDDER)
+        with self.admission.place():
+            embedded = await self._within_limits(self._backends.embedder.embed(body.texts), request)
+        dimension = embedded.vectors.shape[1]
+        if body.dimensions not in (None, dimension):
+            raise InvalidInput(
+                f"{model.name} has vectors of {dimension} dimensions, which cannot be shortened to "
+                f"{body.dimensions}; leave dimensions out",
+                "dimensions",
+            )
+        as_base64 = body.encoding_format == "base64"
+        return _json(embeddings(model.name, embedded.vectors, embedded.num_tokens, as_base64))
+
+    async def classify(self, body: ClassifyRequest, request: Request) -> Response:
+        model = await self._catalogue.find(body.model, ModelKind.CLASSIFIER)
+        assert model.card is not None
+        _require_arity(body.texts, model)
+        with self.admission.place():
+            verdicts = await self._within_limits(
+                self._backends.classifier.classify(model.card, body.texts), request
+            )
+        return _json(_classification(model.name, verdicts))
+
+    async def models(self) -> Response:
+        served = [_model(model) for model in await self._catalogue.list()]
+        aliases = [
+            model_object(alias, 0, "hamlet", alias_of=card_id)
+            for alias, card_id in (await self._catalogue.aliases()).items()
+        ]
+        return _json({"object": "list", "data": [*served, *aliases, model_object(AUTO, 0, "hamlet")]})
+
+    async def model(self, name: str) -> Response:
+        if name == AUTO:
+            return _json(model_object(AUTO, 0, "hamlet"))
+        for kind in ModelKind:
+            try:
+                found = await self._catalogue.find(name.removesuffix(RAG_SUFFIX), kind)
+            except NotFound as exc:
+                refusal = exc
+            else:
+                return _json(_model(found) | {"id": name})
+        raise refusal
+
+    async def healthz(self) -> Response:
+        """That this process answers."""
+        return _json({"status": "ok"})
+
+    async def readyz(self) -> Response:
+        """That every part answers; 503 names those that do not."""
+        checks = {
+            "generator": self._backends.generator.check_health(),
+            "classifier": self._backends.classifier.check_health(),
+            "embedder": self._backends.embedder.check_health(),
+            "retriever": self._backends.retriever.check_health(),
+        }
+        states = await asyncio.gather(*map(_state, checks.values()))
+        ready = all(state == "ready" for state in states)
+        body = {"status": "ready" if ready else "not ready", "parts": dict(zip(checks, states, strict=True))}
+        return _json(body, 200 if ready else 503)
+
+    async def _within_limits(self, work: Awaitable[Result], request: Request) -> Result:
+        """`work`, given up when the client leaves or the time is over."""
+        limit_s = self._config.router.request_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await unless_gone(work, request)
+        except TimeoutError as exc:
+            raise Unavailable(
+                f"no answer within {limit_s:g} s; ask for fewer tokens or try again later", code="timeout"
+            ) from exc
+
+
+def create_app(front: Front, sets_request_id: bool = True) -> FastAPI:
+    """The ASGI application over `front`; `sets_request_id` as in `RequestContext`."""
+    app = FastAPI(title="Hamlet", description="OpenAI-compatible router over tuned models and retrieval.")
+    app.add_api_route("/v1/chat/completions", front.chat, methods=["POST"], tags=["openai"])
+    app.add_api_route("/v1/completions", front.complete, methods=["POST"], tags=["openai"])
+    app.add_api_route("/v1/embeddings", front.embed, methods=["POST"], tags=["openai"])
+    app.add_api_route("/v1/classify", front.classify, methods=["POST"], tags=["hamlet"])
+    app.add_api_route("/v1/models", front.models, methods=["GET"], tags=["openai"])
+    app.add_api_route("/v1/models/{name:path}", front.model, methods=["GET"], tags=["openai"])
+    app.add_api_route("/healthz", front.healthz, methods=["GET"], tags=["health"])
+    app.add_api_route("/readyz", front.readyz, methods=["GET"], tags=["health"])
+    app.add_exception_handler(HamletError, _on_hamlet_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_middleware(RequestContext, metrics=front.metrics, sets_header=sets_request_id)
+    return app
+
+
+async def _on_hamlet_error(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HamletError)
+    return _json(error_body(exc), exc.status, error_headers(exc))
+
+
+async def _on_validation_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    return await _on_hamlet_error(request, from_validation(exc.errors()))
+
+
+async def _on_http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    error = NotFound(f"no such path or method: {request.method} {request.url.path}", code="unknown_url")
+    return _json(error_body(error), exc.status_code, dict(exc.headers or {}))
+
+
+async def _on_client_gone(request: Request, _exc: Exception) -> Response:
+    log.info("request %s: cancelled, the client has left", _request_id(request))
+    return Response(status_code=STATUS_CLIENT_GONE)
+
+
+def _request_id(request: Request) -> str:
+    return str(request.state.request_id)
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")
+
+
+async def _then(events: AsyncGenerator[bytes], after: Callable[[], None]) -> AsyncGenerator[bytes]:
+    try:
+        async for item in events:
+            yield item
+    finally:
+        await events.aclose()
+        after()
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _state(check: Awaitable[None]) -> str:
+    try:
+        async with asyncio.timeout(HEALTH_TIMEOUT_S):
+            await check
+    except HamletError as exc:
+        return exc.message
+    except TimeoutError:
+        return f"no answer within {HEALTH_TIMEOUT_S:g} s"
+    return "ready"
+
+
+def _require_arity(inputs: list[tuple[str, ...]], model: ServedModel) -> None:
+    wanted = 2 if model.card is not None and model.card.is_pair else 1
+    for index, texts in enumerate(inputs):
+        if len(texts) != wanted:
+            takes = "pairs of texts" if wanted == 2 else "single texts"
+            raise InvalidInput(
+                f"input[{index}] has {len(texts)} text(s), {model.name} takes {takes}", f"input[{index}]"
+            )
+
+
+def _classification(model: str, verdicts: list[Classified]) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": [
+            {
+                "object": "classification",
+                "index": index,
+                "label": verdict.scores[0][0],
+                "score": verdict.scores[0][1],
+                "scores": dict(verdict.scores),
+                "truncated": verdict.truncated,
+            }
+            for index, verdict in enumerate(verdicts)
+        ],
+        "model": model,
+        "usage": usage(sum(verdict.num_tokens for verdict in verdicts), 0),
+    }
+
+
+def _model(model: ServedModel) -> dict[str, Any]:
+    card = model.card
+    if card is None:
+        return model_object(model.name, 0, "hamlet", kind=model.kind.value)
+    created = int(card.created_at.timestamp())
+    return model_object(card.id, created, "hamlet", kind=model.kind.value, base_model=card.base_model)

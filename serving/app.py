@@ -1,0 +1,34 @@
+"""The application: `serve deploy examples/serve.yaml` and `serve run serving.app:build_app`."""
+
+# No `from __future__ import annotations` here: Serve reads the type of `args` from the signature, and
+# validates the YAML against it only where that is the class itself.
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from serving.config import DeploymentConfig, ServingConfig, deployment_options
+from serving.deployments import (
+    ClassifierDeployment,
+    EmbedderDeployment,
+    GeneratorDeployment,
+    RetrieverDeployment,
+    RouterDeployment,
+)
+
+
+def build_app(args: ServingConfig) -> Application:
+    """Generator, classifier, embedder and retriever behind the router, each a deployment of its own."""
+    router: Application = _deployment("router", serve.ingress()(RouterDeployment), args.router).bind(
+        args,
+        _deployment("generator", GeneratorDeployment, args.generator).bind(args.generator),
+        _deployment("classifier", ClassifierDeployment, args.classifier).bind(args.classifier),
+        _deployment("embedder", EmbedderDeployment, args.embedder).bind(args.embedder),
+        _deployment("retriever", RetrieverDeployment, args.retriever).bind(),
+    )
+    return router
+
+
+def _deployment(name: str, part: type, config: DeploymentConfig) -> Any:
+    return serve.deployment(part).options(name=name, **deployment_options(config))

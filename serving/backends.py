@@ -1,0 +1,84 @@
+"""What the HTTP front calls: four parts as plain asynchronous objects.
+
+In a cluster they are handles of Serve deployments (`handles`); in tests the parts themselves. Their
+arguments and results cross process boundaries, so they are frozen and small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.cards import ModelCard
+from serving.engine import Delta
+from serving.generator import Completion, GenerationJob, PromptReport
+from serving.prompts import Passage
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """The verdict on one input: probabilities by label, best first."""
+
+    scores: tuple[tuple[str, float], ...]
+    num_tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """`vectors`: [num_texts, dimension], float32, of unit length."""
+
+    vectors: NDArray[np.float32]
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchJob:
+    """What to look for. `tenant` is what the server knows of the caller, never a field of the request."""
+
+    collection: str
+    text: str
+    vector: NDArray[np.float32]  # [dimension]
+    top_k: int
+    tenant: str
+    filters: tuple[tuple[str, Any], ...] = ()
+
+
+class GeneratorBackend(Protocol):
+    async def complete(self, job: GenerationJob) -> Completion: ...
+
+    def stream(self, job: GenerationJob) -> AsyncGenerator[PromptReport | list[Delta]]: ...
+
+    async def check_health(self) -> None: ...
+
+
+class ClassifierBackend(Protocol):
+    async def classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]: ...
+
+    async def check_health(self) -> None: ...
+
+
+class EmbedderBackend(Protocol):
+    async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded: ...
+
+    async def check_health(self) -> None: ...
+
+
+class RetrieverBackend(Protocol):
+    async def search(self, job: SearchJob) -> list[Passage]: ...
+
+    async def check_health(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """All parts of one application."""
+
+    generator: GeneratorBackend
+    classifier: ClassifierBackend
+    embedder: EmbedderBackend
+    retriever: RetrieverBackend

@@ -1,0 +1,190 @@
+"""One chat answer as the HTTP API sends it: whole, or event by event."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import orjson
+
+from cluster.errors import HamletError
+from serving.answers import Prepared
+from serving.backends import GeneratorBackend
+from serving.engine import Delta
+from serving.errors import error_body, internal_error
+from serving.generator import Answer, Completion, PromptReport
+from serving.metrics import Metrics
+from serving.responses import (
+    Envelope,
+    chat_chunk,
+    chat_completion,
+    chunk_choice,
+    delta_choice,
+    usage,
+)
+from serving.schemas import ChatRequest
+
+log = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+
+GenerationEvents = AsyncGenerator[PromptReport | list[Delta]]
+
+
+def event(body: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
+async def whole_answer(
+    generator: GeneratorBackend,
+    request: ChatRequest,
+    prepared: Prepared,
+    envelope: Envelope,
+    metrics: Metrics,
+) -> dict[str, Any]:
+    """The body of a `chat.completion`."""
+    if prepared.ready is None:
+        with prepared.stages.measure("generate"):
+            completion = await generator.complete(prepared.job)
+    else:
+        completion = Completion(PromptReport(0), (Answer(prepared.ready, 0, "stop"),) * request.n)
+    annotations = [prepared.annotations(answer.text, completion.report) for answer in completion.answers]
+    num_tokens = sum(answer.num_tokens for answer in completion.answers)
+    observe_answer(metrics, prepared, completion.report, num_tokens)
+    return chat_completion(
+        envelope, completion, annotations, request.logprobs, prepared.extension(completion.report)
+    )
+
+
+def observe_answer(
+    metrics: Metrics, prepared: Prepared, report: PromptReport, num_completion_tokens: int
+) -> None:
+    """Count a finished answer: its route, its stages, its tokens."""
+    model = prepared.model.name
+    route, degraded = prepared.route.kind.value, str(prepared.route.degraded).lower()
+    metrics.count("answers", {"route": route, "degraded": degraded})
+    metrics.count("tokens", {"kind": "prompt", "model": model}, report.num_prompt_tokens)
+    metrics.count("tokens", {"kind": "completion", "model": model}, num_completion_tokens)
+    for stage, ms in prepared.stages.ms.items():
+        metrics.observe("stage_ms", {"stage": stage}, ms)
+
+
+async def opened(events: GenerationEvents) -> tuple[PromptReport, GenerationEvents]:
+    """The report of a generation that is known to have started, and the deltas that follow.
+
+    Waits for the first of them, so that what fails before it is answered with a status of its own and not
+    inside of a stream.
+    """
+    try:
+        report = await anext(events)
+        first = await anext(events)
+    except BaseException:
+        await events.aclose()
+        raise
+    assert isinstance(report, PromptReport)
+    return report, _resumed(first, events)
+
+
+async def _resumed(first: PromptReport | list[Delta], events: GenerationEvents) -> GenerationEvents:
+    try:
+        yield first
+        async for item in events:
+            yield item
+    finally:
+        await events.aclose()
+
+
+async def ready_events(text: str, count: int) -> GenerationEvents:
+    """An answer that needs no generator, as if generated."""
+    yield PromptReport(0)
+    yield [Delta(index, text, 0, "stop") for index in range(count)]
+
+
+async def stream_chat(
+    generator: GeneratorBackend,
+    request: ChatRequest,
+    prepared: Prepared,
+    envelope: Envelope,
+    metrics: Metrics,
+) -> AsyncGenerator[bytes]:
+    """The server-sent events of a streamed answer; returns once the generation has started."""
+    end_stage = prepared.stages.begin("generate") if prepared.ready is None else None
+    events = (
+        generator.stream(prepared.job) if prepared.ready is None else ready_events(prepared.ready, request.n)
+    )
+    started = time.perf_counter()
+    report, deltas = await opened(events)
+    first_token_ms = (time.perf_counter() - started) * 1000
+    metrics.observe("first_token_ms", {"model": prepared.model.name}, first_token_ms)
+
+    def ended(num_tokens: int) -> None:
+        if end_stage is not None:
+            end_stage()
+        observe_answer(metrics, prepared, report, num_tokens)
+
+    return guarded(_chat_events(deltas, report, request, prepared, envelope, ended), prepared.job.request_id)
+
+
+async def _chat_events(
+    events: GenerationEvents,
+    report: PromptReport,
+    request: ChatRequest,
+    prepared: Prepared,
+    envelope: Envelope,
+    ended: Callable[[int], None],
+) -> AsyncGenerator[bytes]:
+    """Each index begins with its role and ends with a chunk that holds its finish reason and citations.
+
+    One choice a chunk, as many clients read only the first. The very last choice also holds `hamlet`.
+    """
+    include_usage = request.include_usage
+    texts = [""] * request.n
+    num_tokens = 0
+    num_unfinished = request.n
+
+    def chunk(choice: dict[str, Any]) -> dict[str, Any]:
+        return chat_chunk(envelope, [choice], include_usage)
+
+    try:
+        for index in range(request.n):
+            yield event(chunk(chunk_choice(index, {"role": "assistant", "content": ""})))
+        async for deltas in events:
+            assert not isinstance(deltas, PromptReport)
+            for delta in deltas:
+                num_tokens += delta.num_tokens
+                texts[delta.index] += delta.text
+                if delta.text or (request.logprobs and delta.logprobs):
+                    yield event(chunk(delta_choice(delta, request.logprobs)))
+                if delta.finish_reason is None:
+                    continue
+                num_unfinished -= 1
+                citations = prepared.annotations(texts[delta.index], report)
+                last = {"annotations": citations} if citations else {}
+                body = chunk(chunk_choice(delta.index, last, delta.finish_reason))
+                if num_unfinished == 0:
+                    ended(num_tokens)
+                    body["hamlet"] = prepared.extension(report)
+                yield event(body)
+        if include_usage:
+            yield event(chat_chunk(envelope, [], True, usage(report.num_prompt_tokens, num_tokens)))
+        yield DONE
+    finally:
+        await events.aclose()
+
+
+async def guarded(events: AsyncGenerator[bytes], request_id: str) -> AsyncGenerator[bytes]:
+    """`events`, a fault on the way told as an error object, after which there is no `[DONE]`."""
+    try:
+        async for item in events:
+            yield item
+    except HamletError as exc:
+        log.warning("request %s: broke off: %s", request_id, exc)
+        yield event(error_body(exc))
+    except Exception:
+        log.exception("request %s: broke off", request_id)
+        yield event(error_body(internal_error(request_id)))
+    finally:
+        await events.aclose()

@@ -1,0 +1,139 @@
+"""Registered classifiers: loaded when first asked for, the least recently used one given back.
+
+A text above the model's length is cut to it and the answer says `truncated`: the beginning of a text
+mostly decides its class, and a caller who wants another rule can cut it first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.cards import ModelCard
+from cluster.errors import Unprocessable
+from cluster.references import resolve_model
+from cluster.storage import local_folder
+from serving.backends import Classified
+from serving.batching import Batcher
+from serving.config import ClassifierConfig
+
+log = logging.getLogger(__name__)
+
+
+class _Encoded(NamedTuple):
+    token_ids: dict[str, list[int]]  # model input name -> ids of one text or pair, without padding
+    truncated: bool
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids["input_ids"])
+
+
+class SequenceClassifier:
+    """One classifier in memory. Raises Unprocessable when its weights are not all there."""
+
+    def __init__(self, card: ModelCard, config: ClassifierConfig) -> None:
+        import torch
+        from transformers import AutoTokenizer
+
+        folder = local_folder(card.weights_uri)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._model: Any = _load(card, folder).to(self._device, getattr(torch, config.dtype)).eval()
+        positions = getattr(self._model.config, "max_position_embeddings", card.max_length_tokens)
+        self._max_tokens = min(card.max_length_tokens, positions)
+        self._labels = card.labels
+        self.batcher = Batcher(self._forward, config.max_batch_tokens)
+
+    async def classify(self, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
+        """The verdict on each text or pair of texts."""
+        # On a thread of its own, so that the next batch is tokenised while one is computed.
+        encoded = await asyncio.to_thread(self._encode, inputs)
+        scores = await self.batcher.submit(encoded, [item.num_tokens for item in encoded])
+        return [
+            Classified(self._ranked(row), item.num_tokens, item.truncated)
+            for row, item in zip(scores, encoded, strict=True)
+        ]
+
+    def _encode(self, inputs: Sequence[tuple[str, ...]]) -> list[_Encoded]:
+        encoded = []
+        for texts in inputs:
+            full = self._tokenizer(*texts, verbose=False)
+            truncated = len(full["input_ids"]) > self._max_tokens
+            if truncated:
+                full = self._tokenizer(*texts, truncation="longest_first", max_length=self._max_tokens)
+            encoded.append(_Encoded(dict(full), truncated))
+        return encoded
+
+    def _forward(self, items: Sequence[_Encoded]) -> list[list[float]]:
+        """Probabilities, [num_items, num_labels]."""
+        import torch
+
+        batch = self._tokenizer.pad([item.token_ids for item in items], return_tensors="pt").to(self._device)
+        with torch.inference_mode():
+            logits = self._model(**batch).logits.float()
+        probabilities: list[list[float]] = logits.softmax(dim=-1).tolist()
+        return probabilities
+
+    def _ranked(self, row: Sequence[float]) -> tuple[tuple[str, float], ...]:
+        return tuple(sorted(zip(self._labels, row, strict=True), key=lambda entry: -entry[1]))
+
+
+def _load(card: ModelCard, folder: Path) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    source = resolve_model(card.base_model) if card.is_adapter else folder
+    model: Any
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        source, num_labels=len(card.labels), output_loading_info=True
+    )
+    # A head that is not in the file would be random, and answer all the same.
+    if info["missing_keys"] and not card.is_adapter:
+        raise Unprocessable(
+            f"{card.id} lacks weights {sorted(info['missing_keys'])}; export it again", "model"
+        )
+    if not card.is_adapter:
+        return model
+    from peft import PeftModel
+
+    adapted: Any = PeftModel.from_pretrained(model, folder)
+    if not adapted.peft_config["default"].modules_to_save:
+        raise Unprocessable(f"{card.id} holds no classification head; export it again", "model")
+    return adapted.merge_and_unload()
+
+
+class Classifier:
+    """All classifiers of one replica."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        self._config = config
+        self._models: OrderedDict[str, asyncio.Task[SequenceClassifier]] = OrderedDict()
+
+    async def classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
+        """The verdict on each input by the model of `card`, loaded if it is not."""
+        return await (await self._model(card)).classify(inputs)
+
+    async def check_health(self) -> None:
+        """Nothing to check: a classifier lives in this process."""
+
+    async def _model(self, card: ModelCard) -> SequenceClassifier:
+        loading = self._models.get(card.id)
+        if loading is None:
+            # A task, so that callers who come meanwhile wait for the same load.
+            load = asyncio.to_thread(SequenceClassifier, card, self._config)
+            loading = self._models[card.id] = asyncio.ensure_future(load)
+            while len(self._models) > self._config.max_models:
+                evicted, _ = self._models.popitem(last=False)
+                log.info("classifier %s leaves memory", evicted)
+        self._models.move_to_end(card.id)
+        try:
+            return await asyncio.shield(loading)
+        except Exception:
+            # The next caller tries again: the storage may have been away.
+            if self._models.get(card.id) is loading:
+                del self._models[card.id]
+            raise

@@ -1,0 +1,68 @@
+"""Plain completions as the HTTP API sends them: bare prompts, no template, no retrieval."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from cluster.errors import InvalidInput
+from serving.backends import GeneratorBackend
+from serving.catalogue import ServedModel
+from serving.chat import DONE, GenerationEvents, event, guarded, opened
+from serving.generator import GenerationJob, PromptReport
+from serving.responses import Envelope, text_choice, text_chunk, text_completion, usage
+from serving.schemas import CompletionRequest
+
+
+def text_jobs(request: CompletionRequest, model: ServedModel, request_id: str) -> list[GenerationJob]:
+    """One job for each prompt. Raises InvalidInput where several prompts are to be streamed."""
+    prompts = request.prompts
+    if request.stream and len(prompts) > 1:
+        raise InvalidInput("several prompts cannot be streamed; send one, or stream: false", "prompt")
+    return [
+        GenerationJob(
+            f"{request_id}-{number}",
+            prompt=prompt,
+            max_tokens=request.max_tokens,
+            sampling=request.sampling(),
+            adapter=model.adapter,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+async def whole_text(
+    generator: GeneratorBackend, request: CompletionRequest, jobs: Sequence[GenerationJob], envelope: Envelope
+) -> dict[str, Any]:
+    """The body of a `text_completion`; its prompts are generated together, and given up together."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(generator.complete(job)) for job in jobs]
+    return text_completion(envelope, [task.result() for task in tasks], request.logprobs is not None)
+
+
+async def stream_text(
+    generator: GeneratorBackend, request: CompletionRequest, job: GenerationJob, envelope: Envelope
+) -> AsyncGenerator[bytes]:
+    """The server-sent events of a streamed completion; returns once the generation has started."""
+    report, deltas = await opened(generator.stream(job))
+    return guarded(_text_events(deltas, report, request, envelope), job.request_id)
+
+
+async def _text_events(
+    events: GenerationEvents, report: PromptReport, request: CompletionRequest, envelope: Envelope
+) -> AsyncGenerator[bytes]:
+    num_tokens = 0
+    try:
+        async for deltas in events:
+            assert not isinstance(deltas, PromptReport)
+            for delta in deltas:
+                num_tokens += delta.num_tokens
+                if delta.text or delta.finish_reason:
+                    choice = text_choice(delta.index, delta.text, delta.finish_reason)
+                    yield event(text_chunk(envelope, [choice], request.include_usage))
+        if request.include_usage:
+            yield event(text_chunk(envelope, [], True, usage(report.num_prompt_tokens, num_tokens)))
+        yield DONE
+    finally:
+        await events.aclose()

@@ -1,0 +1,181 @@
+"""What a deployed application is: models, resources and limits of each deployment.
+
+The same document is `args` in `examples/serve.yaml` and in KubeRay's `serveConfigV2`. Defaults fit a
+laptop whose Ray head has 4 logical CPUs and must be able to train with 2 workers while it serves.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DeploymentConfig(_Frozen):
+    """Resources, scaling and admission of one Serve deployment."""
+
+    num_cpus: float = Field(0.1, ge=0, description="Logical CPUs that each replica reserves.")
+    num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves.")
+    min_replicas: int = Field(1, ge=0, description="Replicas kept when idle; 0 scales to zero.")
+    max_replicas: int = Field(1, ge=1, description="Replicas at most.")
+    max_ongoing_requests: int = Field(64, ge=1, description="Requests that one replica works on at a time.")
+    max_queued_requests: int = Field(
+        256, ge=0, description="Requests that wait per caller beyond those; more are refused with 503."
+    )
+    target_ongoing_requests: float = Field(
+        32, gt=0, description="Ongoing requests per replica that autoscaling aims at."
+    )
+    look_back_period_s: float = Field(30, gt=0, description="Window over which load is averaged, in seconds.")
+    upscale_delay_s: float = Field(30, ge=0, description="Seconds of high load before a replica is added.")
+    downscale_delay_s: float = Field(300, ge=0, description="Seconds of low load before one is removed.")
+    health_check_period_s: float = Field(5, gt=0, description="Seconds between health checks of a replica.")
+    health_check_timeout_s: float = Field(30, gt=0, description="Seconds after which a check has failed.")
+    graceful_shutdown_timeout_s: float = Field(
+        30, ge=0, description="Seconds a replica that is taken away has to finish what it is answering."
+    )
+
+    @model_validator(mode="after")
+    def _scaling_settles(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} exceeds max_replicas {self.max_replicas}")
+        if self.target_ongoing_requests > self.max_ongoing_requests:
+            raise ValueError(
+                f"target_ongoing_requests {self.target_ongoing_requests:g} exceeds max_ongoing_requests "
+                f"{self.max_ongoing_requests}: no replica would ever be added"
+            )
+        # A delay shorter than the window reacts twice to the same burst, and the count swings.
+        for name in ("upscale_delay_s", "downscale_delay_s"):
+            delay_s = getattr(self, name)
+            if self.min_replicas != self.max_replicas and delay_s < self.look_back_period_s:
+                raise ValueError(
+                    f"{name} {delay_s:g} is shorter than look_back_period_s {self.look_back_period_s:g}: the "
+                    "replica count would swing at steady load; raise the delay or shorten the window"
+                )
+        return self
+
+
+class ModelDeploymentConfig(DeploymentConfig):
+    """A deployment that computes."""
+
+    num_threads: int | None = Field(
+        None, ge=1, description="Threads to compute with on CPU; by default every core of the machine."
+    )
+
+
+class GeneratorConfig(ModelDeploymentConfig):
+    """The language model and its engine."""
+
+    num_cpus: float = Field(0.5, ge=0, description="Logical CPUs that each replica reserves.")
+    model: str = Field("builtin:smollm2", description="Model reference of the base that adapters load onto.")
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        "auto", description="auto takes vLLM where it is installed, transformers elsewhere."
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Type of the weights.")
+    max_model_len_tokens: int = Field(2048, ge=64, description="Longest prompt and answer together.")
+    max_num_seqs: int = Field(64, ge=1, description="Sequences in one batch of the engine.")
+    default_max_tokens: int = Field(
+        512, ge=1, description="Answer length when a request names none; less where less is left."
+    )
+    max_loras: int = Field(4, ge=1, description="LoRA adapters in one batch; more wait on the host.")
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256] = Field(
+        32, description="Highest rank of an adapter; higher costs memory for every adapter."
+    )
+    memory_utilization: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of the memory for vLLM; by default 0.15 on CPU, 0.9 on GPU.",
+    )
+    kv_cache_gib: int = Field(1, ge=1, description="Size of vLLM's KV cache on CPU, in GiB.")
+
+
+class ClassifierConfig(ModelDeploymentConfig):
+    """Registered classifiers, loaded when they are first asked for."""
+
+    dtype: Literal["bfloat16", "float32"] = Field("float32", description="Type of the weights.")
+    max_models: int = Field(4, ge=1, description="Models in memory; the least recently used leaves first.")
+    max_batch_tokens: int = Field(4096, ge=64, description="Tokens in one batch, padding included.")
+
+
+class EmbedderConfig(ModelDeploymentConfig):
+    """The sentence embedder, for `/v1/embeddings` and for the queries of retrieval."""
+
+    model: str = Field("builtin:minilm", description="Model reference, the same that ingested the documents.")
+    max_batch_tokens: int = Field(2048, ge=64, description="Tokens in one batch, padding included.")
+    max_ongoing_requests: int = Field(256, ge=1, description="Requests that one replica works on at a time.")
+
+
+class RetrieverConfig(DeploymentConfig):
+    """Search in the vector store."""
+
+    collection: str = Field("default", description="Collection that is searched when a request names none.")
+    top_k: int = Field(4, ge=1, le=50, description="Hits put in the prompt when a request names no number.")
+    least_score: float = Field(
+        0.25, ge=-1, le=1, description="Cosine similarity below which a hit is taken for irrelevant."
+    )
+
+
+class RouterConfig(DeploymentConfig):
+    """The HTTP front and its decisions."""
+
+    max_ongoing_requests: int = Field(512, ge=1, description="Requests that one replica works on at a time.")
+    catalogue_ttl_s: float = Field(
+        1.0, ge=0, description="Seconds until a newly registered or promoted model is noticed."
+    )
+    score_threshold: float = Field(
+        0.34, ge=-1, le=1, description="`auto` retrieves when the best hit's cosine similarity reaches this."
+    )
+    grounded_route: Literal["rag", "tuned", "tuned+rag"] = Field(
+        "rag",
+        description="How `auto` answers what the documents cover; measure it with an evaluation.",
+    )
+    tuned_model: str | None = Field(
+        None, description="Registered name or alias that `auto` takes for tuned routes."
+    )
+    max_waiting_requests: int = Field(
+        128, ge=1, description="Requests to models in progress per router replica; more get 429 at once."
+    )
+    part_timeout_s: float = Field(
+        10,
+        gt=0,
+        description="Seconds a part may take to begin on a request; then 503, as for one that is down.",
+    )
+    request_timeout_s: float = Field(300, gt=0, description="Seconds until an answer is given up with 503.")
+
+
+class ServingConfig(_Frozen):
+    """One application: `serving.app:build_app`."""
+
+    generator: GeneratorConfig = GeneratorConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    retriever: RetrieverConfig = RetrieverConfig()
+    router: RouterConfig = RouterConfig()
+
+
+def deployment_options(config: DeploymentConfig) -> dict[str, Any]:
+    """`config` as the options of a Serve deployment."""
+    options: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        "max_ongoing_requests": config.max_ongoing_requests,
+        "max_queued_requests": config.max_queued_requests,
+        "health_check_period_s": config.health_check_period_s,
+        "health_check_timeout_s": config.health_check_timeout_s,
+        "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
+    }
+    if config.min_replicas == config.max_replicas:
+        return options | {"num_replicas": config.max_replicas}
+    return options | {
+        "autoscaling_config": {
+            "min_replicas": config.min_replicas,
+            "max_replicas": config.max_replicas,
+            "target_ongoing_requests": config.target_ongoing_requests,
+            "look_back_period_s": config.look_back_period_s,
+            "upscale_delay_s": config.upscale_delay_s,
+            "downscale_delay_s": config.downscale_delay_s,
+        }
+    }

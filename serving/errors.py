@@ -1,0 +1,70 @@
+"""From errors to HTTP: the one table of statuses, and OpenAI's error object.
+
+HamletError             its own status, type, param and code
+body that is no JSON or breaks the schema   400, `param` names the first field at fault
+anything else           500 with a request id and no detail; the detail goes to the log
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.errors import HamletError, InvalidInput
+
+DEFAULT_RETRY_AFTER_S = 1.0
+
+
+def error_body(error: HamletError) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_headers(error: HamletError) -> dict[str, str]:
+    """`Retry-After` in whole seconds for what may succeed later."""
+    if error.status not in (429, 503):
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s or DEFAULT_RETRY_AFTER_S)))}
+
+
+def internal_error(request_id: str) -> HamletError:
+    """What a caller sees of a fault of ours."""
+    return HamletError(f"an internal error occurred; the log has it under request id {request_id}")
+
+
+def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidInput:
+    """The first complaint of pydantic in one sentence that names the field.
+
+    >>> from_validation([{"type": "extra_forbidden", "loc": ("body", "foo"), "msg": "", "input": 1}]).param
+    'foo'
+    """
+    first = errors[0]
+    param = field_path(first["loc"])
+    if first["type"] == "json_invalid":
+        return InvalidInput(f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}", None)
+    if first["type"] == "extra_forbidden":
+        return InvalidInput(
+            f"unsupported parameter {param!r}: remove it from the request", param, "unsupported_parameter"
+        )
+    if first["type"] == "missing":
+        return InvalidInput(f"missing required parameter {param!r}", param, "missing_required_parameter")
+    return InvalidInput(f"{param}: {first['msg'].removeprefix('Value error, ')}", param)
+
+
+def field_path(location: Sequence[str | int]) -> str:
+    """`("body", "messages", 1, "role")` as `messages[1].role`; names of union members are left out."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part == "body" and not path:
+            continue
+        elif part.isidentifier() and not _is_union_member(part):
+            path += f".{part}" if path else part
+    return path or "body"
+
+
+def _is_union_member(part: str) -> bool:
+    # pydantic puts the name of the tried alternative into the location: `str`, `int`, `TextPart`.
+    return part in {"str", "int", "float", "bool"} or part[:1].isupper()

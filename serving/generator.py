@@ -1,0 +1,203 @@
+"""A served language model: an engine, its tokenizer, and the rules between a request and the engine.
+
+Rules kept here: what fits the context and what is refused, how long an answer may be, and that several
+greedy answers are one answer. Runs as a Serve deployment, and in tests without Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+
+from cluster.errors import ContextLengthExceeded, InvalidInput
+from serving.config import GeneratorConfig
+from serving.engine import Adapter, Delta, FinishReason, GenerationEngine, Sampling, TokenLogprob
+from serving.prompts import Passage, fit
+from serving.tokenizer import Message, PromptRenderer
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SAMPLING = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationJob:
+    """One request to generate: a conversation, or a bare prompt as text or token ids."""
+
+    request_id: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] = ""
+    passages: tuple[Passage, ...] = ()
+    max_tokens: int | None = None
+    sampling: Sampling = DEFAULT_SAMPLING
+    adapter: Adapter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReport:
+    """What was sent to the engine. `num_passages` counts the best ones that were kept."""
+
+    num_prompt_tokens: int
+    num_passages: int = 0
+    num_turns_dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One whole answer."""
+
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """All answers to one job, by index."""
+
+    report: PromptReport
+    answers: tuple[Answer, ...]
+
+
+class Generator:
+    """Answers jobs with one base model and any number of adapters."""
+
+    def __init__(self, config: GeneratorConfig, engine: GenerationEngine, renderer: PromptRenderer) -> None:
+        self._config = config
+        self._engine = engine
+        self._renderer = renderer
+
+    async def stream(self, job: GenerationJob) -> AsyncGenerator[PromptReport | list[Delta]]:
+        """First the report, then the deltas of each step.
+
+        Raises InvalidInput for what the engine cannot do, ContextLengthExceeded when prompt and answer
+        do not fit, and Unavailable when the engine fails.
+        """
+        self._require_features(job.sampling)
+        prompt_token_ids, report = self._prompt(job)
+        max_tokens = answer_room(
+            len(prompt_token_ids),
+            job.max_tokens,
+            self._engine.max_model_len_tokens,
+            self._config.default_max_tokens,
+        )
+        yield report
+        # Several greedy answers are equal by definition: generate one, show it n times.
+        copies = job.sampling.n if job.sampling.temperature == 0 else 1
+        sampling = replace(job.sampling, n=1) if copies > 1 else job.sampling
+        steps = self._engine.generate(job.request_id, prompt_token_ids, max_tokens, sampling, job.adapter)
+        finished = False
+        try:
+            async for deltas in steps:
+                if copies > 1:
+                    deltas = [replace(delta, index=i) for delta in deltas for i in range(copies)]
+                if deltas:
+                    yield deltas
+            finished = True
+        except asyncio.CancelledError:
+            log.info("request %s: cancelled", job.request_id)
+            raise
+        finally:
+            if not finished:
+                await steps.aclose()
+
+    async def run(self, job: GenerationJob) -> AsyncGenerator[PromptReport | Completion]:
+        """First the report, once the job has been taken, then everything at once."""
+        report = PromptReport(0)
+        collected: list[list[Delta]] = [[] for _ in range(job.sampling.n)]
+        async for event in self.stream(job):
+            if isinstance(event, PromptReport):
+                report = event
+                yield report
+            else:
+                for delta in event:
+                    collected[delta.index].append(delta)
+        yield Completion(report, tuple(map(_joined, collected)))
+
+    async def complete(self, job: GenerationJob) -> Completion:
+        """The whole of `stream` at once."""
+        *_, completion = [event async for event in self.run(job)]
+        assert isinstance(completion, Completion)
+        return completion
+
+    async def check_health(self) -> None:
+        await self._engine.check_health()
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    def _require_features(self, sampling: Sampling) -> None:
+        needs = {
+            "logprobs": sampling.num_top_logprobs is not None,
+            "json_schema": sampling.json_schema is not None,
+        }
+        params = {"logprobs": "logprobs", "json_schema": "response_format"}
+        for feature, needed in needs.items():
+            if needed and feature not in self._engine.features:
+                raise InvalidInput(
+                    f"this server's generation engine does not offer {params[feature]!r}; leave it out",
+                    params[feature],
+                    "unsupported_parameter",
+                )
+
+    def _prompt(self, job: GenerationJob) -> tuple[list[int], PromptReport]:
+        if not job.messages:
+            ids = list(job.prompt) if isinstance(job.prompt, tuple) else self._renderer.encode(job.prompt)
+            return ids, PromptReport(len(ids))
+        template = job.adapter.chat_template if job.adapter else None
+        if not job.passages:
+            ids = self._renderer.render(job.messages, template)
+            return ids, PromptReport(len(ids))
+        return self._grounded_prompt(job, template)
+
+    def _grounded_prompt(self, job: GenerationJob, template: str | None) -> tuple[list[int], PromptReport]:
+        room = job.max_tokens or self._config.default_max_tokens
+        budget = self._engine.max_model_len_tokens - room
+
+        def fits(messages: Sequence[Message]) -> bool:
+            return len(self._renderer.render(messages, template)) <= budget
+
+        fitted = fit(job.messages, job.passages, fits)
+        if fitted is None:
+            bare = len(self._renderer.render(job.messages[-1:], template))
+            raise ContextLengthExceeded(
+                f"the question takes {bare} tokens and the answer {room}, together more than the model's "
+                f"{self._engine.max_model_len_tokens}; shorten the question or lower max_tokens",
+                "messages",
+            )
+        ids = self._renderer.render(fitted.messages, template)
+        return ids, PromptReport(len(ids), fitted.num_passages, fitted.num_turns_dropped)
+
+
+def answer_room(num_prompt_tokens: int, max_tokens: int | None, context: int, default: int) -> int:
+    """How many tokens the answer may have, all in tokens; always at least 1.
+
+    Without `max_tokens` it is `default`, or what is left of the context when that is less. A
+    `max_tokens` that does not fit is refused, as OpenAI does. Raises ContextLengthExceeded.
+    """
+    left = context - num_prompt_tokens
+    if left < 1:
+        raise ContextLengthExceeded(
+            f"the prompt has {num_prompt_tokens} tokens and leaves no room for an answer in the model's "
+            f"context of {context}; shorten the messages",
+            "messages",
+        )
+    if max_tokens is not None and max_tokens > left:
+        raise ContextLengthExceeded(
+            f"the prompt has {num_prompt_tokens} tokens and max_tokens asks for {max_tokens}, together more "
+            f"than the model's context of {context}; lower max_tokens to {left} or shorten the messages",
+            "max_tokens",
+        )
+    return min(default, left) if max_tokens is None else max_tokens
+
+
+def _joined(deltas: Sequence[Delta]) -> Answer:
+    return Answer(
+        text="".join(delta.text for delta in deltas),
+        num_tokens=sum(delta.num_tokens for delta in deltas),
+        finish_reason=next((delta.finish_reason for delta in deltas if delta.finish_reason), "stop"),
+        logprobs=tuple(token for delta in deltas for token in delta.logprobs),
+    )

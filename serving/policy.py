@@ -1,0 +1,139 @@
+"""How `auto` answers: a pure decision from the question, the best hit and what is available.
+
+    two sentences to compare, a pair classifier is registered   -> classifier
+    best hit at or above the threshold                          -> the calibrated grounded route
+    otherwise                                                   -> plain
+
+When a part is down the next route of this chain that can run is taken, and the answer says `degraded`:
+
+    tuned+rag -> tuned -> rag -> plain          classifier -> plain
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class RouteKind(StrEnum):
+    """Which parts answer."""
+
+    PLAIN = "plain"
+    TUNED = "tuned"
+    RAG = "rag"
+    TUNED_RAG = "tuned+rag"
+    CLASSIFIER = "classifier"
+
+    @property
+    def retrieves(self) -> bool:
+        return self in (RouteKind.RAG, RouteKind.TUNED_RAG)
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the decision sees of a request. `best_score` is None when nothing could be searched."""
+
+    pair: tuple[str, str] | None
+    best_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """What could answer. `tuned` and `pair_classifier` are None when there is none."""
+
+    base: str
+    tuned: str | None
+    pair_classifier: str | None
+    retrieval: bool
+    generation: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Calibrated numbers of the decision."""
+
+    score_threshold: float
+    grounded_route: RouteKind
+
+
+class Route(NamedTuple):
+    """The decision. `model` is a catalogue name; `degraded` says that a better route was down."""
+
+    kind: RouteKind
+    model: str
+    reason: str
+    degraded: bool = False
+
+
+_CHAIN = {
+    RouteKind.TUNED_RAG: (RouteKind.TUNED_RAG, RouteKind.TUNED, RouteKind.RAG, RouteKind.PLAIN),
+    RouteKind.TUNED: (RouteKind.TUNED, RouteKind.PLAIN),
+    RouteKind.RAG: (RouteKind.RAG, RouteKind.PLAIN),
+    RouteKind.CLASSIFIER: (RouteKind.CLASSIFIER, RouteKind.PLAIN),
+    RouteKind.PLAIN: (RouteKind.PLAIN,),
+}
+
+
+def choose(features: Features, available: Available, rule: Rule) -> Route:
+    """The route for a request with `features`, given what is `available`."""
+    wanted, reason = _wanted(features, available, rule)
+    models = {
+        RouteKind.PLAIN: available.base if available.generation else None,
+        RouteKind.RAG: available.base if available.generation and available.retrieval else None,
+        RouteKind.TUNED: available.tuned if available.generation else None,
+        RouteKind.TUNED_RAG: available.tuned if available.generation and available.retrieval else None,
+        RouteKind.CLASSIFIER: available.pair_classifier,
+    }
+    for kind in _CHAIN[wanted]:
+        model = models[kind]
+        if model is not None:
+            lost = kind is not wanted
+            blind = features.best_score is None and features.pair is None
+            return Route(kind, model, f"{reason}; {wanted} cannot run" if lost else reason, lost or blind)
+    # Nothing can run: name the plain route, and let the call say what is down.
+    return Route(RouteKind.PLAIN, available.base, f"{reason}; no part that could answer is up", True)
+
+
+def _wanted(features: Features, available: Available, rule: Rule) -> tuple[RouteKind, str]:
+    if features.pair is not None and available.pair_classifier is not None:
+        return RouteKind.CLASSIFIER, "two sentences to compare"
+    if features.best_score is None:
+        return RouteKind.PLAIN, "the documents could not be searched"
+    if features.best_score >= rule.score_threshold:
+        return (
+            rule.grounded_route,
+            f"best passage scores {features.best_score:.2f}, at or above {rule.score_threshold:.2f}",
+        )
+    return (
+        RouteKind.PLAIN,
+        f"best passage scores {features.best_score:.2f}, below {rule.score_threshold:.2f}",
+    )
+
+
+_QUOTED = re.compile(r'"([^"\n]{3,})"|“([^”\n]{3,})”')
+_LABELLED = re.compile(r"^\s*sentence\s*([12ab])\s*[:.)]\s*(.{3,})$", re.IGNORECASE | re.MULTILINE)
+_COMPARISON = re.compile(
+    r"\b(paraphras\w*|equivalent\w*|same (?:thing|meaning)|mean(?:s|ing)? the same|similar in meaning|"
+    r"say the same)\b",
+    re.IGNORECASE,
+)
+
+
+def sentence_pair(text: str) -> tuple[str, str] | None:
+    """The two sentences that a message asks to compare, or None.
+
+    Either two labelled lines (`Sentence 1: …`, `Sentence 2: …`), or exactly two quoted texts beside words
+    of comparison.
+
+    >>> sentence_pair('Do "He left." and "He went away." mean the same?')
+    ('He left.', 'He went away.')
+    """
+    labelled = [match[2].strip() for match in _LABELLED.finditer(text)]
+    if len(labelled) == 2:
+        return labelled[0], labelled[1]
+    quoted = [match[1] or match[2] for match in _QUOTED.finditer(text)]
+    if len(quoted) == 2 and _COMPARISON.search(_QUOTED.sub(" ", text)):
+        return quoted[0], quoted[1]
+    return None

@@ -1,0 +1,141 @@
+"""What a retrieval-augmented prompt says, and what is left out when it does not fit. Pure.
+
+Passages are numbered from 1 in the order of their rank and stand in the last user turn, before the
+question, the best one nearest to it: a small model reads best what it read last. Their text is data: it
+is inserted by concatenation, never read as a template, cannot open a turn (`tokenizer.neutralise`), and
+cannot pass for the number of another passage.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from serving.tokenizer import Message
+
+
+class Passage(NamedTuple):
+    """A piece of a document, as retrieval found it."""
+
+    chunk_id: str
+    document_id: str
+    filename: str
+    text: str
+    score: float  # cosine similarity of question and passage, -1 to 1
+
+
+class Fitted(NamedTuple):
+    """A conversation that fits. `num_passages` are the best ones kept, `num_turns_dropped` exchanges."""
+
+    messages: list[Message]
+    num_passages: int
+    num_turns_dropped: int
+
+
+# Short, since small models follow little else; measured on the example handbook (docs/serving.md).
+INSTRUCTION = "Answer the question with the facts in these passages."
+
+# A line that begins like one of our own markers.
+_FORGED_MARKER = re.compile(r"^(\s*)\[(\d+)\]", re.MULTILINE)
+
+
+def grounded(messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
+    """`messages` with the passages put before the last user turn's question."""
+    if not passages:
+        return list(messages)
+    at = last_user_turn(messages)
+    numbered = [f"[{number}] {_without_markers(p.text)}" for number, p in enumerate(passages, start=1)]
+    content = "\n\n".join([INSTRUCTION, *reversed(numbered), f"Question: {messages[at].content}"])
+    return [*messages[:at], Message("user", content), *messages[at + 1 :]]
+
+
+def _without_markers(text: str) -> str:
+    return _FORGED_MARKER.sub(r"\1(\2)", text.strip())
+
+
+def fit(
+    messages: Sequence[Message],
+    passages: Sequence[Passage],
+    fits: Callable[[list[Message]], bool],
+) -> Fitted | None:
+    """The fullest conversation for which `fits` holds; None when not even the bare question does.
+
+    Left out first are the lowest hits, then the oldest exchanges, last the best hit. System text and the
+    last user turn always stay. `fits` is asked O(log n) times: leaving out more never makes it longer.
+    """
+    steps = list(_steps(messages, len(passages)))
+
+    def attempt(step: tuple[int, int]) -> list[Message]:
+        num_passages, num_dropped = step
+        return grounded(drop_exchanges(messages, num_dropped), passages[:num_passages])
+
+    first = bisect_left(steps, True, key=lambda step: fits(attempt(step)))
+    if first == len(steps):
+        return None
+    return Fitted(attempt(steps[first]), *steps[first])
+
+
+def _steps(messages: Sequence[Message], num_passages: int) -> list[tuple[int, int]]:
+    """(passages kept, exchanges dropped), from everything to the bare question."""
+    num_exchanges = len(_exchange_starts(messages))
+    fewer_hits = [(kept, 0) for kept in range(num_passages, 0, -1)] or [(0, 0)]
+    best_hits = min(num_passages, 1)
+    fewer_turns = [(best_hits, dropped) for dropped in range(1, num_exchanges + 1)]
+    last = [(0, num_exchanges)] if num_passages else []
+    return [*fewer_hits, *fewer_turns, *last]
+
+
+def last_user_turn(messages: Sequence[Message]) -> int:
+    """Index of the last user message; of the last message if there is none."""
+    users = [index for index, message in enumerate(messages) if message.role == "user"]
+    return users[-1] if users else len(messages) - 1
+
+
+def drop_exchanges(messages: Sequence[Message], count: int) -> list[Message]:
+    """`messages` without the oldest `count` exchanges: a user message and what answered it."""
+    if count == 0:
+        return list(messages)
+    starts = [*_exchange_starts(messages), last_user_turn(messages)]
+    cut = starts[count]
+    return [message for index, message in enumerate(messages) if index >= cut or message.role == "system"]
+
+
+def _exchange_starts(messages: Sequence[Message]) -> list[int]:
+    """Indices at which the exchanges before the last user turn begin."""
+    question = last_user_turn(messages)
+    history = [index for index in range(question) if messages[index].role != "system"]
+    return [
+        index for position, index in enumerate(history) if messages[index].role == "user" or position == 0
+    ]
+
+
+_WORD = re.compile(r"\w+")
+# A follow-up leans on what was said before: it is short, or points back.
+_FOLLOW_UP_WORDS = frozenset(
+    """
+    it its they them their theirs that this those these there he she him her his and or but also then so
+    one ones same other another
+    """.split()  # noqa: SIM905 - as in citations
+)
+_SHORT_QUESTION_WORDS = 4
+# Of the question before; the embedder reads only so much, and the last question must be in it.
+_MAX_CARRIED_WORDS = 40
+
+
+def standalone_query(messages: Sequence[Message]) -> str:
+    """What to search for: the last question, with the one before it when it cannot stand alone.
+
+    >>> standalone_query([Message("user", "How long is the boiler's warranty?"),
+    ...                   Message("assistant", "Two years."), Message("user", "And in the other manual?")])
+    "How long is the boiler's warranty? And in the other manual?"
+    """
+    questions = [message.content for message in messages if message.role == "user"]
+    if not questions:
+        return messages[-1].content
+    words = [word.lower() for word in _WORD.findall(questions[-1])]
+    leans_back = len(words) <= _SHORT_QUESTION_WORDS or any(word in _FOLLOW_UP_WORDS for word in words)
+    if not leans_back or len(questions) == 1:
+        return questions[-1]
+    return " ".join([*questions[-2].split()[:_MAX_CARRIED_WORDS], questions[-1]])

@@ -1,0 +1,90 @@
+"""What happens to every HTTP request: an id, one log line, metrics, and an answer even where ours fails."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.errors import error_body, internal_error
+from serving.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "x-request-id"
+# Probes come every second and say nothing.
+_UNLOGGED = frozenset({"/healthz", "/readyz"})
+# What a caller may choose as an id: it goes to logs and headers as it is.
+_CALLER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+
+class RequestContext:
+    """ASGI middleware. The id is in `scope["state"]["request_id"]`, in the answer's header and in the log.
+
+    `sets_header` is False behind Ray Serve, which gives each request an id and each answer the header.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, sets_header: bool = True) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._sets_header = sets_header
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._sets_header:
+                    message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if status:
+                raise
+            await _send_internal_error(request_id, send_with_id)
+        finally:
+            self._tell(scope, request_id, status, (time.perf_counter() - started) * 1000)
+
+    def _tell(self, scope: Scope, request_id: str, status: int, ms: float) -> None:
+        # The route's pattern, since paths that callers make up would be labels without end.
+        path = getattr(scope.get("route"), "path", "unknown")
+        self._metrics.count("requests", {"path": path, "status": str(status)})
+        self._metrics.observe("request_ms", {"path": path}, ms)
+        if scope["path"] not in _UNLOGGED:
+            log.info(
+                "request_id=%s method=%s path=%s status=%d ms=%.1f",
+                request_id,
+                scope["method"],
+                scope["path"],
+                status,
+                ms,
+            )
+
+
+def _request_id(asked: str | None) -> str:
+    if asked and _CALLER_ID.fullmatch(asked):
+        return asked
+    return f"req_{uuid.uuid4().hex}"
+
+
+async def _send_internal_error(request_id: str, send: Send) -> None:
+    body = orjson.dumps(error_body(internal_error(request_id)))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,65 @@
+"""Hits for a question, from the vector store that retrieval owns."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from retrieval.owner import async_collections
+from retrieval.points import Hit
+from retrieval.search import SearchRequest
+from serving.backends import SearchJob
+from serving.prompts import Passage
+
+# Below every cosine: asks for the similarity of each hit, also of those that only their words brought in.
+ANY_SIMILARITY = -1.0
+
+# Fused scores of neighbours are often equal; so many more are asked for that a tie at the cut can be seen.
+TIED_HITS = 8
+
+
+class Retriever:
+    """Searches for the router. `collections` defaults to the store of this cluster."""
+
+    def __init__(self, collections: Any = None) -> None:
+        self._collections = collections or async_collections()
+
+    async def search(self, job: SearchJob) -> list[Passage]:
+        """Hits of the caller's tenant, best first.
+
+        Raises NotFound for an unknown collection, InvalidInput for a filter on an unknown key, Conflict for
+        one made with another embedder, and StoreUnavailable.
+        """
+        request = SearchRequest(
+            query_text=job.text,
+            query_vector=job.vector,
+            top_k=job.top_k + TIED_HITS,
+            filter=search_filter(job.filters),
+            score_threshold=ANY_SIMILARITY,
+        )
+        result = await self._collections.search(job.collection, request, job.tenant)
+        ranked = sorted(result.hits, key=lambda hit: (-hit.score, -hit.scores["dense"]))
+        return [passage(hit) for hit in ranked[: job.top_k]]
+
+    async def check_health(self) -> None:
+        """Raise StoreUnavailable when the store does not answer."""
+        await self._collections.list_collections()
+
+
+def search_filter(filters: tuple[tuple[str, Any], ...]) -> dict[str, Any] | None:
+    """Key by key equality in OpenAI's filter form; None for no filter. Pure."""
+    if not filters:
+        return None
+    parts = [{"type": "eq", "key": key, "value": value} for key, value in filters]
+    return parts[0] if len(parts) == 1 else {"type": "and", "filters": parts}
+
+
+def passage(hit: Hit) -> Passage:
+    """A hit as a passage of a prompt: its context, such as title and headings, stands before its text."""
+    return Passage(
+        chunk_id=hit.chunk_id,
+        document_id=hit.document_id,
+        filename=PurePosixPath(hit.uri).name or hit.title,
+        text=f"{hit.context}\n{hit.text}" if hit.context else hit.text,
+        score=hit.scores["dense"],
+    )

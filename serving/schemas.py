@@ -1,0 +1,315 @@
+"""Requests of the HTTP API: OpenAI's fields, and what of them is offered here.
+
+A field that is not listed is refused with its name, since ignoring it would answer another question
+than the one asked. Fields that only label a request (`user`, `metadata`, …) are accepted. Checks raise
+`InvalidInput` themselves where the field at fault is finer than pydantic's own location.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from cluster.errors import InvalidInput
+from serving.engine import Sampling
+from serving.tokenizer import Message
+
+MAX_ANSWERS = 16
+MAX_STOPS = 4
+MAX_INPUTS = 2048
+
+# OpenAI's schema declares these nullable; null means the default.
+NULLABLE = ("temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stream")
+
+
+def has_half_character(text: str) -> bool:
+    """Whether a surrogate stands alone: JSON can carry it, but it is no character."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _whole_characters(text: str) -> str:
+    if has_half_character(text):
+        raise ValueError("holds half of a surrogate pair, which is no character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamOptions(_Request):
+    include_usage: bool = False
+    include_obfuscation: bool = Field(False, description="Padding; accepted, not added.")
+
+
+class JsonSchema(_Request):
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Request):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @field_validator("json_schema")
+    @classmethod
+    def _only_with_its_type(cls, value: JsonSchema | None, info: ValidationInfo) -> JsonSchema | None:
+        if (value is not None) != (info.data.get("type") == "json_schema"):
+            raise ValueError("is required by type json_schema and allowed with it alone")
+        return value
+
+    @property
+    def schema_text(self) -> str | None:
+        """JSON text of the schema that the answer must satisfy; None for free text."""
+        if self.type == "json_schema" and self.json_schema is not None:
+            return orjson.dumps(self.json_schema.schema_).decode()
+        return '{"type": "object"}' if self.type == "json_object" else None
+
+
+class RetrievalOptions(_Request):
+    """The extension field `hamlet` of a chat request."""
+
+    collection: str | None = Field(None, min_length=1, description="Collection to search.")
+    top_k: int | None = Field(None, ge=1, le=50, description="Hits to put in the prompt.")
+    score_threshold: float | None = Field(None, ge=-1, le=1, description="Least cosine similarity of a hit.")
+    filters: dict[str, str | int | float | bool] | None = Field(
+        None, description="Metadata that a document must carry, key by key."
+    )
+
+
+class ChatMessage(_Request):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text
+    # What an answer of ours carries, so that it can be sent back as history.
+    refusal: None = None
+    annotations: list[Any] | None = Field(None, description="Of an earlier answer; not read.")
+    audio: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> object:
+        """Content parts become one text; anything but text is refused."""
+        if not isinstance(value, list):
+            return value
+        texts = []
+        for part in value:
+            if not isinstance(part, dict) or part.get("type") != "text" or type(part.get("text")) is not str:
+                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+                raise ValueError(f"content parts of type {kind!r} are not supported; send text parts")
+            texts.append(part["text"])
+        return "\n".join(texts)
+
+    def to_message(self) -> Message:
+        return Message("system" if self.role == "developer" else self.role, self.content)
+
+
+class _Generation(_Request):
+    """What chat and plain completions share."""
+
+    model: str = Field(min_length=1, description="A registered name or alias, `<name>+rag`, or `auto`.")
+    max_tokens: int | None = Field(None, ge=1, description="Answer length in tokens.")
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    n: int = Field(1, ge=1, le=MAX_ANSWERS, description="Answers to generate.")
+    stop: Text | list[Text] | None = None
+    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="A label; has no effect.")
+
+    @field_validator(*NULLABLE, mode="before")
+    @classmethod
+    def _null_is_the_default(cls, value: object, info: ValidationInfo) -> object:
+        return cls.model_fields[info.field_name or ""].default if value is None else value
+
+    @field_validator("stop")
+    @classmethod
+    def _stops(cls, value: str | list[str] | None) -> str | list[str] | None:
+        stops = [value] if isinstance(value, str) else value or []
+        if len(stops) > MAX_STOPS:
+            raise ValueError(f"at most {MAX_STOPS} stop sequences, got {len(stops)}")
+        if not all(stops):
+            raise ValueError("a stop sequence must not be empty")
+        return value
+
+    @field_validator("stream_options")
+    @classmethod
+    def _only_when_streaming(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if value is not None and not info.data.get("stream"):
+            raise ValueError("is only allowed with stream: true")
+        return value
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def _sampling(self, num_top_logprobs: int | None, json_schema: str | None = None) -> Sampling:
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            n=self.n,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            seed=self.seed,
+            num_top_logprobs=num_top_logprobs,
+            json_schema=json_schema,
+        )
+
+
+class ChatRequest(_Generation):
+    """`POST /v1/chat/completions`"""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of max_tokens.")
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    hamlet: RetrievalOptions = Field(RetrievalOptions(), description="Options of retrieval.")
+    # Labels and defaults of OpenAI's clients, accepted where they ask for nothing.
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _no_logprobs(cls, value: object) -> object:
+        return False if value is None else value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("is only allowed with logprobs: true")
+        return value
+
+    @field_validator("max_completion_tokens")
+    @classmethod
+    def _one_limit(cls, value: int | None, info: ValidationInfo) -> int | None:
+        other = info.data.get("max_tokens")
+        if value is not None and other is not None and value != other:
+            raise ValueError(f"differs from max_tokens ({value} and {other}); send one of them")
+        return value
+
+    @property
+    def answer_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    def sampling(self) -> Sampling:
+        schema = self.response_format.schema_text if self.response_format else None
+        return self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema)
+
+
+class CompletionRequest(_Generation):
+    """`POST /v1/completions`: a bare prompt, continued."""
+
+    prompt: Text | list[Text] | list[int] | list[list[int]]
+    max_tokens: int | None = Field(16, ge=1, description="Answer length in tokens, for each prompt.")
+    logprobs: int | None = Field(None, ge=0, le=5)
+    echo: Literal[False] | None = None
+    best_of: None = None
+    suffix: None = None
+
+    @property
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """Each prompt by itself. Raises InvalidInput for an empty list or prompt."""
+        prompts: list[Any] = (
+            [self.prompt]
+            if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int))
+            else list(self.prompt)
+        )
+        if not prompts or not all(prompts):
+            raise InvalidInput("prompt is empty; send at least one character or token", "prompt")
+        return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
+
+    def sampling(self) -> Sampling:
+        return self._sampling(self.logprobs)
+
+
+class EmbeddingRequest(_Request):
+    """`POST /v1/embeddings`"""
+
+    model: str = Field(min_length=1)
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1)
+    user: str | None = Field(None, description="A label; has no effect.")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _texts(cls, value: object) -> object:
+        for item, param in _items(value):
+            check_text(item, param)
+        return value
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class ClassifyRequest(_Request):
+    """`POST /v1/classify`: each input is a text, or a list of two for a pair classifier."""
+
+    model: str = Field(min_length=1)
+    input: str | list[str | list[str]]
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _inputs(cls, value: object) -> object:
+        for item, param in _items(value):
+            if isinstance(item, list):
+                if len(item) != 2:
+                    raise InvalidInput(f"{param} has {len(item)} texts; a pair has two", param)
+                for position, text in enumerate(item):
+                    check_text(text, f"{param}[{position}]")
+            else:
+                check_text(item, param)
+        return value
+
+    @property
+    def texts(self) -> list[tuple[str, ...]]:
+        """Each input as one text or two."""
+        items = [self.input] if isinstance(self.input, str) else self.input
+        return [(item,) if isinstance(item, str) else tuple(item) for item in items]
+
+
+def _items(value: object) -> Iterator[tuple[object, str]]:
+    """Each item of an `input` field with its own field name. Raises InvalidInput for none or too many."""
+    if not isinstance(value, list):
+        yield value, "input"
+        return
+    if not 1 <= len(value) <= MAX_INPUTS:
+        raise InvalidInput(f"input has {len(value)} texts; send 1 to {MAX_INPUTS}", "input")
+    for index, item in enumerate(value):
+        yield item, f"input[{index}]"
+
+
+def check_text(item: object, param: str) -> None:
+    """Raise InvalidInput unless `item` is a text with something in it."""
+    if isinstance(item, int) or (isinstance(item, list) and item and isinstance(item[0], int)):
+        raise InvalidInput(
+            f"{param} holds token ids or numbers; ids of another tokenizer would be read as other words, "
+            "so send text (LangChain: check_embedding_ctx_length=False)",
+            param,
+        )
+    if not isinstance(item, str):
+        raise InvalidInput(f"{param} must be a text, got {type(item).__name__}", param)
+    if not item.strip():
+        raise InvalidInput(f"{param} is empty; every text needs at least one character", param)
+    if has_half_character(item):
+        raise InvalidInput(f"{param} holds half of a surrogate pair, which is no character", param)

@@ -1,0 +1,81 @@
+"""Server-sent events whose reader may leave: the stream is closed the moment the client is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+Result = TypeVar("Result")
+
+HEADERS = {
+    "cache-control": "no-cache",
+    # Asks nginx and its like not to collect the events before passing them on.
+    "x-accel-buffering": "no",
+}
+
+
+class ClientGone(Exception):
+    """The client closed the connection before it had its answer."""
+
+
+class EventStream(Response):
+    """Sends each item of `events` as it comes, and closes `events` when the client disconnects.
+
+    Starlette's own streaming response notices a lost client only when the next chunk is sent.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes]) -> None:
+        self.status_code = 200
+        self.background = None
+        self._events = events
+        self.init_headers(HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            await _unless_gone(self._send_all(send), receive)
+        except ClientGone:
+            pass
+        finally:
+            await self._events.aclose()
+
+    async def _send_all(self, send: Send) -> None:
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def unless_gone(work: Awaitable[Result], request: Request) -> Result:
+    """The result of `work`, which is cancelled when the client leaves. Raises ClientGone then.
+
+    The request's body must have been read: what `receive` brings next is the disconnect.
+    """
+    return await _unless_gone(work, request.receive)
+
+
+async def _unless_gone(work: Awaitable[Result], receive: Receive) -> Result:
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        # Cancelled work gives back its place in the engine before this returns.
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnect(receive: Receive) -> None:
+    message: Any = {}
+    while message.get("type") != "http.disconnect":
+        message = await receive()

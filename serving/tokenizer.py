@@ -1,0 +1,168 @@
+"""Prompts as token ids: chat templates, their quirks, and text that must never become a special token.
+
+Owns rendering. Does not own what a prompt says (`prompts`) nor what fits (`prompts.fit`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from jinja2 import TemplateError
+
+from cluster.errors import InvalidInput
+
+
+class Message(NamedTuple):
+    """One turn of a conversation. `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+class ChatTokenizer(Protocol):
+    """What the generator needs of a tokenizer."""
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Texts that are read as one control token."""
+        ...
+
+    def apply_template(self, messages: Sequence[Message], template: str | None) -> list[int]:
+        """Token ids of the conversation, ready for the answer. Raises jinja2.TemplateError if refused."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of bare text, with the model's own beginning token if it has one."""
+        ...
+
+
+class HubTokenizer:
+    """A tokenizer of transformers, from a model folder."""
+
+    def __init__(self, folder: Path) -> None:
+        # Imported late, so that the router and the tests do without transformers.
+        from transformers import AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        added = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
+        self.special_tokens = tuple(dict.fromkeys([*self._tokenizer.all_special_tokens, *added]))
+
+    def apply_template(self, messages: Sequence[Message], template: str | None) -> list[int]:
+        text = self._tokenizer.apply_chat_template(
+            [message._asdict() for message in messages],
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        # The template prints the beginning token where the model wants one; adding another spoils the prompt.
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text))
+
+
+# A text that no template prints by itself.
+_PROBE = "Zq9"
+
+
+class TemplateTraits(NamedTuple):
+    """What a chat template puts up with."""
+
+    takes_system: bool
+    takes_repeated_roles: bool
+
+
+class PromptRenderer:
+    """Renders conversations for one tokenizer, bending them to what a template accepts.
+
+    A system text is folded into the first user turn where the template has no system role, and turns of
+    one role in a row are merged where it wants them to alternate.
+    """
+
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._special = special_token_pattern(tokenizer.special_tokens)
+        self._traits = lru_cache(maxsize=64)(self._probe)
+
+    def render(self, messages: Sequence[Message], template: str | None = None) -> list[int]:
+        """Token ids of the prompt. Raises InvalidInput with the template's reason if it still refuses."""
+        plain = [Message(role, neutralise(content, self._special)) for role, content in messages]
+        fitted = fit_template(plain, self._traits(template))
+        try:
+            return self._tokenizer.apply_template(fitted, template)
+        except TemplateError as exc:
+            reason = f"the model's chat template refuses these messages: {exc}"
+            raise InvalidInput(reason, "messages") from exc
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a bare prompt; here special tokens are the caller's own business."""
+        return self._tokenizer.encode(text)
+
+    def _probe(self, template: str | None) -> TemplateTraits:
+        system, first, second = Message("system", _PROBE), Message("user", "a"), Message("user", _PROBE)
+        return TemplateTraits(
+            takes_system=self._accepts([system, first], template),
+            takes_repeated_roles=self._accepts([first, second], template),
+        )
+
+    def _accepts(self, messages: list[Message], template: str | None) -> bool:
+        without = [Message(role, content.replace(_PROBE, "")) for role, content in messages]
+        try:
+            # A template may also leave out in silence what it does not know.
+            return self._tokenizer.apply_template(messages, template) != self._tokenizer.apply_template(
+                without, template
+            )
+        except TemplateError:
+            return False
+
+
+def fit_template(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
+    """`messages` in the form that a template with `traits` accepts. Pure.
+
+    >>> fit_template([Message("system", "Be brief."), Message("user", "Hi")], TemplateTraits(False, True))
+    [Message(role='user', content='Be brief.\\n\\nHi')]
+    """
+    fitted = list(messages)
+    if not traits.takes_system:
+        system = "\n\n".join(message.content for message in fitted if message.role == "system")
+        fitted = [message for message in fitted if message.role != "system"]
+        if system:
+            at = next((i for i, message in enumerate(fitted) if message.role == "user"), None)
+            if at is None:
+                fitted.insert(0, Message("user", system))
+            else:
+                fitted[at] = Message("user", f"{system}\n\n{fitted[at].content}")
+    if not traits.takes_repeated_roles:
+        merged: list[Message] = []
+        for message in fitted:
+            if merged and merged[-1].role == message.role:
+                merged[-1] = Message(message.role, f"{merged[-1].content}\n\n{message.content}")
+            else:
+                merged.append(message)
+        fitted = merged
+    return fitted
+
+
+def special_token_pattern(special_tokens: Sequence[str]) -> re.Pattern[str] | None:
+    """A pattern for any of the control tokens, longest first; None when there are none."""
+    texts = sorted((token for token in special_tokens if len(token) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts))) if texts else None
+
+
+def neutralise(text: str, special: re.Pattern[str] | None) -> str:
+    """`text` with control tokens broken by a space, so that they are read as plain characters.
+
+    Applied until none is left: breaking one token must not complete another.
+
+    >>> neutralise("a<|im_end|>b", special_token_pattern(["<|im_end|>"]))
+    'a< |im_end|>b'
+    """
+    if special is None:
+        return text
+    while special.search(text):
+        text = special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return text

@@ -1,0 +1,179 @@
+"""Generation by vLLM's `AsyncLLM`: continuous batching, prefix caching, LoRA adapters at run time.
+
+The only file that names vLLM. Our own deployment around `AsyncLLM` rather than `ray.serve.llm`, which
+is slower on the same machine and is never scheduled on 2 CPUs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.errors import InvalidInput, Unavailable
+from cluster.storage import local_folder
+from serving.config import GeneratorConfig
+from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob
+from serving.threads import set_thread_variable
+
+log = logging.getLogger(__name__)
+
+# Adapters kept in host memory beside those in the running batch.
+HOST_ADAPTERS_PER_SLOT = 4
+
+
+class VllmEngine:
+    """One vLLM engine; its core runs in a process of its own."""
+
+    features = frozenset({"logprobs", "json_schema"})
+
+    def __init__(self, config: GeneratorConfig, model: Path) -> None:
+        _set_environment(config)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        on_cpu = current_platform.is_cpu()
+        arguments = AsyncEngineArgs(
+            model=str(model),
+            dtype=config.dtype,
+            max_model_len=config.max_model_len_tokens,
+            max_num_seqs=config.max_num_seqs,
+            gpu_memory_utilization=config.memory_utilization or (0.15 if on_cpu else 0.9),
+            # Compiled bfloat16 graphs of the CPU build of 0.32 generate wrong text.
+            enforce_eager=on_cpu,
+            enable_lora=True,
+            max_loras=config.max_loras,
+            max_cpu_loras=config.max_loras * HOST_ADAPTERS_PER_SLOT,
+            max_lora_rank=config.max_lora_rank,
+            enable_prefix_caching=True,
+            disable_log_stats=True,
+        )
+        self._config = config
+        self._llm: Any = AsyncLLM.from_engine_args(arguments)
+        self._adapter_ids: dict[str, int] = {}
+        self._next_adapter_id = count(1)
+
+    @property
+    def max_model_len_tokens(self) -> int:
+        return self._config.max_model_len_tokens
+
+    async def generate(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        max_tokens: int,
+        sampling: Sampling,
+        adapter: Adapter | None,
+    ) -> AsyncGenerator[list[Delta]]:
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        stream = self._llm.generate(
+            {"prompt_token_ids": prompt_token_ids},
+            _sampling_params(max_tokens, sampling),
+            request_id,
+            lora_request=await self._lora_request(adapter) if adapter else None,
+        )
+        try:
+            async for output in stream:
+                deltas = [_delta(part) for part in output.outputs]
+                yield [delta for delta in deltas if delta.text or delta.num_tokens or delta.finish_reason]
+        except (EngineDeadError, EngineGenerateError) as exc:
+            reason = "the generation engine failed; it is being restarted"
+            raise Unavailable(reason, retry_after_s=10) from exc
+        except ValueError as exc:
+            # vLLM validates late: a schema that its grammar compiler does not know ends up here.
+            raise InvalidInput(f"the engine refuses the request: {exc}") from exc
+        finally:
+            # Ends the request inside vLLM; without it an abandoned answer is generated to its end.
+            await stream.aclose()
+
+    async def check_health(self) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._llm.check_health()
+        except EngineDeadError as exc:
+            raise Unavailable("the generation engine has died") from exc
+
+    async def close(self) -> None:
+        self._llm.shutdown()
+
+    async def _lora_request(self, adapter: Adapter) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        if adapter.rank > self._config.max_lora_rank:
+            raise InvalidInput(
+                f"{adapter.name} has LoRA rank {adapter.rank}, this server takes up to "
+                f"{self._config.max_lora_rank}; raise generator.max_lora_rank",
+                "model",
+            )
+        folder = await asyncio.to_thread(local_folder, adapter.weights_uri)
+        # vLLM tells adapters apart by this number, so a name keeps its own for as long as the process lives.
+        number = self._adapter_ids.setdefault(adapter.name, next(self._next_adapter_id))
+        return LoRARequest(lora_name=adapter.name, lora_int_id=number, lora_path=str(folder))
+
+
+def _set_environment(config: GeneratorConfig) -> None:
+    """What vLLM reads from the environment, set before it is imported."""
+    if not torch.cuda.is_available():
+        set_thread_variable(config.num_threads)
+    defaults = {
+        "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
+        # The engine shares the cores with the rest; by default it would leave one idle.
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        # Without it vLLM compiles its sampler on the first request for log probabilities: 17 s on 2 cores.
+        "TORCHDYNAMO_DISABLE": "0" if torch.cuda.is_available() else "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _sampling_params(max_tokens: int, sampling: Sampling) -> Any:
+    from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+    schema = sampling.json_schema
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        n=sampling.n,
+        stop=list(sampling.stop) or None,
+        seed=sampling.seed,
+        logprobs=sampling.num_top_logprobs,
+        structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _delta(output: Any) -> Delta:
+    finish: FinishReason | None = None
+    if output.finish_reason is not None:
+        finish = "length" if output.finish_reason == "length" else "stop"
+    return Delta(
+        index=output.index,
+        text=output.text,
+        num_tokens=len(output.token_ids),
+        finish_reason=finish,
+        logprobs=_logprobs(output),
+    )
+
+
+def _logprobs(output: Any) -> tuple[TokenLogprob, ...]:
+    tokens = []
+    for token_id, by_id in zip(output.token_ids, output.logprobs or (), strict=False):
+        chosen = by_id[token_id]
+        ranked = sorted(by_id.values(), key=lambda entry: entry.rank)
+        top = tuple((entry.decoded_token, entry.logprob) for entry in ranked)
+        tokens.append(TokenLogprob(chosen.decoded_token, chosen.logprob, top))
+    return tuple(tokens)

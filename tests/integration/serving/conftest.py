@@ -1,0 +1,174 @@
+"""The shipped application on a real Ray head: `serve deploy`, vLLM, the embedded store and real small models."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import yaml
+
+from cluster.cards import ModelCard, ModelKind, Parity, new_model_id
+from cluster.connection import client_environment
+from cluster.head import down, up
+from cluster.head_record import HeadRecord
+from cluster.ports import free_port
+from cluster.references import resolve_model
+from cluster.settings import settings
+from cluster.storage import storage_uri, upload_folder
+
+REPOSITORY = Path(__file__).parents[3]
+READY_DEADLINE_S = 180.0
+
+
+@pytest.fixture(scope="module")
+def serving_head() -> Iterator[tuple[HeadRecord, dict[str, str]]]:
+    """A Ray head of its own in a short folder: HAProxy's socket names may have 97 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="hs-"))
+    (folder / "cache").symlink_to(Path("~/.hamlet/cache").expanduser())
+    variables = {
+        "HAMLET_HOME": str(folder),
+        "HAMLET_RAY_PORT": str(free_port("127.0.0.1")),
+        "HAMLET_DASHBOARD_PORT": str(free_port("127.0.0.1")),
+        "HAMLET_NUM_CPUS": "4",
+    }
+    try:
+        with _settings(variables):
+            record, _ = up()
+        yield record, variables
+    finally:
+        with _settings(variables):
+            down()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _settings(variables: dict[str, str]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        settings.cache_clear()
+        yield
+    settings.cache_clear()
+
+
+@pytest.fixture
+def head(serving_head: tuple[HeadRecord, dict[str, str]], home: Path) -> Iterator[HeadRecord]:
+    """The serving head; its HAMLET_HOME is this test's too, so that cards are registered where it looks."""
+    record, variables = serving_head
+    with _settings(variables):
+        yield record
+
+
+@pytest.fixture(scope="module")
+def base_url(
+    serving_head: tuple[HeadRecord, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """Where the application of examples/serve.yaml answers, on a free port, the handbook ingested."""
+    record, variables = serving_head
+    port = free_port("127.0.0.1")
+    document = yaml.safe_load((REPOSITORY / "examples" / "serve.yaml").read_text())
+    document["http_options"]["port"] = port
+    config = tmp_path_factory.mktemp("serve") / "serve.yaml"
+    config.write_text(yaml.safe_dump(document))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HAMLET_")}
+    with _settings(variables):
+        environment = inherited | variables | client_environment(for_http=True)
+    environment["RAY_DASHBOARD_ADDRESS"] = record.dashboard_url
+
+    def run(*command: str, **extra: str) -> None:
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment | extra, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    docs = str(REPOSITORY / "examples" / "handbook" / "docs")
+    serve = str(Path(sys.executable).with_name("serve"))
+    run(serve, "deploy", str(config))
+    run(sys.executable, "-m", "retrieval", "ingest", docs, "--collection", "handbook")
+    url = f"http://127.0.0.1:{port}"
+    _wait_until_ready(url)
+    return url
+
+
+def _wait_until_ready(url: str) -> None:
+    deadline = time.monotonic() + READY_DEADLINE_S
+    last: object = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            response = httpx.get(f"{url}/readyz", timeout=10)
+            if response.status_code == 200:
+                return
+            last = response.text
+        except httpx.TransportError as exc:
+            last = exc
+        time.sleep(0.2)
+    pytest.fail(f"not ready within {READY_DEADLINE_S:g} s: {last}")
+
+
+@pytest.fixture
+def client(base_url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{base_url}/v1", api_key="unused", max_retries=0)
+
+
+def _card(kind: ModelKind, base: str, folder: Path, **changes: Any) -> ModelCard:
+    card_id = new_model_id(base, "test", kind.value)
+    values: dict[str, Any] = {
+        "id": card_id,
+        "kind": kind,
+        "base_model": base,
+        "weights_uri": upload_folder(folder, storage_uri("models", card_id.replace(":", "-"))),
+        "max_length_tokens": 128,
+        "config_sha256": "0",
+        "data_sha256": "0",
+        "code_version": "test",
+        "parity": Parity(passed=True, max_metric_difference=0.0),
+    }
+    return ModelCard(**(values | changes))
+
+
+@pytest.fixture
+def make_adapter(head: HeadRecord, tmp_path: Path) -> Callable[[], ModelCard]:
+    """Cards of LoRA adapters with random weights: answers differ from the base's, and mean nothing."""
+
+    def make() -> ModelCard:
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        base: Any = AutoModelForCausalLM.from_pretrained(resolve_model("builtin:smollm2"))
+        lora = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+        get_peft_model(base, lora).save_pretrained(tmp_path / "adapter")
+        return _card(
+            ModelKind.GENERATOR, "builtin:smollm2", tmp_path / "adapter", is_adapter=True, lora_rank=8
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_classifier(head: HeadRecord, tmp_path: Path) -> Callable[[], ModelCard]:
+    """Cards of pair classifiers with a random head."""
+
+    def make() -> ModelCard:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        base = resolve_model("builtin:minilm")
+        model: Any = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+        model.save_pretrained(tmp_path / "classifier")
+        AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "classifier")
+        labels = ("different", "equivalent")
+        return _card(
+            ModelKind.CLASSIFIER, "builtin:minilm", tmp_path / "classifier", labels=labels, is_pair=True
+        )
+
+    return make

@@ -1,0 +1,159 @@
+"""What only the deployed application can show; its HTTP surface in detail is in tests/unit/serving."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+
+from cluster.cards import ModelCard
+from cluster.head_record import HeadRecord, processes
+from cluster.registry import Registry
+
+QUESTION = "The travel agency that arranges our flights: what is it called?"
+
+
+def ask(client: openai.OpenAI, model: str, text: str, **options: object) -> openai.types.chat.ChatCompletion:
+    messages = [{"role": "user", "content": text}]
+    return client.chat.completions.create(  # type: ignore[call-overload, no-any-return]
+        model=model, messages=messages, temperature=0, **{"max_tokens": 24, **options}
+    )
+
+
+def test_the_same_question_is_answered_plainly_and_from_documents(client: openai.OpenAI) -> None:
+    plain = ask(client, "smollm2", QUESTION)
+    grounded = ask(client, "smollm2+rag", QUESTION)
+    automatic = ask(client, "auto", QUESTION)
+    assert "Bluefin" not in (plain.choices[0].message.content or "")
+    for answer in (grounded, automatic):
+        assert "Bluefin" in (answer.choices[0].message.content or "")
+        extension = (answer.model_extra or {})["hamlet"]
+        assert extension["route"] == "rag"
+        assert extension["hits"][0]["filename"] == "travel.md"
+        assert (answer.choices[0].message.annotations or [])[0].type == "file_citation"
+
+
+def test_small_talk_is_not_retrieved_for(client: openai.OpenAI) -> None:
+    answer = ask(client, "auto", "Hello, how are you today?")
+    assert (answer.model_extra or {})["hamlet"]["route"] == "plain"
+
+
+def test_a_stream_arrives_piece_by_piece_and_equals_the_whole_answer(client: openai.OpenAI) -> None:
+    whole = ask(client, "smollm2", "Count to ten.", max_tokens=20)
+    times, text, usage = [], "", None
+    for chunk in ask(
+        client, "smollm2", "Count to ten.", max_tokens=20, stream=True, stream_options={"include_usage": True}
+    ):
+        times.append(time.perf_counter())
+        text += (chunk.choices[0].delta.content or "") if chunk.choices else ""  # type: ignore[attr-defined]
+        usage = chunk.usage or usage
+    assert text == whole.choices[0].message.content
+    assert usage == whole.usage
+    assert times[-1] - times[0] > 0.1
+
+
+def test_an_adapter_registered_now_is_served_without_a_restart(
+    client: openai.OpenAI, make_adapter: Callable[[], ModelCard]
+) -> None:
+    with pytest.raises(openai.NotFoundError):
+        ask(client, "prod", "Hi")
+    card = make_adapter()
+    registry = Registry()
+    registry.register(card)
+    registry.promote("prod", card.id)
+    with ThreadPoolExecutor(4) as pool:
+        names = ["smollm2", card.id, "prod", f"{card.id}+rag"]
+        answers = dict(zip(names, pool.map(lambda name: ask(client, name, QUESTION), names), strict=True))
+    assert answers["prod"].model == card.id
+    texts = {name: answer.choices[0].message.content for name, answer in answers.items()}
+    assert texts[card.id] != texts["smollm2"]
+    assert (answers["prod"].model_extra or {})["hamlet"]["route"] == "tuned"
+    assert (answers[f"{card.id}+rag"].model_extra or {})["hamlet"]["route"] == "tuned+rag"
+    assert card.id in [model.id for model in client.models.list()]
+    registry.delete(card.id)
+
+
+def test_pairs_are_classified_alone_and_in_batches_and_long_ones_are_cut(
+    base_url: str, client: openai.OpenAI, make_classifier: Callable[[], ModelCard]
+) -> None:
+    card = make_classifier()
+    Registry().register(card)
+    pairs = [["He left.", "He went away."], ["word " * 700, "short"], ["a", "b"]]
+    with httpx.Client(base_url=base_url, timeout=60) as http:
+
+        def classify(value: object) -> httpx.Response:
+            return http.post("/v1/classify", json={"model": card.id, "input": value})
+
+        together = classify(pairs).json()["data"]
+        assert [item["truncated"] for item in together] == [False, True, False]
+        for pair, item in zip(pairs, together, strict=True):
+            (alone,) = classify([pair]).json()["data"]
+            assert alone["scores"] == pytest.approx(item["scores"], abs=1e-3)
+            assert sum(item["scores"].values()) == pytest.approx(1)
+        with ThreadPoolExecutor(4) as pool:
+            values = [[["a", "b"]], [["a", 123]], [["a", ""]], [["c", "d"]]]
+            assert [r.status_code for r in pool.map(classify, values)] == [200, 400, 400, 200]
+    verdict = ask(client, "auto", "Sentence 1: He left.\nSentence 2: He went away.")
+    assert (verdict.model_extra or {})["hamlet"]["route"] == "classifier"
+
+
+def test_embeddings_through_the_official_client(client: openai.OpenAI) -> None:
+    by_base64 = client.embeddings.create(model="minilm", input=["hello", "a longer sentence about boilers"])
+    by_float = client.embeddings.create(
+        model="minilm", input=["hello", "a longer sentence about boilers"], encoding_format="float"
+    )
+    for one, other in zip(by_base64.data, by_float.data, strict=True):
+        assert len(one.embedding) == 384
+        assert one.embedding == pytest.approx(other.embedding, abs=1e-2)
+    with pytest.raises(openai.BadRequestError, match="tokens"):
+        client.embeddings.create(model="minilm", input=["fine", "word " * 600])
+
+
+def test_generation_ends_when_the_client_leaves(base_url: str, client: openai.OpenAI) -> None:
+    body = {
+        "model": "smollm2",
+        "messages": [{"role": "user", "content": "Write a very long story."}],
+        "max_tokens": 1500,
+        "stream": True,
+    }
+    # More long answers than would end within the deadline, all left behind.
+    for _ in range(8):
+        with httpx.stream("POST", f"{base_url}/v1/chat/completions", json=body, timeout=60) as response:
+            next(response.iter_lines())
+    started = time.monotonic()
+    answer = ask(client, "smollm2", "Hi", max_tokens=8)
+    assert answer.usage is not None
+    # 8 answers of 1,500 tokens take minutes on the machine that shares its cores with them.
+    assert time.monotonic() - started < 10
+    assert httpx.get(f"{base_url}/readyz", timeout=10).status_code == 200
+
+
+def test_errors_come_in_openais_shape_with_an_id(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, "smollm2", "Hi", max_tokens=100_000)
+    assert refused.value.code == "context_length_exceeded"
+    assert refused.value.request_id
+    with pytest.raises(openai.NotFoundError):
+        ask(client, "nothing", "Hi")
+
+
+def test_a_replica_that_dies_costs_503s_and_never_a_500_and_comes_back(
+    base_url: str, head: HeadRecord
+) -> None:
+    body = {"model": "minilm", "input": "hello"}
+    with httpx.Client(base_url=base_url, timeout=60) as http:
+        (replica,) = [p for p in processes(head) if "ServeReplica:hamlet:embedder" in " ".join(p.cmdline())]
+        replica.kill()
+        statuses = []
+        deadline = time.monotonic() + 60
+        while statuses.count(200) < 5 and time.monotonic() < deadline:
+            response = http.post("/v1/embeddings", json=body)
+            statuses.append(response.status_code)
+            if response.status_code == 503:
+                assert int(response.headers["retry-after"]) >= 1
+    assert statuses.count(200) == 5
+    assert set(statuses) <= {200, 503}

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster.cards import ModelCard, ModelKind
+from cluster.errors import NotFound
+from serving.catalogue import Catalogue, Snapshot
+
+
+class Shelf:
+    """A registry that counts how often it is read, and a clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.cards: list[ModelCard] = []
+        self.aliases: dict[str, str] = {}
+        self.num_reads = 0
+        self.now_s = 0.0
+        self.catalogue = Catalogue(
+            "builtin:smollm2", "builtin:minilm", self._read, ttl_s=1.0, clock=lambda: self.now_s
+        )
+
+    def _read(self) -> Snapshot:
+        self.num_reads += 1
+        return Snapshot(list(self.cards), dict(self.aliases))
+
+    def find(self, name: str) -> str:
+        return asyncio.run(self.catalogue.find(name, ModelKind.GENERATOR)).name
+
+
+def test_cards_are_read_once_a_second_at_most(make_card: Callable[..., Any]) -> None:
+    shelf = Shelf()
+    shelf.cards.append(make_card())
+    for _ in range(20):
+        shelf.find(make_card().id)
+    assert shelf.num_reads == 1
+    shelf.now_s = 1.5
+    shelf.find(make_card().id)
+    assert shelf.num_reads == 2
+
+
+def test_a_model_registered_a_moment_ago_is_found_at_once(make_card: Callable[..., Any]) -> None:
+    shelf = Shelf()
+    with pytest.raises(NotFound):
+        shelf.find("ft:smollm2:acme:new:1")
+    shelf.now_s = 0.01
+    shelf.cards.append(make_card("ft:smollm2:acme:new:1"))
+    assert shelf.find("ft:smollm2:acme:new:1") == "ft:smollm2:acme:new:1"
+
+
+def test_a_promoted_alias_moves_and_a_deleted_card_goes_within_a_second(
+    make_card: Callable[..., Any],
+) -> None:
+    shelf = Shelf()
+    shelf.cards = [make_card("ft:smollm2:a:x:1"), make_card("ft:smollm2:a:x:2")]
+    shelf.aliases["prod"] = "ft:smollm2:a:x:1"
+    assert shelf.find("prod") == "ft:smollm2:a:x:1"
+    shelf.aliases["prod"] = "ft:smollm2:a:x:2"
+    shelf.cards.pop(0)
+    shelf.now_s = 1.1
+    assert shelf.find("prod") == "ft:smollm2:a:x:2"
+    with pytest.raises(NotFound):
+        shelf.find("ft:smollm2:a:x:1")
+
+
+def test_the_base_needs_no_registry() -> None:
+    shelf = Shelf()
+    assert shelf.find("smollm2") == shelf.find("builtin:smollm2") == "smollm2"
+    assert shelf.num_reads == 0
+
+
+def test_a_model_of_another_kind_says_what_it_is() -> None:
+    with pytest.raises(NotFound, match="kind embedder, this endpoint needs generator"):
+        Shelf().find("minilm")

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from serving.config import DeploymentConfig, ServingConfig, deployment_options
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_the_shipped_serve_config_is_valid_for_serve_and_for_us() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    document = yaml.safe_load((REPOSITORY / "examples" / "serve.yaml").read_text())
+    schema = ServeDeploySchema.model_validate(document)
+    assert schema.applications[0].import_path == "serving.app:build_app"
+    assert schema.http_options.host == "127.0.0.1"
+    ServingConfig.model_validate(schema.applications[0].args)
+
+
+def test_defaults_leave_room_to_train_with_two_workers_on_four_logical_cpus() -> None:
+    config = ServingConfig()
+    parts = (config.generator, config.classifier, config.embedder, config.retriever, config.router)
+    assert sum(part.num_cpus for part in parts) <= 1.0
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(ValidationError, match="modle"):
+        ServingConfig.model_validate({"generator": {"modle": "builtin:smollm2"}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_replicas": 3, "max_replicas": 2}, "exceeds max_replicas 2"),
+        ({"target_ongoing_requests": 100, "max_ongoing_requests": 10}, "no replica would ever be added"),
+        ({"max_replicas": 2, "upscale_delay_s": 2, "look_back_period_s": 30}, "would swing"),
+        ({"max_replicas": 2, "downscale_delay_s": 2, "look_back_period_s": 30}, "would swing"),
+    ],
+)
+def test_scaling_that_cannot_settle_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DeploymentConfig(**values)
+
+
+def test_options_scale_only_where_a_range_is_given() -> None:
+    assert deployment_options(DeploymentConfig())["num_replicas"] == 1
+    scaled = deployment_options(DeploymentConfig(max_replicas=3))
+    assert scaled["autoscaling_config"]["max_replicas"] == 3
+    assert "num_replicas" not in scaled

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from serving.scripted_parts import ScriptedApplication, scripted_passage
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_counts_its_route_stages_and_tokens(
+    world: ScriptedApplication, chat: Callable[..., Any], stream: bool
+) -> None:
+    world.retriever.by_tenant["default"] = [scripted_passage(1, "fact")]
+    chat("one two", model="smollm2+rag", stream=stream)
+    counts, observed = world.metrics.counts, world.metrics.observed
+    assert counts["answers", "rag", "false"] == 1
+    assert counts["tokens", "completion", "smollm2"] == 4
+    assert counts["tokens", "prompt", "smollm2"] == len(world.engine.prompts[0])
+    assert counts["requests", "/v1/chat/completions", "200"] == 1
+    assert {stage for name, stage in observed if name == "stage_ms"} == {
+        "route",
+        "embed",
+        "search",
+        "generate",
+    }
+    assert (("first_token_ms", "smollm2") in observed) == stream
+
+
+def test_paths_that_callers_make_up_are_one_label(world: ScriptedApplication) -> None:
+    client = TestClient(world.app)
+    for number in range(3):
+        client.get(f"/nothing/{number}")
+    client.get("/v1/models/smollm2")
+    assert world.metrics.counts["requests", "unknown", "404"] == 3
+    assert world.metrics.counts["requests", "/v1/models/{name:path}", "200"] == 1
+
+
+def test_each_request_is_one_log_line_with_its_id_and_probes_are_none(
+    world: ScriptedApplication, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TestClient(world.app)
+    with caplog.at_level(logging.INFO, "serving.requests"):
+        client.get("/healthz")
+        client.get("/v1/models", headers={"x-request-id": "mine-1"})
+        client.get("/v1/models", headers={"x-request-id": "bad id; x=1"})
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("request_id=mine-1 method=GET path=/v1/models status=200 ms=")
+    assert caplog.messages[1].startswith("request_id=req_")

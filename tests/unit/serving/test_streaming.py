@@ -1,0 +1,172 @@
+"""How a stream reaches the wire, and what happens when nobody reads it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from cluster.errors import Overloaded
+from serving.admission import Admission
+from serving.config import RouterConfig, ServingConfig
+from serving.scripted_engine import ScriptedEngine
+from serving.scripted_parts import ScriptedApplication
+
+DEADLINE_S = 5.0
+
+
+class Connection:
+    """One HTTP request to an ASGI application, whose client can leave."""
+
+    def __init__(self, app: Any, body: dict[str, Any], path: str = "/v1/chat/completions") -> None:
+        self._app = app
+        self._path = path
+        self._incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._incoming.put_nowait({"type": "http.request", "body": json.dumps(body).encode()})
+        self.sent: list[tuple[float, dict[str, Any]]] = []
+
+    def leave(self) -> None:
+        self._incoming.put_nowait({"type": "http.disconnect"})
+
+    async def run(self) -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": self._path,
+            "raw_path": self._path.encode(),
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+        }
+        await self._app(scope, self._incoming.get, self._send)
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append((time.perf_counter(), message))
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message["body"] for _, message in self.sent if message.get("body")]
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0][1]["status"])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.perf_counter() + DEADLINE_S
+    while not condition():
+        assert time.perf_counter() < deadline, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(main, DEADLINE_S * 2))
+
+
+def body(stream: bool) -> dict[str, Any]:
+    return {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+
+
+def test_tokens_are_sent_as_they_are_generated(world: ScriptedApplication) -> None:
+    world.engine = ScriptedEngine(script=[f"t{i} " for i in range(20)], step_s=0.02)
+
+    async def main() -> None:
+        connection = Connection(world.app, body(stream=True))
+        started = time.perf_counter()
+        await connection.run()
+        times = [at - started for at, message in connection.sent if b"t" in message.get("body", b"")]
+        assert len(connection.bodies) >= 20
+        assert times[0] < 0.2
+        assert times[-1] - times[0] > 0.2
+
+    run(main())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_generation_ends_when_the_client_leaves(world: ScriptedApplication, stream: bool) -> None:
+    world.engine = ScriptedEngine(script=["t "] * 500, step_s=0.01)
+
+    async def main() -> None:
+        connection = Connection(world.app, body(stream))
+        task = asyncio.create_task(connection.run())
+        await until(lambda: world.engine.num_steps >= 3)
+        connection.leave()
+        await asyncio.wait_for(task, 1)
+        assert world.engine.num_running == 0
+        assert world.engine.num_cancelled == 1
+        assert world.engine.num_steps < 20
+
+    run(main())
+
+
+def test_every_place_is_given_back_however_a_request_ends(world: ScriptedApplication) -> None:
+    front = world.front
+
+    async def main() -> None:
+        from serving.api import create_app
+
+        app = create_app(front)
+        for changes in (
+            {},
+            {"stream": True},
+            {"model": "nothing"},
+            {"max_tokens": 9999},
+            {"n": 3, "stream": True},
+        ):
+            await Connection(app, body(stream=False) | changes).run()
+        world.engine.step_s, world.engine.script = 0.01, ["t "] * 500
+        leaving = Connection(app, body(stream=True))
+        task = asyncio.create_task(leaving.run())
+        await until(lambda: len(leaving.bodies) >= 3)
+        assert front.admission.num_in_progress == 1
+        leaving.leave()
+        await task
+        assert front.admission.num_in_progress == 0
+
+    run(main())
+
+
+def test_more_requests_than_places_are_refused_at_once_and_the_others_finish() -> None:
+    config = ServingConfig(router=RouterConfig(max_waiting_requests=12))
+    world = ScriptedApplication(config=config, engine=ScriptedEngine(["a", "b"], step_s=0.05))
+
+    async def main() -> None:
+        app = world.app
+        connections = [Connection(app, body(stream=False)) for _ in range(100)]
+        started = time.perf_counter()
+        await asyncio.gather(*(connection.run() for connection in connections))
+        assert time.perf_counter() - started < 3
+        statuses = [connection.status for connection in connections]
+        assert statuses.count(200) == 12
+        assert statuses.count(429) == 88
+        refused = next(c for c in connections if c.status == 429)
+        assert (b"retry-after", b"1") in refused.sent[0][1]["headers"]
+
+    run(main())
+
+
+def test_an_answer_that_takes_too_long_is_given_up(world: ScriptedApplication) -> None:
+    world.config = ServingConfig(router=RouterConfig(request_timeout_s=0.1))
+    world.engine = ScriptedEngine(script=["t "] * 500, step_s=0.01)
+
+    async def main() -> None:
+        connection = Connection(world.app, body(stream=False))
+        await connection.run()
+        assert connection.status == 503
+        assert json.loads(connection.bodies[0])["error"]["code"] == "timeout"
+        assert world.engine.num_running == 0
+
+    run(main())
+
+
+def test_a_place_is_given_back_once() -> None:
+    admission = Admission(1)
+    leave = admission.enter()
+    with pytest.raises(Overloaded):
+        admission.enter()
+    leave()
+    leave()
+    assert admission.num_in_progress == 0
