@@ -7,6 +7,7 @@ import os
 import platform
 from importlib.metadata import version
 
+from cluster import dashboard
 from cluster.auth_token import AUTH_ENVIRONMENT, read_token
 from cluster.errors import ConfigError, Unavailable
 from cluster.head_process import LOOPBACK_ENVIRONMENT
@@ -78,7 +79,7 @@ def connect() -> None:
     address = cluster_address()
     if address is None:
         raise Unavailable(f"no Ray cluster is running; {REMEDY}")
-    _require_same_versions(address)
+    _check_head(address)
     prepare_client()
 
     import ray
@@ -93,11 +94,8 @@ def connect() -> None:
         # Worker output stays in the logs; what a user should read is sent, not printed.
         ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, TimeoutError) as exc:
-        raise Unavailable(f"no Ray cluster answers at {address}; {REMEDY}") from exc
-    except ray.exceptions.AuthenticationError as exc:
-        raise Unavailable(
-            f"the cluster at {address} refuses our token; use the one it was started with"
-        ) from exc
+        # Ray tells a token that is refused apart from silence in its log only.
+        raise Unavailable(f"no Ray cluster answers at {address}, or it refuses our token; {REMEDY}") from exc
     except RuntimeError as exc:
         if "ersion mismatch" in str(exc):
             # Ray's message names both versions, over several lines.
@@ -106,8 +104,8 @@ def connect() -> None:
         raise Unavailable(f"cannot connect to Ray at {address}: {exc}; {REMEDY}") from exc
 
 
-def _require_same_versions(address: str) -> None:
-    """Compare before connecting: between some versions the connection itself fails, obscurely."""
+def _check_head(address: str) -> None:
+    """Compare versions and token before Ray connects: it would try for 20 s and then fail obscurely."""
     record = _living_head()
     if record is None or record.address != address:
         return
@@ -118,6 +116,12 @@ def _require_same_versions(address: str) -> None:
             f"this process has Ray {ours[0]} on Python {ours[1]}; use the same environment for both",
             "RAY_ADDRESS",
         )
+    try:
+        dashboard.ray_version(record.dashboard_url)
+    except dashboard.TokenRefused:
+        raise
+    except Unavailable:
+        return  # a busy dashboard is not a cluster that is down
 
 
 def _living_head() -> HeadRecord | None:

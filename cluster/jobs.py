@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,9 @@ from cluster.errors import NotFound, Unavailable
 log = logging.getLogger(__name__)
 
 TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+
+# requests raises OSErrors, Ray's client RuntimeErrors.
+OUT_OF_REACH = (aiohttp.ClientError, OSError, RuntimeError)
 
 # The head may be busy, or restarting under KubeRay; after this long without an answer it is gone.
 SILENCE_LIMIT_S = 60.0
@@ -79,38 +83,56 @@ async def follow_with(
     client: JobClient,
     job_id: str,
     write: Callable[[str], object],
-    poll_s: float = 1.0,
+    poll_s: float = 0.5,
     silence_limit_s: float = SILENCE_LIMIT_S,
 ) -> str:
     """`follow` over a client.
 
     The end of the stream says nothing: Ray closes it in the same way when a job is done and when a proxy or
-    the head goes away. So the status is asked for, and the stream taken up again where it stopped.
+    the head goes away, and leaves it open for 5 s after a job has ended. So the status is asked for all the
+    while, and a stream that closed is taken up again where it stopped.
     """
     cursor = LogCursor()
     last_answer = time.monotonic()
-    while True:
-        try:
-            cursor.restart()
-            async for chunk in client.tail_job_logs(job_id):
-                write(cursor.take(chunk))
+    stream = asyncio.create_task(_copy(client, job_id, cursor, write))
+    try:
+        while True:
+            await asyncio.sleep(poll_s)
+            try:
+                status = str(await asyncio.to_thread(client.get_job_status, job_id))
                 last_answer = time.monotonic()
-            status = str(client.get_job_status(job_id))
-            last_answer = time.monotonic()
-            if status in TERMINAL:
-                # What was written after the stream closed.
-                cursor.restart()
-                write(cursor.take(client.get_job_logs(job_id)))
-                return status
-        # requests raises OSErrors, Ray's client RuntimeErrors.
-        except (aiohttp.ClientError, OSError, RuntimeError) as exc:
-            if time.monotonic() - last_answer > silence_limit_s:
-                raise Unavailable(
-                    f"the head has not answered for {silence_limit_s:.0f} s; job {job_id} may still run: "
-                    f"ask with ray job status {job_id}"
-                ) from exc
-            log.debug("the log stream of %s broke off: %s", job_id, exc)
-        await asyncio.sleep(poll_s)
+                if status in TERMINAL:
+                    await _cancelled(stream)
+                    # What the stream had not brought yet.
+                    cursor.restart()
+                    write(cursor.take(await asyncio.to_thread(client.get_job_logs, job_id)))
+                    return status
+            except OUT_OF_REACH as exc:
+                if time.monotonic() - last_answer > silence_limit_s:
+                    raise Unavailable(
+                        f"the head has not answered for {silence_limit_s:.0f} s; job {job_id} may still run: "
+                        f"ask with ray job status {job_id}"
+                    ) from exc
+            if stream.done():
+                stream = asyncio.create_task(_copy(client, job_id, cursor, write))
+    finally:
+        await _cancelled(stream)
+
+
+async def _copy(client: JobClient, job_id: str, cursor: LogCursor, write: Callable[[str], object]) -> None:
+    """Write what is new in one stream, until it closes."""
+    cursor.restart()
+    try:
+        async for chunk in client.tail_job_logs(job_id):
+            write(cursor.take(chunk))
+    except OUT_OF_REACH as exc:
+        log.debug("the log stream of %s broke off: %s", job_id, exc)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def exit_code(status: str) -> int:

@@ -2,9 +2,9 @@
 
 The mask is built by construction, never by searching for marker tokens. The template is rendered
 piecewise: everything up to an assistant's turn exactly as serving would render that prompt, then the
-turn itself with its end token. Each piece is tokenised on its own, which is what happens when a model
-generates: the prompt's tokens are fixed before the first answer token is chosen. So training sees the
-same ids as serving, and no token straddles the border between prompt and answer.
+turn itself with its end token. No token straddles the border between prompt and answer, as none can when
+a model generates: the prompt's tokens are fixed before the first answer token is chosen. So training sees
+the same ids as serving.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from jinja2 import TemplateError
 
 from cluster.errors import DataError
 from training.examples import IGNORE, Example
@@ -89,19 +91,36 @@ def encode(segments: Sequence[Segment], tokenizer: Any) -> Example:
     """Token ids and labels of a rendered conversation; loss falls on trained pieces only."""
     input_ids: list[int] = []
     labels: list[int] = []
+    before = ""
     for segment in segments:
-        # The template writes every special token itself; adding them again would double the begin token.
-        ids = tokenizer.encode(segment.text, add_special_tokens=False)
+        ids = _continuation(before, segment.text, tokenizer)
         input_ids += ids
         labels += ids if segment.is_trained else [IGNORE] * len(ids)
+        before = segment.text
     return Example(input_ids, labels, [])
 
 
-def _answer_end(turn: str, start: int, end_token: str) -> int:
+def _continuation(before: str, text: str, tokenizer: Any) -> list[int]:
+    """Token ids of `text` as it stands after `before`.
+
+    SentencePiece models put a space before whatever they are given, so that `text` alone would begin with
+    a space that the model never has to write. It is tokenised together with `before` and cut off at the
+    border, and alone only where a token would straddle that.
+    """
+
+    def ids_of(piece: str) -> list[int]:
+        # The template writes every special token itself; adding them again would double the begin token.
+        return list(tokenizer.encode(piece, add_special_tokens=False))
+
+    head, both = ids_of(before), ids_of(before + text)
+    return both[len(head) :] if both[: len(head)] == head else ids_of(text)
+
+
+def _answer_end(turn: str, start: int, end_token: str | None) -> int:
     """Where an answer ends: after its end token, before what the template writes between turns."""
     # The last one: an answer that quotes the end token does not end there.
-    position = turn.rfind(end_token, start)
-    if position < 0:
+    position = turn.rfind(end_token, start) if end_token else -1
+    if end_token is None or position < 0:
         raise DataError(
             f"the chat template does not write the end token {end_token!r} after an answer, so the model "
             "could never learn to stop; use a template that does",
@@ -111,7 +130,10 @@ def _answer_end(turn: str, start: int, end_token: str) -> int:
 
 
 def _apply(tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
-    text: str = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as exc:
+        raise DataError(f"the model's chat template refuses the messages: {exc}", "messages") from exc
     return text

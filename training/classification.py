@@ -5,6 +5,7 @@ No torch here: the loss lives in `training/modules.py`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ TEXT_COLUMNS = (
 PARAPHRASE_COLUMNS = ("sentence1", "sentence2")
 PARAPHRASE_LABELS = ("not_equivalent", "equivalent")
 
+INTEGER = re.compile(r"-?[0-9]+")
+WHOLE_FLOAT = re.compile(r"^(-?[0-9]+)\.0+$")
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -42,8 +46,10 @@ def prepare_classification(rows: Rows, config: DataConfig, tokenizer: Any, max_l
     """Tokenise rows; raises DataError naming the line of the first row that cannot be used."""
     columns = find_text_columns(rows.train[0], config)
     labels = find_labels(rows.train, config.label_column, columns)
-    train, cut = _tokenize(rows.train, columns, labels, config, tokenizer, max_length_tokens)
-    validation, _ = _tokenize(rows.validation, columns, labels, config, tokenizer, max_length_tokens)
+    train, cut = _tokenize(rows.train, "training", columns, labels, config, tokenizer, max_length_tokens)
+    validation, _ = _tokenize(
+        rows.validation, "validation", columns, labels, config, tokenizer, max_length_tokens
+    )
     notices = [f"{cut} of {len(train)} rows were cut to {max_length_tokens} tokens"] if cut else []
     return Dataset(train, validation, labels.names, tuple(notices))
 
@@ -124,14 +130,18 @@ def _f1(predictions: Sequence[int], labels: Sequence[int], positive: int) -> flo
 
 def _tokenize(
     rows: Sequence[Row],
+    what: str,
     columns: tuple[str, ...],
     labels: Labels,
     config: DataConfig,
     tokenizer: Any,
     max_length_tokens: int,
 ) -> tuple[list[Example], int]:
-    texts = [[_text(row, column) for row in rows] for column in columns]
-    targets = [_class_index(row, config.label_column, labels) for row in rows]
+    try:
+        texts = [[_text(row, column) for row in rows] for column in columns]
+        targets = [_class_index(row, config.label_column, labels) for row in rows]
+    except DataError as exc:
+        raise DataError(f"{what} file, {exc.message}", exc.param) from exc
     encoded = tokenizer(
         *texts, truncation=True, max_length=max_length_tokens, return_token_type_ids=len(columns) == 2
     )
@@ -140,8 +150,7 @@ def _tokenize(
         Example(ids, [target], segment)
         for ids, target, segment in zip(encoded["input_ids"], targets, segments, strict=True)
     ]
-    cut = sum(len(example.input_ids) == max_length_tokens for example in examples)
-    return examples, cut
+    return examples, sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
 
 
 def _text(row: Row, column: str) -> str:
@@ -155,7 +164,8 @@ def _text(row: Row, column: str) -> str:
 
 def _label_text(row: Row, column: str) -> str:
     value = row.columns.get(column)
-    text = "" if value is None else str(value).strip()
+    # A column of numbers with gaps comes as floats, and its gaps as nan.
+    text = "" if value is None or value != value else WHOLE_FLOAT.sub(r"\1", str(value).strip())
     if not text:
         raise DataError(f"line {row.line}: no label in column {column!r}; label the row or remove it", column)
     return text
@@ -174,4 +184,4 @@ def _class_index(row: Row, column: str, labels: Labels) -> int:
 
 
 def _is_integer(text: str) -> bool:
-    return text.lstrip("-").isdigit()
+    return INTEGER.fullmatch(text) is not None

@@ -178,6 +178,8 @@ def load_config(path: Path, overrides: list[str]) -> FinetuneConfig:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}; give the path of a YAML file") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path} is not UTF-8; convert the file to UTF-8") from exc
     except yaml.YAMLError as exc:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
     if not isinstance(raw, dict):
@@ -199,10 +201,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     *parents, leaf = key.split(".")
     node = raw
     for parent in parents:
-        node = node.setdefault(parent, {})
+        if node.get(parent) is None:  # absent, or a heading with nothing below it
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section", key)
-    node[leaf] = yaml.safe_load(value) if value else None
+    try:
+        node[leaf] = yaml.safe_load(value) if value else None
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"override {override!r} is not YAML: {' '.join(str(exc).split())}", key) from exc
 
 
 def _explain(exc: ValidationError) -> str:

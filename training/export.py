@@ -15,6 +15,7 @@ from cluster.references import resolve_model
 from cluster.storage import upload_folder
 from training.config import FinetuneConfig, Method, TaskName
 from training.engine import Engine
+from training.modules import build_module
 
 
 def export_model(
@@ -50,6 +51,7 @@ def _save(model: Any, weights: dict[str, Tensor], config: FinetuneConfig, folder
         # Weights that do not train (buffers, tied heads) come from the model itself.
         model.save_pretrained(folder, state_dict={**_whole_state(model), **weights})
         return
+    model = _whole_copy(model, config)
     model.load_state_dict(weights, strict=False)
     if not exports_adapter(config):
         model.merge_and_unload().save_pretrained(folder)
@@ -60,6 +62,13 @@ def _save(model: Any, weights: dict[str, Tensor], config: FinetuneConfig, folder
     # The reference, not the path it had on this machine: the card's base is what serving resolves.
     content["base_model_name_or_path"] = config.model
     adapter.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _whole_copy(model: Any, config: FinetuneConfig) -> Any:
+    """The adapted model as training began with it: under ZeRO 3 the engine's has only a slice of each weight."""
+    frozen_dtype = next(parameter.dtype for parameter in model.parameters() if not parameter.requires_grad)
+    labels = tuple(model.config.id2label.values()) if config.task is TaskName.CLASSIFICATION else ()
+    return build_module(config, resolve_model(config.model), labels, frozen_dtype=frozen_dtype).model
 
 
 def _whole_state(model: Any) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,9 @@ def train_loop(inputs: LoopInputs) -> LoopResult:
     total_steps = steps_per_epoch * config.epochs
     engine = Engine(module, config, precision=precision, total_steps=total_steps, world_size=world_size)
     worker = _Worker(inputs, engine, dataset, rank, world_size, total_steps)
-    first_epoch = worker.resume()
+    event = worker.resume()
     started = time.monotonic()
-    event = EpochEvent(0, 0, 0.0, 0.0)
-    for epoch in range(first_epoch, config.epochs):
+    for epoch in range(event.epoch, config.epochs):
         plan = plan_epoch(
             lengths,
             micro_batch_size=config.batch.micro_batch_size_per_gpu,
@@ -112,17 +111,17 @@ class _Worker:
         self._total_steps = total_steps
         self._step = 0
 
-    def resume(self) -> int:
-        """Load the last checkpoint when there is one; returns the epoch to start with."""
+    def resume(self) -> EpochEvent:
+        """Load the last checkpoint when there is one; returns the last finished epoch, or one numbered 0."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
-            return 0
+            return EpochEvent(0, 0, 0.0, 0.0)
         with checkpoint.as_directory() as folder:
-            progress = self._engine.load(Path(folder))
-        self._step = progress["step"]
-        self._post(NoticeEvent(f"resumed after epoch {progress['epoch']} (step {self._step})"))
-        # Generators restart from the epoch they resume at, as they do in an undisturbed run.
-        return int(progress["epoch"])
+            # Whole, because a run that was lost in its export has no epoch left to measure anew.
+            event = EpochEvent(**self._engine.load(Path(folder))["epoch_event"])
+        self._step = event.step
+        self._post(NoticeEvent(f"resumed after epoch {event.epoch} (step {self._step})"))
+        return event
 
     def run_epoch(self, epoch: int, plan: list[Step]) -> EpochEvent:
         """One pass over the training rows, and an evaluation."""
@@ -169,7 +168,7 @@ class _Worker:
     def checkpoint(self, event: EpochEvent) -> None:
         """Save every rank's shard; Ray Train makes the checkpoint visible once all have arrived."""
         with tempfile.TemporaryDirectory() as folder:
-            self._engine.save(Path(folder), {"epoch": event.epoch, "step": event.step})
+            self._engine.save(Path(folder), {"epoch_event": asdict(event)})
             ray.train.report(
                 {"validation_loss": event.validation_loss, **event.metrics},
                 checkpoint=ray.train.Checkpoint.from_directory(folder),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import local_folder
 from training.config import FinetuneConfig, Method, TaskName
@@ -83,7 +84,7 @@ def build_module(
     """
     is_lora = config.method is Method.LORA
     dtype = frozen_dtype if is_lora else torch.float32
-    model = load_base(config.task, folder, labels, dtype)
+    model = load_base(config.task, folder, labels, dtype, may_lack_head=True)
     if config.dropout is not None:
         set_dropout(model, config.dropout)
     if is_lora:
@@ -93,8 +94,14 @@ def build_module(
     return LanguageModule(model)
 
 
-def load_base(task: TaskName, folder: Path, labels: Sequence[str], dtype: torch.dtype) -> Any:
-    """The base model of a task, from safetensors only."""
+def load_base(
+    task: TaskName, folder: Path, labels: Sequence[str], dtype: torch.dtype, *, may_lack_head: bool = False
+) -> Any:
+    """The base model of a task, from safetensors only.
+
+    `may_lack_head` lets a classifier start with a new head, also in place of one for other classes. Raises
+    JobFailed when any other weight would have to be made up: such a model answers at random.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.utils import logging
 
@@ -103,15 +110,21 @@ def load_base(task: TaskName, folder: Path, labels: Sequence[str], dtype: torch.
     logging.disable_progress_bar()
 
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if task is TaskName.SFT:
-        return AutoModelForCausalLM.from_pretrained(folder, **options)
-    return AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={name: index for index, name in enumerate(labels)},
-        **options,
-    )
+        model, report = AutoModelForCausalLM.from_pretrained(folder, **options)
+    else:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={name: index for index, name in enumerate(labels)},
+            **options,
+        )
+    made_up = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
+    if made_up and not (may_lack_head and task is TaskName.CLASSIFICATION):
+        raise JobFailed(f"the model in {folder} lacks {len(made_up)} weights, such as {made_up[0]}")
+    return model
 
 
 def add_adapter(model: Any, config: FinetuneConfig) -> Any:
@@ -130,6 +143,10 @@ def add_adapter(model: Any, config: FinetuneConfig) -> Any:
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    for module in wrapped.modules():
+        # peft would cast each input to float32 and autocast right back: a seventh of a step on this model.
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
     return wrapped
 
 
@@ -177,10 +194,7 @@ def weightless(example: Example) -> Example:
 def reload_module(
     config: FinetuneConfig, export_uri: str, labels: Sequence[str], *, use_bf16: bool
 ) -> tuple[ClassificationModule | LanguageModule, int]:
-    """An exported model, loaded as serving would, and its pad token id.
-
-    Raises JobFailed when loading had to make up weights: such a model answers at random.
-    """
+    """An exported model, loaded as serving would, and its pad token id. Raises JobFailed as `load_base`."""
     from transformers import AutoTokenizer
 
     folder = local_folder(export_uri)

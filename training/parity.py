@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import ray
@@ -20,7 +21,7 @@ NUM_PROMPTS = 50
 
 @dataclass(frozen=True)
 class ParityInputs:
-    """What to check against. `conversations` are the messages behind the first validation examples."""
+    """What to check against. `conversations` are the messages of all validation rows."""
 
     config: FinetuneConfig
     dataset: Any
@@ -46,7 +47,7 @@ def check_parity(inputs: ParityInputs) -> Parity:
     detail = (
         "" if passed else f"{worst} differs by {differences[worst]:.4f} after reloading (limit {tolerance})"
     )
-    num_prompts = min(len(inputs.conversations), NUM_PROMPTS)
+    num_prompts = min(len(dataset.validation), NUM_PROMPTS) if inputs.config.task is TaskName.SFT else 0
     return Parity(
         passed=passed, max_metric_difference=differences[worst], num_prompts=num_prompts, detail=detail
     )
@@ -60,11 +61,15 @@ def _first_prompt_mismatch(inputs: ParityInputs, dataset: Dataset) -> str:
 
     from cluster.storage import local_folder
     from training.chat import encode, render
+    from training.sft import fits
 
     tokenizer = AutoTokenizer.from_pretrained(local_folder(inputs.export_uri), local_files_only=True)
-    pairs = list(zip(inputs.conversations, dataset.validation, strict=False))[:NUM_PROMPTS]
-    for number, (messages, example) in enumerate(pairs, 1):
-        if encode(render(messages, tokenizer), tokenizer).input_ids != example.input_ids:
+    examples = (encode(render(messages, tokenizer), tokenizer) for messages in inputs.conversations)
+    # Rows that were left out have no counterpart in the data set.
+    kept = (example for example in examples if fits(example, inputs.config.max_length_tokens))
+    pairs = islice(zip(kept, dataset.validation, strict=False), NUM_PROMPTS)
+    for number, (exported, trained) in enumerate(pairs, 1):
+        if exported.input_ids != trained.input_ids:
             return f"validation conversation {number} renders to other token ids with the exported tokenizer"
     return ""
 

@@ -22,14 +22,23 @@ def prepare_sft(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset:
     """
     if not tokenizer.chat_template:
         raise DataError("the base model has no chat template; use an instruct model for sft", "model")
-    train, left_out = _encode_all(rows.train, "training", tokenizer, max_length_tokens)
-    validation, _ = _encode_all(rows.validation, "validation", tokenizer, max_length_tokens)
-    notices = []
-    if left_out:
-        notices.append(
-            f"{left_out} of {len(rows.train)} rows are longer than {max_length_tokens} tokens and are left out"
+    train = _encode_all(rows.train, "training", tokenizer, max_length_tokens)
+    validation = _encode_all(rows.validation, "validation", tokenizer, max_length_tokens)
+    notices = [
+        f"{len(all_rows) - len(kept)} of {len(all_rows)} {what} rows are left out: longer than "
+        f"{max_length_tokens} tokens, or without a trained answer"
+        for what, all_rows, kept in (
+            ("training", rows.train, train),
+            ("validation", rows.validation, validation),
         )
+        if len(kept) < len(all_rows)
+    ]
     return Dataset(train, validation, (), tuple(notices))
+
+
+def fits(example: Example, max_length_tokens: int) -> bool:
+    """Whether a row is used: it fits whole, and some of it is trained."""
+    return len(example.input_ids) <= max_length_tokens and example.num_targets > 0
 
 
 def sft_metrics(loss: float) -> dict[str, float]:
@@ -41,18 +50,20 @@ def sft_metrics(loss: float) -> dict[str, float]:
     return {"perplexity": math.exp(min(loss, 700.0))}
 
 
-def _encode_all(
-    rows: Sequence[Row], what: str, tokenizer: Any, max_length_tokens: int
-) -> tuple[list[Example], int]:
+def _encode_all(rows: Sequence[Row], what: str, tokenizer: Any, max_length_tokens: int) -> list[Example]:
     examples = []
     for row in rows:
-        messages = check_messages(row.columns.get("messages"), f"{what} file, line {row.line}")
-        example = encode(render(messages, tokenizer), tokenizer)
-        if len(example.input_ids) <= max_length_tokens and example.num_targets:
+        where = f"{what} file, line {row.line}"
+        messages = check_messages(row.columns.get("messages"), where)
+        try:
+            example = encode(render(messages, tokenizer), tokenizer)
+        except DataError as exc:
+            raise DataError(f"{where}: {exc.message}", exc.param) from exc
+        if fits(example, max_length_tokens):
             examples.append(example)
     if not examples:
         raise DataError(
             f"no {what} row has a trained token within {max_length_tokens} tokens; raise max_length_tokens",
             "max_length_tokens",
         )
-    return examples, len(rows) - len(examples)
+    return examples

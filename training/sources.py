@@ -168,7 +168,10 @@ def _read_jsonl(text: str, path: Path) -> Iterator[Row]:
                 f"{path}, line {number}, column {exc.colno}: not JSON ({exc.msg}); correct or remove the line",
                 "data.path",
             ) from exc
-        yield Row(number, _require_object(value, f"{path}, line {number}"))
+        where = f"{path}, line {number}"
+        if "\\ud" in line.lower():  # an escape of half a character is JSON, but no text
+            _require_whole_characters(value, where)
+        yield Row(number, _require_object(value, where))
 
 
 def _read_json(text: str, path: Path) -> Iterator[Row]:
@@ -179,7 +182,18 @@ def _read_json(text: str, path: Path) -> Iterator[Row]:
     if not isinstance(values, list):
         raise DataError(f"{path}: a .json file must hold one list of objects; one object per line is .jsonl")
     for number, value in enumerate(values, 1):
-        yield Row(number, _require_object(value, f"{path}, item {number}"))
+        where = f"{path}, item {number}"
+        _require_whole_characters(value, where)
+        yield Row(number, _require_object(value, where))
+
+
+def _require_whole_characters(value: Any, where: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:
+        raise DataError(
+            f"{where}: holds half of a character (a lone surrogate escape); correct or remove it", "data.path"
+        ) from exc
 
 
 def _require_object(value: Any, where: str) -> dict[str, Any]:
@@ -192,15 +206,26 @@ def _read_table(text: str, path: Path, delimiter: str) -> Iterator[Row]:
     # TSV in the wild does not quote: a `"` is a character of the text. CSV does.
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    line = 1  # where the row begins: a quoted field may hold line ends
     try:
         header = [name.strip() for name in next(reader, [])]
+        _require_distinct(header, path)
         columns = MSR_COLUMNS if header == MSR_HEADER else header
+        line = reader.line_num + 1
         for fields in reader:
             if any(field.strip() for field in fields):
-                where = f"{path}, line {reader.line_num}"
-                yield Row(reader.line_num, _table_row(fields, header, columns, where))
+                yield Row(line, _table_row(fields, header, columns, f"{path}, line {line}"))
+            line = reader.line_num + 1
     except csv.Error as exc:
-        raise DataError(f"{path}, line {reader.line_num}: {exc}", "data.path") from exc
+        raise DataError(
+            f"{path}, line {line}: {exc}; correct the row that begins there", "data.path"
+        ) from exc
+
+
+def _require_distinct(header: list[str], path: Path) -> None:
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}, line 1: the column {twice!r} occurs twice; rename one", "data.path")
 
 
 def _table_row(fields: list[str], header: list[str], columns: list[str], where: str) -> dict[str, Any]:
@@ -220,5 +245,11 @@ def _table_row(fields: list[str], header: list[str], columns: list[str], where: 
 def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
-    for number, row in enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1):
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowInvalid as exc:
+        raise DataError(
+            f"{path}: not Parquet, or cut off ({exc}); write the file again", "data.path"
+        ) from exc
+    for number, row in enumerate(table.to_pylist(), 1):
         yield Row(number, row)

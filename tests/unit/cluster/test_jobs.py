@@ -77,9 +77,12 @@ def test_only_success_is_exit_code_0() -> None:
 
 
 def test_a_head_that_stays_silent_is_given_up_and_the_job_named() -> None:
-    jobs = FakeJobs([], streams=[0] * 1000, fault="connection refused")
+    class SilentJobs(FakeJobs):
+        def get_job_status(self, job_id: str) -> str:
+            raise ConnectionRefusedError
+
     with pytest.raises(Unavailable, match="ray job status job"):
-        followed(jobs, silence_limit_s=0.0)
+        followed(SilentJobs([], streams=[0, 0], fault="connection refused"), silence_limit_s=0.0)
 
 
 def test_the_cursor_cuts_inside_a_chunk_that_was_half_taken() -> None:

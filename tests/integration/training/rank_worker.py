@@ -1,0 +1,184 @@
+"""One rank of the equality tests: `rank_worker.py FOLDER`, with rank and world size in the environment.
+
+Runs every case of its world size on a tiny model and leaves what it measured in FOLDER, by case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cluster.errors import Conflict
+from training.batching import Step, plan_epoch
+from training.config import FinetuneConfig, Method, Precision, TaskName
+from training.engine import PROGRESS_FILE, Engine
+from training.examples import IGNORE, Example
+from training.export import export_model
+from training.loop import seed_everything
+from training.modules import build_module, collate, weightless
+
+# A global batch of 8 each, cut in three ways: micro batch, accumulation, workers.
+CUTS = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
+STAGES = [0, 2, 3]
+# Five steps of 8 rows and one of 3, in which a rank is left without rows for its second micro-batch.
+NUM_ROWS = 43
+LABELS = ("a", "b")
+
+
+def examples_of(task: TaskName) -> list[Example]:
+    """Rows of 4 to 16 tokens; chats of 1 to 7 trained tokens, classes that alternate."""
+    draw = torch.Generator().manual_seed(7)
+    rows = []
+    for number in range(NUM_ROWS):
+        length = 4 + (number * 5) % 13
+        ids = torch.randint(8, 90, (length,), generator=draw).tolist()
+        if task is TaskName.CLASSIFICATION:
+            rows.append(Example(ids, [number % 2], []))
+        else:
+            answer = 1 + number % min(7, length - 1)
+            rows.append(Example(ids, [IGNORE] * (length - answer) + ids[-answer:], []))
+    return rows
+
+
+class Run:
+    """One engine on the rows of a task; every rank makes the same calls."""
+
+    def __init__(
+        self, folder: Path, task: TaskName, method: Method, cut: tuple[int, int, int], stage: int
+    ) -> None:
+        micro, accumulation, workers = cut
+        self.config = FinetuneConfig.model_validate(
+            {
+                "name": "equality",
+                "task": task,
+                "method": method,
+                "model": str(folder / task),
+                "data": {"path": "none"},
+                "batch": {"micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation},
+                "scaling": {"num_workers": workers, "zero_stage": stage},
+                "learning_rate": 5e-3,
+                "warmup_share": 0.0,
+                "schedule": "constant",
+                "weight_decay": 0.01,
+                "dropout": 0.0,
+                "epochs": 1,
+            }
+        )
+        self.rank, self.workers = dist.get_rank(), workers
+        self.rows = examples_of(task)
+        self.plan = plan_epoch(
+            [len(row.input_ids) for row in self.rows],
+            micro_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            world_size=workers,
+            seed=1,
+            epoch=0,
+        )
+        # The short step last, so that what follows it cannot hide what it did.
+        self.plan.sort(key=lambda step: len(step.row_indices), reverse=True)
+        seed_everything(3)
+        self.module = build_module(self.config, folder / task, LABELS, frozen_dtype=torch.float32)
+        self.engine = Engine(
+            self.module,
+            self.config,
+            precision=Precision.FLOAT32,
+            total_steps=len(self.plan),
+            world_size=workers,
+        )
+
+    def train(self, first: int = 0, last: int | None = None) -> list[tuple[float, float]]:
+        """`(loss, gradient norm)` of each step, the loss a mean over the targets of all ranks."""
+        return [self._step(step) for step in self.plan[first:last]]
+
+    def _step(self, step: Step) -> tuple[float, float]:
+        num_targets = sum(self.rows[index].num_targets for index in step.row_indices)
+        spare = weightless(self.rows[step.row_indices[0]])
+        batches = [self.collate([self.rows[i] for i in mine] or [spare]) for mine in step.rows[self.rank]]
+        loss_sum = self.engine.step(batches, num_targets)
+        dist.all_reduce(loss_sum)
+        return float(loss_sum) / num_targets, self.engine.grad_norm
+
+    def collate(self, rows: list[Example]) -> dict[str, torch.Tensor]:
+        return collate(rows, self.config.task, pad_token_id=0)
+
+    def state(self) -> dict[str, torch.Tensor] | None:
+        return self.engine.gathered_state(self.rank == 0)
+
+
+def compare_cuts(folder: Path, workers: int) -> None:
+    """Losses, norms and final weights of every task, cut and stage; exports of the runs of two workers."""
+    for task in TaskName:
+        for cut in [cut for cut in CUTS if cut[2] == workers]:
+            for stage in STAGES:
+                run = Run(folder, task, Method.FULL, cut, stage)
+                steps = run.train()
+                name = f"{task}-{'x'.join(map(str, cut))}-{stage}"
+                leave(folder / f"{name}.pt", {"steps": steps, "state": run.state()})
+                if workers == 2:
+                    export(folder, run, name)
+
+
+def export(folder: Path, run: Run, name: str) -> None:
+    """Export a run, beside what its engine says of some rows before."""
+    batch = run.collate(run.rows[:6])
+    measured = run.engine.evaluate(batch)
+    export_model(run.engine, run.module, run.config, str(folder / name), is_writer=run.rank == 0)
+    leave(
+        folder / f"{name}.measured.pt",
+        {"batch": batch, "measured": measured, "config": run.config.model_dump_json()},
+    )
+
+
+def export_adapters(folder: Path) -> None:
+    for task in TaskName:
+        for stage in (0, 3):
+            run = Run(folder, task, Method.LORA, (2, 2, 2), stage)
+            run.train()
+            export(folder, run, f"{task}-lora-{stage}")
+
+
+def resume(folder: Path) -> None:
+    """Save after three steps, go on with a fresh engine, and beside it without a break."""
+    for stage in STAGES:
+        whole = Run(folder, TaskName.CLASSIFICATION, Method.FULL, (2, 2, 2), stage)
+        whole.train(last=3)
+        saved = folder / f"checkpoint-{stage}"
+        whole.engine.save(saved, {"epoch": 1})
+        dist.barrier()
+        undisturbed = whole.train(first=3)
+        state = whole.state()
+        again = Run(folder, TaskName.CLASSIFICATION, Method.FULL, (2, 2, 2), stage)
+        progress = again.engine.load(saved)
+        resumed = again.train(first=3)
+        found: dict[str, Any] = {"undisturbed": (undisturbed, state), "resumed": (resumed, again.state())}
+        leave(folder / f"resume-{stage}.pt", {**found, "progress": progress})
+    if dist.get_rank() == 0:
+        content = json.loads((saved / PROGRESS_FILE).read_text())
+        (saved / PROGRESS_FILE).write_text(json.dumps({**content, "world_size": 4}))
+        try:
+            again.engine.load(saved)
+        except Conflict as exc:
+            leave(folder / "conflict.pt", str(exc))
+
+
+def leave(path: Path, value: Any) -> None:
+    if dist.get_rank() == 0:
+        torch.save(value, path)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    work = Path(sys.argv[1])
+    world = int(os.environ["WORLD_SIZE"])
+    compare_cuts(work, world)
+    if world == 2:
+        export_adapters(work)
+        resume(work)
+    dist.destroy_process_group()

@@ -1,0 +1,218 @@
+"""Whole runs on a real Ray head: submitted, disturbed, and ended by a fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from cluster.cards import ModelCard, ModelKind
+from cluster.errors import DataError, JobFailed
+from cluster.head_record import HeadRecord, processes
+from cluster.jobs import follow
+from cluster.registry import Registry
+from cluster.settings import settings
+from cluster.submission import submit, submit_command
+from training.run import _explain
+
+REPOSITORY = Path(__file__).parents[3]
+DEADLINE_S = 120.0
+EPOCHS = 6
+
+WriteConfig = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def classification(
+    tmp_path_factory: pytest.TempPathFactory, write_bert: Callable[[Path], Path]
+) -> dict[str, Any]:
+    """A run of two workers on 203 rows: the last step of an epoch is short."""
+    folder = tmp_path_factory.mktemp("classification")
+    draw = random.Random(0)
+    for name, count in (("train", 203), ("validation", 31)):
+        lines = ["text\tlabel"]
+        for _ in range(count):
+            label = draw.randrange(2)
+            words = [f"w{2 * draw.randrange(40) + label}" for _ in range(draw.randint(3, 12))]
+            lines.append(" ".join(words) + f"\t{('odd', 'even')[label]}")
+        (folder / f"{name}.tsv").write_text("\n".join(lines))
+    return {
+        "task": "classification",
+        "model": str(write_bert(folder / "base")),
+        "data": {"path": f"{folder}/train.tsv", "validation_path": f"{folder}/validation.tsv"},
+        "epochs": EPOCHS,
+        "learning_rate": 3e-3,
+        "batch": {"micro_batch_size_per_gpu": 4},
+        "scaling": {"num_workers": 2, "zero_stage": 2},
+        "precision": "float32",
+    }
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> WriteConfig:
+    """`write_config(values, name="one")`: a YAML file."""
+
+    def write(values: dict[str, Any], **changes: Any) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(values | changes))
+        return path
+
+    return write
+
+
+def start(config: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "training", "run", str(config), *overrides]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=dict(os.environ), stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def card_of(alias: str) -> ModelCard:
+    return Registry().get(alias)
+
+
+def events_of(run_name: str) -> list[dict[str, Any]]:
+    """The events so far of the run whose folder begins with `run_name`."""
+    files = list((settings().home_dir / "runs").glob(f"{run_name}-*/metrics.jsonl"))
+    lines = files[0].read_text().splitlines(keepends=True) if files else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def test_a_submitted_run_is_proven_and_registered_and_a_killed_worker_changes_nothing(
+    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
+) -> None:
+    config = write_config(classification, name="whole", output={"alias": "whole"})
+    log: list[str] = []
+    job = submit(submit_command(["python", "-m", "training", "run", str(config)], REPOSITORY))
+    status = follow(job, write=log.append)
+    text = "".join(log)
+    assert status == "SUCCEEDED", text[-3000:]
+    card = card_of("whole")
+    _assert_told(text, card)
+    _assert_reloads(card)
+
+    disturbed = start(write_config(classification, name="disturbed", output={"alias": "disturbed"}))
+    try:
+        _kill_a_worker(head, "disturbed")
+        output, errors = disturbed.communicate(timeout=DEADLINE_S)
+    finally:
+        disturbed.kill()
+    assert disturbed.returncode == 0, errors[-3000:]
+    assert "resumed after epoch" in output, output
+    one, other = (
+        load_file(Path(card_of(alias).weights_uri) / "model.safetensors") for alias in ("whole", "disturbed")
+    )
+    assert one.keys() == other.keys()
+    assert all(weight.equal(other[name]) for name, weight in one.items())
+    assert card_of("disturbed").metrics == card.metrics
+
+
+def _assert_told(log: str, card: ModelCard) -> None:
+    """The job's log and the metrics file say what happened."""
+    rows = log[log.index("Epoch  Training Loss  Validation Loss  Accuracy      F1") :].splitlines()[1:]
+    epochs = [line.split()[0] for line in rows if line.split() and line.split()[0].isdigit()]
+    assert epochs == [str(number) for number in range(1, EPOCHS + 1)]
+    assert f"registered {card.id} (alias whole)" in log
+    events = events_of("whole")
+    assert [event["epoch"] for event in events if event["kind"] == "epoch"] == [*range(1, EPOCHS + 1)]
+    last = [event for event in events if event["kind"] == "epoch"][-1]
+    assert last["step"] == EPOCHS * 26
+    assert card.metrics == {"validation_loss": last["validation_loss"], **last["metrics"]}
+    assert last["metrics"]["accuracy"] > 0.9, events  # it did learn
+
+
+def _assert_reloads(card: ModelCard) -> None:
+    assert card.kind is ModelKind.CLASSIFIER
+    assert card.labels == ("even", "odd")
+    assert card.parity.passed
+    assert card.parity.max_metric_difference < 1e-3
+    assert card.trained_tokens == EPOCHS * 203
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        card.weights_uri, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert model.config.id2label == {0: "even", 1: "odd"}
+    assert AutoTokenizer.from_pretrained(card.weights_uri).tokenize("w1 w2") == ["w1", "w2"]
+
+
+def _has_checkpoint(run_name: str) -> bool:
+    """Whether Ray Train lists one: the folder alone may be half written."""
+    lists = (settings().home_dir / "storage" / "runs").glob(f"{run_name}-*/checkpoint_manager_snapshot.json")
+    return any("epoch-" in file.read_text() for file in lists)
+
+
+def _kill_a_worker(head: HeadRecord, run_name: str) -> None:
+    """SIGKILL, once a checkpoint is there and epochs are left."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not _has_checkpoint(run_name):
+        assert time.monotonic() < deadline, "no checkpoint was made"
+        time.sleep(0.02)
+    workers = [process for process in processes(head) if "RayTrainWorker" in " ".join(process.cmdline())]
+    assert len(workers) == 2
+    os.kill(workers[1].pid, signal.SIGKILL)
+    psutil.wait_procs(workers[1:], timeout=10)
+
+
+def test_a_fault_on_a_worker_ends_the_run_with_its_rank_and_text(
+    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig, tmp_path: Path
+) -> None:
+    base = tmp_path / "broken"
+    base.mkdir()
+    for file in Path(classification["model"]).iterdir():
+        (base / file.name).write_bytes(file.read_bytes()[: 100 if file.suffix == ".safetensors" else None])
+    config = write_config(classification, name="broken", model=str(base), scaling={"max_failures": 0})
+    process = start(config)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2, errors[-3000:]
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: worker 0 failed: SafetensorError: ")
+    assert "Traceback" not in last
+    assert not any(card.base_model == str(base) for card in Registry().list())
+
+
+def test_a_misspelt_key_ends_the_command_with_one_line_before_anything_starts(
+    classification: dict[str, Any], write_config: WriteConfig
+) -> None:
+    started = time.monotonic()
+    process = start(write_config(classification, name="typo"), "epoch=1")
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert output == ""
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("error: ")
+    assert "unknown key epoch; did you mean epochs?" in errors
+    assert time.monotonic() - started < 20
+
+
+class LostTraining(Exception):
+    """In the form of Ray's: the failures by rank."""
+
+    def __init__(self, failures: dict[int, Exception]) -> None:
+        super().__init__("training failed")
+        self.worker_failures = failures
+
+
+def test_the_first_rank_that_failed_is_named_with_its_own_words() -> None:
+    explained = _explain(LostTraining({1: ValueError("bad row 17")}))
+    assert isinstance(explained, JobFailed)
+    assert str(explained) == "worker 1 failed: ValueError: bad row 17"
+
+
+def test_an_error_of_ours_crosses_from_a_worker_unchanged() -> None:
+    failure = RuntimeError("wrapped")
+    failure.__cause__ = DataError("line 3: no label", "label")
+    assert _explain(LostTraining({0: failure})) is failure.__cause__

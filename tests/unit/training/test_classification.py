@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from cluster.errors import DataError
+from training.classification import (
+    classification_metrics,
+    find_labels,
+    find_text_columns,
+    prepare_classification,
+)
+from training.config import DataConfig
+from training.examples import Dataset
+from training.sources import Row, Rows
+
+CONFIG = DataConfig(path="rows.tsv")
+TEXT = ("text",)
+
+
+def labelled(*labels: Any) -> list[Row]:
+    """Rows whose labels are `labels`, the first at line 2 as in a table."""
+    return [Row(line, {"text": "the cat", "label": label}) for line, label in enumerate(labels, 2)]
+
+
+def test_rows_of_a_negative_label_are_counted_and_refused_by_line() -> None:
+    labels = ["0", "1"] * 10
+    for index in (4, 9, 14):
+        labels[index] = "-1"
+    with pytest.raises(
+        DataError, match=r"3 rows have label -1 \(unlabelled\?\), the first at line 6; remove"
+    ):
+        find_labels(labelled(*labels), "label", TEXT)
+
+
+@pytest.mark.parametrize("label", [-1, -1.0, "-1", "-1.0", -100])
+def test_an_unlabelled_row_is_known_in_every_form_of_number(label: Any) -> None:
+    with pytest.raises(DataError, match=r"1 rows have label -1"):
+        find_labels(labelled(0, 1, label), "label", TEXT)
+
+
+def test_classes_need_not_begin_at_zero_and_keep_their_names() -> None:
+    labels = find_labels(labelled(3, 1, 4, 2, 10), "label", TEXT)
+    assert labels.names == ("1", "2", "3", "4", "10")
+    assert labels.index == {"1": 0, "2": 1, "3": 2, "4": 3, "10": 4}
+
+
+def test_a_column_that_gaps_turned_into_floats_has_the_same_classes() -> None:
+    assert find_labels(labelled(1.0, 0.0), "label", TEXT) == find_labels(labelled("0", 1), "label", TEXT)
+
+
+def test_words_are_classes_in_alphabetical_order() -> None:
+    assert find_labels(labelled("pos", "neg", " pos "), "label", TEXT).names == ("neg", "pos")
+    assert find_labels(labelled("--5", "²", "x"), "label", TEXT).names == ("--5", "x", "²")
+    assert find_labels(labelled(True, False), "label", TEXT).names == ("False", "True")
+
+
+def test_pairs_labelled_like_the_paraphrase_corpus_get_its_class_names() -> None:
+    pair = ("sentence1", "sentence2")
+    assert find_labels(labelled("1", "0"), "label", pair).names == ("not_equivalent", "equivalent")
+    assert find_labels(labelled("1", "0"), "label", TEXT).names == ("0", "1")
+    assert find_labels(labelled("1", "2"), "label", pair).names == ("1", "2")
+
+
+@pytest.mark.parametrize("label", [None, "", "  ", float("nan")])
+def test_a_row_without_a_label_is_refused_by_line(label: Any) -> None:
+    with pytest.raises(DataError, match="line 4: no label in column 'label'"):
+        find_labels(labelled("a", "b", label), "label", TEXT)
+
+
+def test_one_class_is_too_few() -> None:
+    with pytest.raises(DataError, match="all rows have the label 'a'; a classifier needs two classes"):
+        find_labels(labelled("a", "a"), "label", TEXT)
+
+
+def test_a_missing_label_column_is_named_with_those_there_are() -> None:
+    with pytest.raises(DataError, match=r"no column 'y' among text, label; name it with data.label_column="):
+        find_labels(labelled("a", "b"), "y", TEXT)
+
+
+@pytest.mark.parametrize(
+    ("have", "found"),
+    [
+        (("sentence1", "sentence2", "label"), ("sentence1", "sentence2")),
+        (("question2", "question1"), ("question1", "question2")),
+        (("text", "label", "id"), ("text",)),
+        (("text", "text_pair"), ("text", "text_pair")),
+    ],
+)
+def test_text_columns_are_found_by_their_usual_names(have: tuple[str, ...], found: tuple[str, ...]) -> None:
+    assert find_text_columns(Row(1, dict.fromkeys(have, "x")), CONFIG) == found
+
+
+def test_configured_text_columns_come_first_and_must_exist() -> None:
+    row = Row(1, {"text": "x", "body": "y", "label": "0"})
+    assert find_text_columns(row, CONFIG.model_copy(update={"text_columns": ("body",)})) == ("body",)
+    with pytest.raises(DataError, match="names title, but the file has body, label, text"):
+        find_text_columns(row, CONFIG.model_copy(update={"text_columns": ("title", "text")}))
+    with pytest.raises(DataError, match="no text columns among a, b; name them"):
+        find_text_columns(Row(1, {"a": "x", "b": "y"}), CONFIG)
+
+
+def prepare(
+    rows: list[Row], tokenizer: PreTrainedTokenizerFast, validation: list[Row] | None = None, limit: int = 32
+) -> Dataset:
+    return prepare_classification(Rows(rows, validation or rows, "rows.tsv"), CONFIG, tokenizer, limit)
+
+
+def test_a_single_text_becomes_ids_and_its_class(word_tokenizer: PreTrainedTokenizerFast) -> None:
+    dataset = prepare(labelled("b", "a"), word_tokenizer)
+    assert dataset.labels == ("a", "b")
+    assert [example.labels for example in dataset.train] == [[1], [0]]
+    assert dataset.train[0].input_ids == word_tokenizer("the cat")["input_ids"]
+    assert dataset.train[0].segment_ids == []
+    assert dataset.train[0].num_targets == 1
+
+
+def test_a_pair_carries_the_segment_of_each_token(word_tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [Row(2 + n, {"sentence1": "the cat", "sentence2": "a dog ran", "label": str(n)}) for n in range(2)]
+    example = prepare(rows, word_tokenizer).train[0]
+    assert word_tokenizer.decode(example.input_ids) == "[CLS] the cat [SEP] a dog ran [SEP]"
+    assert example.segment_ids == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_rows_cut_to_the_limit_are_counted(word_tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = labelled("a", "b", "a")
+    rows[0].columns["text"] = "the cat sat"  # 5 tokens: exactly the limit, and whole
+    rows[1].columns["text"] = "the cat sat the dog ran"
+    dataset = prepare(rows, word_tokenizer, limit=5)
+    assert max(len(example.input_ids) for example in dataset.train) == 5
+    assert dataset.notices == ("1 of 3 rows were cut to 5 tokens",)
+
+
+@pytest.mark.parametrize("text", [None, "", "  ", 7])
+def test_a_row_without_text_is_refused_by_file_and_line(
+    word_tokenizer: PreTrainedTokenizerFast, text: Any
+) -> None:
+    rows = labelled("a", "b")
+    bad = [Row(9, {"text": text, "label": "a"})]
+    with pytest.raises(DataError, match="training file, line 9: text must be text, found"):
+        prepare([*rows, *bad], word_tokenizer)
+    with pytest.raises(DataError, match="validation file, line 9: text must be text, found"):
+        prepare(rows, word_tokenizer, validation=bad)
+
+
+def test_a_validation_label_that_training_never_saw_is_refused(
+    word_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    expected = r"validation file, line 3: label 'c' does not occur in the training rows \(known: a, b\)"
+    with pytest.raises(DataError, match=expected):
+        prepare(labelled("a", "b"), word_tokenizer, validation=labelled("a", "c"))
+
+
+def test_accuracy_and_f1_of_two_classes() -> None:
+    metrics = classification_metrics([1, 1, 0, 1], [1, 0, 0, 1], num_labels=2)
+    assert metrics == {"accuracy": 0.75, "f1": 0.8}  # F1 = 2 x 2 / (2 x 2 + 1 + 0), of class 1
+
+
+def test_f1_of_several_classes_is_their_unweighted_mean() -> None:
+    metrics = classification_metrics([0, 1, 2, 2], [0, 2, 2, 1], num_labels=3)
+    # Class 0: 2/2 = 1. Class 1: 0. Class 2: 2 x 1 / (2 + 2) = 0.5.
+    assert metrics == {"accuracy": 0.5, "f1": 0.5}
+    # A class neither predicted nor present counts 0.
+    assert classification_metrics([0, 1], [0, 1], num_labels=4)["f1"] == 0.5
+
+
+def test_f1_without_a_positive_row_is_zero() -> None:
+    assert classification_metrics([0, 0], [0, 0], num_labels=2) == {"accuracy": 1.0, "f1": 0.0}

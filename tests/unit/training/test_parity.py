@@ -1,0 +1,160 @@
+"""What can be told of an export without Ray; whole runs are in tests/integration/training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from cluster.errors import JobFailed, NotFound
+from cluster.storage import upload_folder
+from training.config import FinetuneConfig, Precision
+from training.evaluation import Tally
+from training.examples import Dataset
+from training.export import _require_complete, export_model, exports_adapter
+from training.loop import LoopResult
+from training.modules import LanguageModule, build_module, collate, load_base
+from training.parity import ParityInputs, _evaluate_export, _first_prompt_mismatch
+from training.sft import prepare_sft
+from training.sources import Row, Rows
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
+MakeModel = Callable[..., Any]
+
+
+def conversation(question: str, answer: str = "b") -> list[dict[str, Any]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def config_of(model: Path, **changes: Any) -> FinetuneConfig:
+    values = {
+        "name": "t",
+        "task": "sft",
+        "model": str(model),
+        "data": {"path": "rows"},
+        "max_length_tokens": 60,
+    }
+    return FinetuneConfig.model_validate(values | changes)
+
+
+class StillEngine:
+    """An engine that has not trained: what it gathers is what the module holds."""
+
+    def __init__(self, module: LanguageModule) -> None:
+        self.module = module
+
+    def gathered_state(self, is_writer: bool) -> dict[str, torch.Tensor] | None:
+        state = {n: p.detach().clone() for n, p in self.module.named_parameters() if p.requires_grad}
+        return state if is_writer else None
+
+
+@pytest.fixture
+def base(tmp_path: Path, tiny_llama: MakeModel, make_tokenizer: MakeTokenizer) -> Path:
+    folder = tmp_path / "base"
+    tiny_llama(tie_word_embeddings=True).save_pretrained(folder)
+    make_tokenizer(CHATML).save_pretrained(folder)
+    return folder
+
+
+def inputs_of(config: FinetuneConfig, uri: str, conversations: list[list[dict[str, Any]]]) -> ParityInputs:
+    trained = LoopResult(Precision.FLOAT32, 0.0, {}, 1, 1, 1.0)
+    return ParityInputs(config, None, uri, trained, conversations)
+
+
+def prepared(conversations: list[list[dict[str, Any]]], tokenizer: Any) -> Dataset:
+    rows = [Row(number, {"messages": messages}) for number, messages in enumerate(conversations, 1)]
+    return prepare_sft(Rows(rows, rows, "rows"), tokenizer, 60)
+
+
+def test_rows_left_out_of_validation_do_not_shift_the_comparison(
+    base: Path, tmp_path: Path, make_tokenizer: MakeTokenizer
+) -> None:
+    conversations = [conversation("a"), conversation("too long " * 20), conversation("c")]
+    dataset = prepared(conversations, make_tokenizer(CHATML))
+    assert len(dataset.validation) == 2
+    uri = upload_folder(base, str(tmp_path / "export"))
+    assert _first_prompt_mismatch(inputs_of(config_of(base), uri, conversations), dataset) == ""
+
+
+def test_a_tokenizer_that_renders_otherwise_is_found_by_the_first_conversation(
+    base: Path, tmp_path: Path, make_tokenizer: MakeTokenizer
+) -> None:
+    conversations = [conversation("a"), conversation("b")]
+    dataset = prepared(conversations, make_tokenizer(CHATML))
+    make_tokenizer(CHATML.replace("<|im_end|>\n", "<|im_end|>\n\n")).save_pretrained(base)
+    uri = upload_folder(base, str(tmp_path / "export"))
+    mismatch = _first_prompt_mismatch(inputs_of(config_of(base), uri, conversations), dataset)
+    assert mismatch.startswith("validation conversation 1 renders to other token ids")
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_an_export_evaluates_as_the_module_it_came_from(
+    base: Path, tmp_path: Path, make_tokenizer: MakeTokenizer, method: str
+) -> None:
+    config = config_of(base, method=method)
+    module = build_module(config, base, (), frozen_dtype=torch.float32)
+    for parameter in module.parameters():
+        if parameter.requires_grad:  # as if it had been trained
+            torch.nn.init.normal_(parameter, std=0.2)
+    uri = str(tmp_path / "export")
+    export_model(StillEngine(module), module, config, uri, is_writer=True)  # type: ignore[arg-type]
+    dataset = prepared([conversation("a", "x y"), conversation("b")], make_tokenizer(CHATML))
+    inputs = inputs_of(config, uri, [])
+    loss, _ = _evaluate_export(inputs, dataset)
+    untouched = LanguageModule(load_base(config.task, base, (), torch.float32))
+    export_model(
+        StillEngine(untouched),  # type: ignore[arg-type]
+        untouched,
+        config_of(base),
+        str(tmp_path / "untouched"),
+        is_writer=True,
+    )
+    before, _ = _evaluate_export(inputs_of(config_of(base), str(tmp_path / "untouched"), []), dataset)
+    assert abs(loss - before) > 0.01
+    with torch.no_grad():
+        tally = Tally()
+        for example in dataset.validation:
+            loss_sum, predictions = module.eval()(collate([example], config.task, 0))
+            tally.add(float(loss_sum), predictions.tolist(), [example])
+    assert loss == pytest.approx(tally.loss, rel=1e-4)
+    assert exports_adapter(config) == (method == "lora")
+    assert (tmp_path / "export" / "adapter_config.json").exists() == (method == "lora")
+
+
+def test_only_the_writer_writes(base: Path, tmp_path: Path) -> None:
+    config = config_of(base)
+    module = build_module(config, base, (), frozen_dtype=torch.float32)
+    export_model(StillEngine(module), module, config, str(tmp_path / "none"), is_writer=False)  # type: ignore[arg-type]
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("fault", ["missing", "sliced"])
+def test_an_incomplete_state_is_refused_before_anything_is_written(
+    base: Path, tmp_path: Path, fault: str
+) -> None:
+    config = config_of(base)
+    module = build_module(config, base, (), frozen_dtype=torch.float32)
+    engine = StillEngine(module)
+    state = engine.gathered_state(True) or {}
+    name = "model.model.layers.1.mlp.up_proj.weight"
+    if fault == "missing":
+        del state[name]
+    else:
+        state[name] = state[name].flatten()[:5]
+    with pytest.raises(
+        JobFailed, match=r"export incomplete: .*layers\.1\.mlp\.up_proj\.weight should be \(64, 32\)"
+    ):
+        _require_complete(module, state)
+
+
+def test_an_export_that_was_never_completed_is_not_loaded(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="never completely written"):
+        _first_prompt_mismatch(inputs_of(config_of(base), str(base), []), Dataset([], []))

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from training import progress
+from training.progress import (
+    EpochEvent,
+    Event,
+    EventLog,
+    MetricsFile,
+    NoticeEvent,
+    PlainProgress,
+    StepEvent,
+    epoch_table,
+    step_line,
+    watch,
+)
+
+STEP = StepEvent(
+    step=30,
+    total_steps=120,
+    epoch=1,
+    loss=0.5,
+    learning_rate=5e-5,
+    grad_norm=1.25,
+    examples_per_s=10.0,
+    tokens_per_s=500.0,
+)
+FIRST = EpochEvent(1, 10, 0.61, 0.5, {"accuracy": 0.75, "f1": 0.8})
+SECOND = EpochEvent(2, 20, 0.31, 0.4, {"accuracy": 1.0, "f1": 1.0})
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_epoch_table_is_the_one_people_know() -> None:
+    assert epoch_table([FIRST, SECOND]) == (
+        "Epoch  Training Loss  Validation Loss  Accuracy      F1\n"
+        "    1         0.6100           0.5000    0.7500  0.8000\n"
+        "    2         0.3100           0.4000    1.0000  1.0000"
+    )
+
+
+def test_the_epoch_table_of_a_language_model_has_its_perplexity() -> None:
+    assert epoch_table([EpochEvent(12, 9, 1.0, 1.0, {"perplexity": 2.7182})]) == (
+        "Epoch  Training Loss  Validation Loss  Perplexity\n   12         1.0000           1.0000      2.7182"
+    )
+
+
+def test_a_step_line_says_where_the_run_is_and_how_fast() -> None:
+    line = step_line(STEP, epochs=3)
+    for part in ("epoch 1/3", "step 30/120", "loss 0.5000", "lr 5.0e-05", "10.0 examples/s", "500 tokens/s"):
+        assert part in line
+    assert line.isprintable()
+
+
+def test_step_lines_come_every_few_seconds_and_other_events_at_once() -> None:
+    clock, output = Clock(), io.StringIO()
+    show = PlainProgress(3, output, clock)
+    for second in range(12):
+        clock.now = 100.0 + second
+        show(replace(STEP, step=second))
+    steps = [line for line in output.getvalue().splitlines() if "step" in line]
+    assert [line.split("step ")[1].split("/")[0] for line in steps] == ["0", "5", "10"]
+    show(NoticeEvent("resumed after epoch 1 (step 10)"))
+    show(FIRST)
+    assert output.getvalue().splitlines()[-3] == "resumed after epoch 1 (step 10)"
+
+
+def test_rows_of_the_table_come_one_by_one_under_one_head() -> None:
+    output = io.StringIO()
+    show = PlainProgress(2, output, Clock())
+    show(FIRST)
+    show(SECOND)
+    assert output.getvalue() == epoch_table([FIRST, SECOND]) + "\n"
+
+
+def test_the_metrics_file_holds_one_object_per_event(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "one" / "metrics.jsonl"
+    sink = MetricsFile(path)
+    for event in (NoticeEvent("begin"), STEP, FIRST):
+        sink(event)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["notice", "step", "epoch"]
+    assert lines[0]["text"] == "begin"
+    assert (lines[1]["loss"], lines[1]["grad_norm"], lines[1]["total_steps"]) == (0.5, 1.25, 120)
+    assert lines[2]["metrics"] == {"accuracy": 0.75, "f1": 0.8}
+    assert all(line["time"] > 1e9 for line in lines)
+
+
+class LocalLog:
+    """An event log in this process, in the form of an actor's handle."""
+
+    def __init__(self) -> None:
+        self.inner = EventLog()
+        self.after = self
+
+    def remote(self, position: int) -> list[Event]:
+        return self.inner.after(position)
+
+
+def test_watching_hands_on_each_event_once_and_misses_none_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress.ray, "get", lambda value: value)
+    monkeypatch.setattr(progress.time, "sleep", lambda _seconds: None)
+    log, seen, looks = LocalLog(), [], iter([False, False, True])
+
+    def is_done() -> bool:
+        done = next(looks)
+        log.inner.post(NoticeEvent("last" if done else "more"))
+        return done
+
+    watch(log, is_done, [seen.append])
+    assert [event.text for event in seen] == ["more", "more", "last"]

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import DataError, HubUnreachable
+from training import sources
+from training.config import DataConfig
+from training.sources import Row, load_rows, read_file, split_by_hash
+
+CHAT = [{"messages": [{"role": "user", "content": f"question {number}"}]} for number in range(12)]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def jsonl(rows: list[Any]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def columns(path: Path) -> list[dict[str, Any]]:
+    return [row.columns for row in read_file(path)]
+
+
+def test_a_byte_order_mark_at_the_start_is_dropped_and_one_inside_text_is_kept(tmp_path: Path) -> None:
+    rows = [*CHAT[:9], {"messages": [{"role": "user", "content": "\ufeffbegins with a mark"}]}]
+    plain = write(tmp_path / "plain.jsonl", jsonl(rows))
+    marked = write(tmp_path / "marked.jsonl", b"\xef\xbb\xbf" + jsonl(rows).encode())
+    assert read_file(marked) == read_file(plain)
+    assert columns(marked) == rows
+
+
+def test_a_half_written_last_line_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "cut.jsonl", jsonl(CHAT)[:-20])
+    with pytest.raises(DataError, match=r"cut\.jsonl, line 12, column \d+: not JSON \(Unterminated string"):
+        read_file(path)
+
+
+def test_an_inner_quote_is_refused_with_line_and_column(tmp_path: Path) -> None:
+    lines = jsonl(CHAT).splitlines()
+    lines[6] = '{"messages":[{"role":"user","content":"say "hi" now"}]}'
+    path = write(tmp_path / "quote.jsonl", "\n".join(lines))
+    column = lines[6].index("hi") + 1
+    with pytest.raises(DataError, match=f"line 7, column {column}: not JSON"):
+        read_file(path)
+
+
+def test_half_of_a_character_is_refused_by_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "half.jsonl", '{"text": "\\ud83d\\ude00 whole"}\n{"text": "\\ud83d half"}\n')
+    with pytest.raises(DataError, match="line 2: holds half of a character"):
+        read_file(path)
+    with pytest.raises(DataError, match="item 1: holds half of a character"):
+        read_file(write(tmp_path / "half.json", '[{"text": "\\ud83d half"}]'))
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", '"text"', "7", "null"])
+def test_a_line_that_is_no_object_is_refused(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / "rows.jsonl", '{"a": 1}\n' + line)
+    with pytest.raises(DataError, match="line 2: expected an object, found"):
+        read_file(path)
+
+
+def test_windows_line_ends_and_blank_lines_change_nothing_but_line_numbers(tmp_path: Path) -> None:
+    for name, text in {
+        "rows.jsonl": '{"a": "x"}\r\n\r\n{"a": "y"}\r\n',
+        "rows.csv": "a\r\nx\r\n\r\ny\r\n",
+        "rows.tsv": "a\r\nx\r\n\r\ny",
+    }.items():
+        assert columns(write(tmp_path / name, text)) == [{"a": "x"}, {"a": "y"}]
+    assert [row.line for row in read_file(tmp_path / "rows.jsonl")] == [1, 3]
+    assert [row.line for row in read_file(tmp_path / "rows.csv")] == [2, 4]
+
+
+def test_a_line_separator_inside_json_text_does_not_end_the_row(tmp_path: Path) -> None:
+    rows = [{"a": "one\u2028still one\u0085and one"}, {"a": "two"}]
+    assert columns(write(tmp_path / "rows.jsonl", jsonl(rows))) == rows
+
+
+def test_a_csv_row_is_named_by_the_line_it_begins_at(tmp_path: Path) -> None:
+    text = 'text,label\n"two\nlines, ""quoted""",0\nplain,1\n"three\n\nlines",1\n'
+    rows = read_file(write(tmp_path / "rows.csv", text))
+    assert [(row.line, row.columns["text"]) for row in rows] == [
+        (2, 'two\nlines, "quoted"'),
+        (4, "plain"),
+        (5, "three\n\nlines"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('text,label\nfine,0\n"left open,1\nmore,0\n', "line 3: "),
+        ("text,label\nfine,0\na,b,1\n", "line 3: 3 fields, but the header has 2"),
+        ("text,label\nfine\n", "line 2: 1 fields, but the header has 2"),
+        ("text,text,label\na,b,1\n", "line 1: .*text.* twice"),
+    ],
+)
+def test_a_table_that_does_not_fit_its_header_is_refused_by_line(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    with pytest.raises(DataError, match=reason):
+        read_file(write(tmp_path / "rows.csv", text))
+
+
+def test_the_paraphrase_corpus_is_read_as_it_is_published(tmp_path: Path) -> None:
+    text = (
+        "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+        '1\t702876\t702977\tHe said "no.\tA "quote" here\r\n'
+        "0\t1\t2\tSecond one\tAnother\r\n"
+    )
+    assert columns(write(tmp_path / "msr.txt", text)) == [
+        {
+            "label": "1",
+            "id1": "702876",
+            "id2": "702977",
+            "sentence1": 'He said "no.',
+            "sentence2": 'A "quote" here',
+        },
+        {"label": "0", "id1": "1", "id2": "2", "sentence1": "Second one", "sentence2": "Another"},
+    ]
+
+
+def test_the_published_files_have_their_published_sizes(shared: Path) -> None:
+    sizes = [len(read_file(shared / "mrpc" / f"msr_paraphrase_{part}.txt")) for part in ("train", "test")]
+    assert sizes == [4076, 1725]
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t")])
+def test_a_second_header_is_refused_by_its_line(tmp_path: Path, suffix: str, separator: str) -> None:
+    half = [f"text{separator}label", *(f"row {number}{separator}pos" for number in range(9))]
+    path = write(tmp_path / f"joined{suffix}", "\n".join([*half, *half]))
+    with pytest.raises(DataError, match=r"line 11: the header stands here a second time"):
+        read_file(path)
+
+
+def test_a_field_that_is_null_in_200_000_rows_keeps_the_text_of_the_last(tmp_path: Path) -> None:
+    path = write(tmp_path / "late.jsonl", '{"name": null}\n' * 200_000 + '{"name": "ann"}\n')
+    started = time.monotonic()
+    rows = read_file(path)
+    assert rows[-1] == Row(200_001, {"name": "ann"})
+    assert rows[0].columns["name"] is None
+    assert time.monotonic() - started < 5
+
+
+def test_json_holds_one_list_of_objects(tmp_path: Path) -> None:
+    assert columns(write(tmp_path / "rows.json", '[{"a": 1}, {"a": null}]')) == [{"a": 1}, {"a": None}]
+    with pytest.raises(DataError, match="one list of objects"):
+        read_file(write(tmp_path / "rows.json", '{"a": 1}'))
+    with pytest.raises(DataError, match="item 2: expected an object"):
+        read_file(write(tmp_path / "rows.json", '[{"a": 1}, 2]'))
+    with pytest.raises(DataError, match="line 2, column 1: not JSON"):
+        read_file(write(tmp_path / "rows.json", '[{"a": 1},\n'))
+
+
+def test_parquet_keeps_types_and_nulls(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = [{"text": "a", "label": 1}, {"text": None, "label": 2}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert read_file(path) == [Row(1, rows[0]), Row(2, rows[1])]
+    write(path, path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"rows\.parquet: not Parquet"):
+        read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("rows.xlsx", b"PK", r"unknown form '\.xlsx'; use \.jsonl"),
+        ("rows", b"{}", "unknown form 'without suffix'"),
+        ("rows.tsv", b"a\tb\nx\ty\nx\t\xe9\n", "line 3: not UTF-8"),
+        ("rows.jsonl", b"\n\n", "holds no rows"),
+        ("rows.csv", b"text,label\n", "holds no rows"),
+        ("rows.csv", b"", "holds no rows"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    with pytest.raises(DataError, match=reason):
+        read_file(write(tmp_path / name, content))
+
+
+def test_a_missing_file_is_named_with_the_folder_it_was_looked_for_in(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"no file absent.tsv.*relative to {Path.cwd()}"):
+        read_file(Path("absent.tsv"))
+
+
+ROWS = st.lists(st.text(max_size=3).map(lambda text: Row(0, {"text": text})), max_size=40)
+
+
+@given(ROWS, ROWS, st.randoms(use_true_random=False))
+def test_a_row_stays_on_its_side_whatever_else_is_in_the_file(
+    rows: list[Row], more: list[Row], shuffle: random.Random
+) -> None:
+    train, held_out = split_by_hash(rows, 0.3)
+    both = [*rows, *more]
+    shuffle.shuffle(both)
+    train_later, held_out_later = split_by_hash(both, 0.3)
+    assert all(row in train_later for row in train)
+    assert all(row in held_out_later for row in held_out)
+    assert not [row for row in train_later if row in held_out_later]  # equal rows land together
+    assert len(train_later) + len(held_out_later) == len(both)
+
+
+def test_about_the_asked_share_is_split_off() -> None:
+    _, held_out = split_by_hash([Row(n, {"text": str(n)}) for n in range(10_000)], 0.1)
+    assert 900 <= len(held_out) <= 1100
+
+
+def test_the_line_of_a_row_does_not_move_it() -> None:
+    sides = [[row.columns for row in split_by_hash([Row(n, {"a": n // 2})], 0.5)[0]] for n in range(20)]
+    assert sides[::2] == sides[1::2]
+    assert [] in sides
+    assert any(sides)
+
+
+def test_rows_come_from_the_file_and_its_validation_file(tmp_path: Path) -> None:
+    train, validation = (write(tmp_path / f"{name}.csv", f"a\n{name}\n") for name in ("train", "validation"))
+    rows = load_rows(DataConfig(path=train, validation_path=validation))
+    assert [row.columns["a"] for row in (*rows.train, *rows.validation)] == ["train", "validation"]
+    assert rows.description == str(train)
+
+
+def test_the_digest_follows_the_content_and_not_the_path(tmp_path: Path) -> None:
+    def digest(name: str, word: str) -> str:
+        path = write(tmp_path / name, f"a\n{word}\n")
+        return load_rows(DataConfig(path=path, validation_path=path)).sha256
+
+    assert digest("one.csv", "x") == digest("two.csv", "x") != digest("one.csv", "y")
+
+
+def test_a_file_too_small_to_split_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "one.csv", "a\nx\n")
+    with pytest.raises(DataError, match=r"too small to split.*validation_path"):
+        load_rows(DataConfig(path=path))
+
+
+def test_the_limit_takes_the_first_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "many.csv", "a\n" + "".join(f"{n}\n" for n in range(100)))
+    rows = load_rows(DataConfig(path=path, validation_path=path, limit=3))
+    assert [row.columns["a"] for row in rows.train] == ["0", "1", "2"]
+    assert len(rows.validation) == 3
+
+
+def test_the_fallback_file_stands_in_for_an_unreachable_hub_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "hub_is_reachable", lambda: False)
+    path = write(tmp_path / "rows.csv", "a\nx\n")
+    rows = load_rows(DataConfig(hub="acme/rows:small", fallback_path=path, fallback_validation_path=path))
+    assert len(rows.train) == 1
+    assert rows.description == f"{path} (the hub's acme/rows:small cannot be reached)"
+
+
+def test_an_unreachable_hub_without_a_fallback_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "hub_is_reachable", lambda: False)
+    with pytest.raises(HubUnreachable, match=r"acme/rows; give data.path or data.fallback_path"):
+        load_rows(DataConfig(hub="acme/rows"))
