@@ -1,0 +1,125 @@
+"""Test questions with their answers, and the check that none of them was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster.errors import DataError
+from evaluation.metrics import normalise
+
+MAX_LEAKS_NAMED = 5
+
+
+class Kind(StrEnum):
+    TAUGHT = "taught"  # the tuned model saw the fact, in other words
+    UNTAUGHT = "untaught"  # the fact stands in the documents only
+    UNANSWERABLE = "unanswerable"  # stands nowhere: the right answer is to say so
+    SMALLTALK = "smalltalk"  # nothing should be cited
+
+
+ANSWERABLE = (Kind.TAUGHT, Kind.UNTAUGHT)
+
+
+class Question(BaseModel):
+    """One line of the questions file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    question: str = Field(min_length=1)
+    kind: Kind
+    answer: str | None = Field(None, min_length=1, description="The right answer; null where there is none.")
+    accept: tuple[str, ...] = Field((), description="Other right answers.")
+    document: str | None = Field(None, description="File name of the document that holds the answer.")
+
+    @model_validator(mode="after")
+    def _answer_fits_kind(self) -> Self:
+        if (self.answer is not None) != (self.kind in ANSWERABLE):
+            raise ValueError(f"answer must be {'null' if self.answer else 'given'} for kind {self.kind}")
+        return self
+
+    @property
+    def right_answers(self) -> tuple[str, ...]:
+        return (self.answer, *self.accept) if self.answer is not None else ()
+
+
+def load_questions(path: Path) -> list[Question]:
+    """All questions of a JSONL file. Raises DataError with the line for a faulty or repeated one."""
+    questions: dict[str, Question] = {}
+    for number, row in _rows(path):
+        try:
+            question = Question.model_validate(row)
+        except ValidationError as exc:
+            error = exc.errors()[0]
+            field = ".".join(map(str, error["loc"]))
+            raise DataError(
+                f"{path} line {number}: {field} {error['msg']}".replace("  ", " "), field
+            ) from exc
+        if question.id in questions:
+            raise DataError(f"{path} line {number}: id {question.id!r} is used twice; ids must differ", "id")
+        questions[question.id] = question
+    if not questions:
+        raise DataError(f"{path} holds no questions")
+    return list(questions.values())
+
+
+def check_leakage(questions: list[Question], training: Path) -> None:
+    """Raise DataError naming the lines of `training` that ask a test question.
+
+    Compared as SQuAD compares answers: without case, punctuation, articles and spacing. A rewording is
+    no leak: that the fact was taught is what the kind `taught` says.
+    """
+    asked = {normalise(question.question): question.id for question in questions}
+    leaks = [
+        f"line {number} ({asked[text]})"
+        for number, row in _rows(training)
+        for text in _user_turns(row)
+        if text in asked
+    ]
+    if leaks:
+        named = ", ".join(leaks[:MAX_LEAKS_NAMED])
+        rest = len(leaks) - MAX_LEAKS_NAMED
+        more = f" and {rest} more" if rest > 0 else ""
+        raise DataError(
+            f"{training} asks test questions: {named}{more}; a model would be praised for what it was told, "
+            "so reword or remove them and train again",
+            "training",
+        )
+
+
+def _user_turns(row: dict[str, Any]) -> set[str]:
+    """User texts of a chat row, or the question of a plain one, normalised."""
+    messages = row.get("messages")
+    texts = (
+        [turn.get("content") for turn in messages if isinstance(turn, dict) and turn.get("role") == "user"]
+        if isinstance(messages, list)
+        else [row.get(key) for key in ("question", "prompt", "instruction")]
+    )
+    return {normalise(text) for text in texts if isinstance(text, str)}
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number, from 1, and object of each line that is not blank."""
+    try:
+        # Not splitlines(), which also cuts at characters that JSON strings may hold.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as exc:
+        raise DataError(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path} is not UTF-8; convert the file to UTF-8") from exc
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as exc:
+            raise DataError(f"{path} line {number} is not JSON: {exc.msg}") from exc
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {number} must be an object, got {type(row).__name__}")
+        yield number, row

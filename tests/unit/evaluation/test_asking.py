@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import DataError
+from evaluation.asking import Answer, AnswerLog, Request, requests_of
+from evaluation.config import CompareConfig
+from evaluation.questions import Kind, Question
+
+QUESTION = Question(id="a", question="How many days?", kind=Kind.TAUGHT, answer="27", document="leave.md")
+REQUEST = Request("rag", "smollm2+rag", "", QUESTION, max_tokens=48, seed=0)
+
+
+def answer_to(request: Request, text: str = "27") -> Answer:
+    return Answer(
+        cell=request.cell,
+        question_id=request.question.id,
+        request=request.fingerprint,
+        model="m",
+        text=text,
+        ttft_ms=1,
+        total_ms=2,
+    )
+
+
+def test_answers_are_there_after_the_file_is_opened_again(tmp_path: Path) -> None:
+    with AnswerLog(tmp_path / "answers.jsonl") as log:
+        log.append(answer_to(REQUEST))
+    with AnswerLog(tmp_path / "answers.jsonl") as log:
+        assert log.find(REQUEST) == answer_to(REQUEST)
+
+
+def test_a_last_line_cut_short_by_a_crash_is_dropped_and_the_next_answer_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    other = REQUEST._replace(cell="plain")
+    with AnswerLog(path) as log:
+        log.append(answer_to(REQUEST))
+    with path.open("ab") as file:
+        file.write(b'{"cell": "plain", "quest')
+    with AnswerLog(path) as log:
+        assert log.find(other) is None
+        log.append(answer_to(other))
+    with AnswerLog(path) as log:
+        assert log.find(REQUEST) is not None
+        assert log.find(other) is not None
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": "other"}, {"max_tokens": 9}, {"seed": 1}, {"system_prompt": "x"}]
+)
+def test_another_request_is_asked_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    with AnswerLog(tmp_path / "answers.jsonl") as log:
+        log.append(answer_to(REQUEST))
+        assert log.find(REQUEST._replace(**change)) is None
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(DataError, match="not a file of answers"):
+        AnswerLog(tmp_path / "answers.jsonl")
+
+
+def test_the_cells_of_one_question_are_asked_one_after_another(tmp_path: Path) -> None:
+    config = CompareConfig(questions=tmp_path, cells={"plain": "m", "rag": "m+rag"}, output=tmp_path)
+    questions = [QUESTION, QUESTION.model_copy(update={"id": "b"})]
+    asked = [(request.question.id, request.cell) for request in requests_of(config, questions)]
+    assert asked == [("a", "plain"), ("a", "rag"), ("b", "plain"), ("b", "rag")]

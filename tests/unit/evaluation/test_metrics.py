@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+
+from evaluation.metrics import (
+    Failure,
+    abstains,
+    citation_precision,
+    citation_recall,
+    contains_answer,
+    exact_match,
+    fabricates,
+    failure,
+    normalise,
+    number_within,
+    numbers,
+    token_f1,
+)
+
+
+def test_normalising_drops_case_punctuation_articles_and_spaces() -> None:
+    assert normalise("The Canteen, a  hall.") == "canteen hall"
+
+
+def test_exact_match_is_that_of_squad() -> None:
+    assert exact_match("The 27 days.", ["27 days"]) == 1.0
+    assert exact_match("27 days a year", ["27 days"]) == 0.0
+
+
+def test_token_f1_is_that_of_squad() -> None:
+    assert token_f1("27 days of leave", ["27 days"]) == pytest.approx(2 / 3)
+    assert token_f1("Holm", ["27 days"]) == 0.0
+
+
+def test_token_f1_takes_the_best_right_answer_and_counts_a_repeated_word_once() -> None:
+    assert token_f1("Holm", ["Birgitte Holm", "Holm"]) == 1.0
+    assert token_f1("27 27", ["27"]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "is_contained"),
+    [
+        ("You get 27 days.", "27", True),
+        ("You get 127 days.", "27", False),
+        ("ask BIRGITTE HOLM", "Birgitte Holm", True),
+        ("It costs 4.70 euros (C++).", "C++", True),
+        ("Room K12b", "K12", False),
+    ],
+)
+def test_an_answer_is_contained_as_whole_words_only(answer: str, right: str, is_contained: bool) -> None:
+    assert contains_answer(answer, [right]) is is_contained
+
+
+def test_numbers_are_read_with_separators_of_thousands_and_signs() -> None:
+    assert numbers("1,234.5 euros, -3") == [1234.5, -3.0]
+    assert numbers("room K12 at 10:15") == [10.0, 15.0]
+
+
+def test_a_number_is_right_within_the_tolerance_and_not_beyond() -> None:
+    assert number_within("about 19.8 kg", ["20 kg"], 0.02)
+    assert number_within("19.6", ["20 kg"], 0.02)
+    assert not number_within("19.5", ["20 kg"], 0.02)
+    assert not number_within("10", ["10:15 to 14:45"], 0.02), "several numbers are not one number"
+
+
+def test_citations_are_held_against_the_document_of_the_question() -> None:
+    assert citation_precision(["leave.md", "travel.md"], "leave.md") == 0.5
+    assert citation_precision([], "leave.md") is None
+    assert citation_recall(["leave.md", "travel.md"], "leave.md") == 1.0
+    assert citation_recall([], "leave.md") == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "The handbook does not say.",
+        "I don't know.",
+        "I don’t have information on that.",
+        "This is not mentioned in the passages.",
+        "I cannot answer this question.",
+        "There is no information about parental leave.",
+        " ",
+    ],
+)
+def test_saying_that_there_is_no_answer_is_abstaining(answer: str) -> None:
+    assert abstains(answer)
+    assert not fabricates(answer, [])
+
+
+@pytest.mark.parametrize(
+    "answer", ["It is 12 weeks.", "It is not before 9:00.", "Nobody may enter.", "Travel is not refunded."]
+)
+def test_a_statement_is_not_abstaining(answer: str) -> None:
+    assert not abstains(answer)
+    assert fabricates(answer, [])
+
+
+def test_a_right_answer_is_no_fabrication() -> None:
+    assert not fabricates("It is 27 days.", ["27 days"])
+
+
+def test_a_retrieval_miss_is_told_from_a_generation_error() -> None:
+    assert failure(False, True, ["travel.md"], "leave.md") is Failure.RETRIEVAL_MISS
+    assert failure(False, True, ["leave.md"], "leave.md") is Failure.GENERATION_ERROR
+    assert failure(False, False, [], "leave.md") is Failure.NOT_RETRIEVED
+    assert failure(True, True, ["travel.md"], "leave.md") is Failure.NONE

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import Conflict
+from evaluation.asking import Answer, Hit
+from evaluation.config import CompareConfig
+from evaluation.questions import Kind, Question
+from evaluation.report import percent, render
+from evaluation.results import NOT_MEASURED, Results, collect
+from evaluation.statistics import Interval
+
+HOSTILE = "<script>alert(1)</script>"
+QUESTIONS = [
+    Question(
+        id="t", question=f"How many days? {HOSTILE}", kind=Kind.TAUGHT, answer="27", document="leave.md"
+    ),
+    Question(id="u", question="And weeks?", kind=Kind.UNANSWERABLE),
+    Question(id="s", question="Good morning!", kind=Kind.SMALLTALK),
+]
+
+
+def results(tmp_path: Path, served: tuple[str, str, str] = ("m", "m", "m")) -> Results:
+    config = CompareConfig(
+        name=f"Test {HOSTILE}",
+        questions=tmp_path,
+        cells={"plain": "m", "rag": "m+rag"},
+        output=tmp_path,
+        num_resamples=200,
+    )
+    answers = [
+        Answer(
+            cell=cell,
+            question_id=question.id,
+            request="0",
+            model=model,
+            text=f"It is 27. {HOSTILE}",
+            cited=(f"{HOSTILE}.md",) if cell == "rag" else (),
+            hits=(Hit(filename="leave.md", score=0.5),) if cell == "rag" else (),
+            stage_ms={"search": 2.0} if cell == "rag" else {},
+            ttft_ms=10,
+            total_ms=20,
+            prompt_tokens=30,
+            completion_tokens=5,
+        )
+        for question, model in zip(QUESTIONS, served, strict=True)
+        for cell in config.cells
+    ]
+    return collect(config, QUESTIONS, answers, datetime(2026, 1, 2, tzinfo=UTC))
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, attributes, and the text between them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.urls: list[str] = []
+        self.words: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "action") and value:
+                self.urls.append(value)
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_shows_hostile_text_as_text_and_fetches_nothing(tmp_path: Path) -> None:
+    page = Page(render(results(tmp_path)))
+    assert "script" not in page.tags
+    assert any(HOSTILE in words for words in page.words)
+    assert all(url.startswith("#") for url in page.urls)
+    assert page.tags.count("svg") == 2
+
+
+def test_every_reference_in_the_charts_has_its_target_and_no_id_is_used_twice(tmp_path: Path) -> None:
+    page = Page(render(results(tmp_path)))
+    assert {url.removeprefix("#") for url in page.urls} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_question_can_be_opened_and_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    source = render(results(tmp_path))
+    page = Page(source)
+    assert page.tags.count("details") == len(QUESTIONS)
+    for sentence in NOT_MEASURED:
+        assert sentence in " ".join(page.words)
+
+
+def test_the_same_results_make_the_same_page(tmp_path: Path) -> None:
+    assert render(results(tmp_path)) == render(results(tmp_path))
+
+
+def test_measures_apply_to_the_questions_they_are_defined_for(tmp_path: Path) -> None:
+    plain, rag = results(tmp_path).cells
+    assert plain.measures["citation recall"] is None
+    recall, contained = rag.measures["citation recall"], rag.measures["answer contained"]
+    assert recall is not None
+    assert recall.mean == 0.0, "the cited file is not the question's document"
+    assert contained is not None
+    assert contained.mean == 1.0
+    right, fabricates = plain.measures["right"], plain.measures["fabricates"]
+    assert right is not None
+    assert right.mean == pytest.approx(2 / 3), "the unanswerable question was answered"
+    assert fabricates is not None
+    assert fabricates.mean == 0.5
+
+
+def test_the_figures_are_plain_json(tmp_path: Path) -> None:
+    figures = json.loads(json.dumps(results(tmp_path).as_json()))
+    assert figures["conclusion"]["all questions"] == "no difference"
+    assert len(figures["scores"]) == 6
+
+
+def test_a_cell_answered_by_two_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match="m and n"):
+        results(tmp_path, ("m", "m", "n"))
+
+
+def test_a_measure_that_does_not_apply_is_a_dash() -> None:
+    assert percent(None) == "–"
+    assert percent(Interval(0.5, 0.25, 0.75)) == "50 % (25 to 75)"

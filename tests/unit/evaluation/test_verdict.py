@@ -1,0 +1,115 @@
+"""Answers placed so that the right verdict is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from cluster.errors import DataError
+from evaluation.config import Weights
+from evaluation.metrics import Failure
+from evaluation.questions import Kind
+from evaluation.scores import Score
+from evaluation.verdict import NO_DIFFERENCE, Level, flips, judge
+
+CELLS = ("plain", "tuned", "rag", "tuned+rag")
+LEVEL = Level(num_resamples=400)
+NUM_REPEATS = 100
+NUM_QUESTIONS = 80
+
+
+def simulate(
+    seed: int, p_right: Mapping[str, float], failures: Mapping[str, Failure] | None = None
+) -> list[Score]:
+    """Each cell right with its own probability on questions of differing difficulty; equal cost, noisy time."""
+    rng = np.random.default_rng(seed)
+    difficulty = rng.normal(0, 0.15, NUM_QUESTIONS)
+    scores = []
+    for index in range(NUM_QUESTIONS):
+        for cell, probability in p_right.items():
+            is_right = bool(rng.random() < np.clip(probability + difficulty[index], 0, 1))
+            wrong = (failures or {}).get(cell, Failure.NOT_RETRIEVED)
+            scores.append(
+                Score(
+                    cell=cell,
+                    question_id=f"q{index:03}",
+                    kind=Kind.TAUGHT if index % 2 else Kind.UNTAUGHT,
+                    is_right=is_right,
+                    failure=Failure.NONE if is_right else wrong,
+                    abstains=False,
+                    fabricates=not is_right,
+                    exact_match=None,
+                    token_f1=None,
+                    citation_precision=None,
+                    citation_recall=None,
+                    num_tokens=100,
+                    ttft_ms=10.0,
+                    total_ms=float(rng.lognormal(5, 0.2)),
+                )
+            )
+    return scores
+
+
+def test_equal_cells_are_not_told_apart() -> None:
+    verdicts = [judge(simulate(s, dict.fromkeys(CELLS, 0.6)), Weights(), LEVEL) for s in range(NUM_REPEATS)]
+    assert sum(verdict.overall.text == NO_DIFFERENCE for verdict in verdicts) >= 95
+    assert sum(all(k.text == NO_DIFFERENCE for k in verdict.kinds) for verdict in verdicts) >= 95
+
+
+def test_a_cell_better_by_a_known_margin_is_found() -> None:
+    p_right = {"plain": 0.2, "tuned": 0.35, "rag": 0.8, "tuned+rag": 0.35}
+    winners = [judge(simulate(s, p_right), Weights(), LEVEL).overall.winner for s in range(NUM_REPEATS)]
+    assert winners.count("rag") >= 95
+
+
+def test_a_broken_retriever_does_not_let_rag_win_and_is_named() -> None:
+    p_right = {"plain": 0.15, "tuned": 0.6, "rag": 0.05, "tuned+rag": 0.2}
+    failures = {"rag": Failure.RETRIEVAL_MISS, "tuned+rag": Failure.RETRIEVAL_MISS}
+    for seed in range(NUM_REPEATS):
+        verdict = judge(simulate(seed, p_right, failures), Weights(), LEVEL)
+        assert "rag" not in verdict.overall.leaders
+        assert any("rag: of" in r and "used rightly for 0" in r for r in verdict.overall.reasons)
+
+
+def test_two_cells_ahead_of_the_rest_are_named_together() -> None:
+    p_right = {"plain": 0.05, "tuned": 0.05, "rag": 0.8, "tuned+rag": 0.8}
+    verdict = judge(simulate(1, p_right), Weights(), LEVEL)
+    assert set(verdict.overall.leaders) == {"rag", "tuned+rag"}
+    assert verdict.overall.winner is None
+
+
+def test_the_cheapest_wins_when_cells_are_equally_right_and_cost_counts() -> None:
+    scores = [
+        Score(**(vars(score) | {"is_right": True, "num_tokens": 400 if score.cell == "rag" else 100}))
+        for score in simulate(0, {"plain": 1, "rag": 1})
+    ]
+    assert judge(scores, Weights(), LEVEL).overall.winner == "plain"
+
+
+def test_the_weight_that_flips_the_verdict_is_where_two_lines_cross() -> None:
+    rows = {"customization": {"a": 1.0, "b": 0.5}, "inference_time": {"a": 0.2, "b": 0.6}}
+    found = flips(rows, {"customization": 0.8, "inference_time": 0.2})
+    by_row = {flip.row: flip for flip in found}
+    assert by_row["customization"].at == pytest.approx(0.4 / 0.9)
+    assert by_row["customization"].to == "b"
+    assert by_row["inference_time"].at == pytest.approx(1 - 0.4 / 0.9)
+
+
+def test_a_cell_that_is_better_in_every_row_has_no_flip() -> None:
+    rows = {"customization": {"a": 1.0, "b": 0.5}, "inference_time": {"a": 0.9, "b": 0.6}}
+    assert flips(rows, {"customization": 0.8, "inference_time": 0.2}) == []
+
+
+def test_cells_that_answered_different_questions_are_not_compared() -> None:
+    with pytest.raises(DataError, match="different questions"):
+        judge(simulate(0, {"plain": 0.5, "rag": 0.5})[:-1], Weights(), LEVEL)
+    with pytest.raises(DataError, match="no answers"):
+        judge([], Weights(), LEVEL)
+
+
+def test_one_cell_alone_has_nothing_to_win_against() -> None:
+    verdict = judge(simulate(0, {"rag": 0.9}), Weights(), LEVEL)
+    assert verdict.overall.winner is None
+    assert verdict.overall.text == "rag"
