@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.auth_token import AUTH_ENVIRONMENT
 from cluster.head_record import HeadRecord
 from cluster.logs import PACKAGES
 from cluster.settings import settings
+
+# Ray reads both once, when it is imported, which any test file may do before a head is started.
+os.environ.update(AUTH_ENVIRONMENT | {"RAY_TRAIN_V2_ENABLED": "1"})
 
 REPOSITORY = Path(__file__).parents[1]
 USER_CACHE = Path("~/.hamlet/cache").expanduser()

@@ -29,7 +29,11 @@ MAY_IMPORT = {
 # Each is named where it is wrapped, so that it can be replaced, left out or upgraded in one place.
 HEAVY_LIBRARIES = {
     "deepspeed": {"training/engine.py"},
-    "qdrant_client": {"retrieval/server_store.py", "retrieval/server_calls.py", "retrieval/server_filters.py"},
+    "qdrant_client": {
+        "retrieval/server_store.py",
+        "retrieval/server_calls.py",
+        "retrieval/server_filters.py",
+    },
     "qdrant_edge": {"retrieval/edge_store.py", "retrieval/edge_filters.py", "retrieval/bm25.py"},
     "vllm": {"serving/vllm_engine.py"},
 }

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-
-from cluster.auth_token import AUTH_ENVIRONMENT
-
-# Ray reads both once, when it is imported: here with the first test file.
-os.environ.update(AUTH_ENVIRONMENT | {"RAY_TRAIN_V2_ENABLED": "1"})
 
 import pytest
 import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +15,6 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
-
-from cluster.auth_token import AUTH_ENVIRONMENT
-
-# Ray reads it once, when it is imported: here, though tests with a head may follow in this process.
-os.environ.update(AUTH_ENVIRONMENT)
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "[CLS]", "[SEP]"]
 # Enough to learn merges across what a template puts beside an answer.
