@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down clean setup setup-test
+.PHONY: help demo test check lint up down clean setup setup-test
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,11 +17,13 @@ demo: setup  ## set up, then fine-tune, serve and answer on this machine
 test: setup-test  ## set up what tests need, then run all tests
 	@$(BIN)/python -m pytest tests/unit tests/integration --durations=10
 
-check: setup-test  ## format, lint, types and unit tests: what must pass before every commit
+check: lint  ## format, lint, types and unit tests: what must pass before every commit
+	@$(BIN)/python -m pytest tests/unit
+
+lint: setup-test  ## format, lint and types alone
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/python -m pytest tests/unit
 
 up: setup  ## start Ray on this machine
 	@$(BIN)/python -m cluster up
