@@ -12,7 +12,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,8 +41,9 @@ HEAD_ENVIRONMENT = {
     **LOOPBACK_ENVIRONMENT,
 }
 
-# Unix socket names hold 103 bytes on macOS (107 on Linux); Ray appends up to 64 to its temp dir.
-MAX_TEMP_DIR_LENGTH = 39
+# Unix socket names are short: 103 bytes on macOS (107 on Linux), 97 for HAProxy's. In our folder lie
+# `t/session_<date>_<pid>/sockets/plasma_store` (66 bytes) and `p/<node id>/s` (61 bytes).
+MAX_FOLDER_LENGTH = 36
 
 
 def start_head() -> HeadRecord:
@@ -114,12 +114,13 @@ def logical_cpus(configured: int | None, cores: int) -> int:
 
 
 def private_folder(home: Path) -> Path:
-    """Where Ray's files lie: below `home`, or in the system's temp folder where that name is too long."""
+    """Where Ray's files lie: below `home`, or in /tmp where that name is too long."""
     wanted = home / "ray"
-    if len(os.fsencode(wanted / "t")) <= MAX_TEMP_DIR_LENGTH:
+    if len(os.fsencode(wanted)) <= MAX_FOLDER_LENGTH:
         return wanted
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:8]
-    return Path(tempfile.gettempdir()) / f"hamlet-{os.getuid()}-{digest}"
+    # Not tempfile's folder: TMPDIR may be long as well, as it always is on macOS.
+    return Path("/tmp") / f"hamlet-{os.getuid()}-{digest}"
 
 
 def log_path() -> Path:
@@ -140,7 +141,7 @@ def _environment(head_id: str, folder: Path) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     # Jobs are run as `python -m training …`: that must be this environment's Python, activated or not.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    proxy = proxy_environment(folder / "proxy", HOST)
+    proxy = proxy_environment(folder / "p", HOST)
     return {**inherited, **HEAD_ENVIRONMENT, **proxy, "PATH": path, MARKER_VARIABLE: head_id}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.head_process import (
     HEAD_ENVIRONMENT,
-    MAX_TEMP_DIR_LENGTH,
+    MAX_FOLDER_LENGTH,
     last_words,
     log_path,
     logical_cpus,
@@ -48,7 +48,17 @@ def test_a_long_home_gets_a_short_folder_of_its_own() -> None:
     one, other = (private_folder(Path("/very/long/path" * 5) / name) for name in "ab")
     assert one != other
     assert f"-{os.getuid()}-" in one.name
-    assert len(str(one / "t")) <= MAX_TEMP_DIR_LENGTH
+    assert len(str(one)) <= MAX_FOLDER_LENGTH
+
+
+def test_the_longest_folder_leaves_room_for_every_socket_name() -> None:
+    folder = "/" + "x" * (MAX_FOLDER_LENGTH - 1)
+    assert private_folder(Path(folder).parent / folder[1 : MAX_FOLDER_LENGTH - 4]) == Path(
+        folder[:-4] + "/ray"
+    )
+    session = "session_2026-11-25_08-50-23_676049_4194304"
+    assert len(f"{folder}/t/{session}/sockets/plasma_store") <= 103
+    assert len(f"{folder}/p/{'0' * 56}/s") <= 97
 
 
 def test_the_last_words_of_a_head_are_its_last_line_that_says_something() -> None:

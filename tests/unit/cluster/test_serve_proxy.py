@@ -42,4 +42,7 @@ def test_its_pages_are_moved_to_the_loopback_interface_and_nothing_else(
 
 def test_two_heads_share_neither_ports_nor_files(fake_binary: Path, tmp_path: Path) -> None:
     one, other = (proxy_environment(tmp_path / name, "127.0.0.1") for name in "ab")
-    assert {name for name in one if one[name] == other[name]} == {"RAY_SERVE_ENABLE_HA_PROXY"}
+    assert {name for name in one if one[name] == other[name]} == {
+        "RAY_SERVE_ENABLE_HA_PROXY",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
+    }
