@@ -102,11 +102,16 @@ def search(store: VectorStore, info: CollectionInfo, request: SearchRequest, ten
         final = "rrf"
         with stages.timed("fuse"):
             _fuse(candidates, rankings)
-    ordered = sorted(candidates.values(), key=lambda c: (-c.scores[final], c.found.id))
     if request.score_threshold is not None:
         with stages.timed("threshold"):
             _add_similarity(store, info.spec.name, request, where, candidates)
-            ordered = [c for c in ordered if c.scores["dense"] >= request.score_threshold]
+            candidates = {
+                id_: c for id_, c in candidates.items() if c.scores["dense"] >= request.score_threshold
+            }
+    # Fused scores count ranks, so neighbours are often equal: the more similar one goes first.
+    ordered = sorted(
+        candidates.values(), key=lambda c: (-c.scores[final], -c.scores.get("dense", -1.0), c.found.id)
+    )
     if request.diversity > 0:
         with stages.timed("diversify"):
             ordered = _diversified(ordered, request)

@@ -14,9 +14,6 @@ from serving.prompts import Passage
 # Below every cosine: asks for the similarity of each hit, also of those that only their words brought in.
 ANY_SIMILARITY = -1.0
 
-# Fused scores of neighbours are often equal; so many more are asked for that a tie at the cut can be seen.
-TIED_HITS = 8
-
 
 class Retriever:
     """Searches for the router. `collections` defaults to the store of this cluster."""
@@ -33,13 +30,12 @@ class Retriever:
         request = SearchRequest(
             query_text=job.text,
             query_vector=job.vector,
-            top_k=job.top_k + TIED_HITS,
+            top_k=job.top_k,
             filter=search_filter(job.filters),
             score_threshold=ANY_SIMILARITY,
         )
         result = await self._collections.search(job.collection, request, job.tenant)
-        ranked = sorted(result.hits, key=lambda hit: (-hit.score, -hit.scores["dense"]))
-        return [passage(hit) for hit in ranked[: job.top_k]]
+        return [passage(hit) for hit in result.hits]
 
     async def check_health(self) -> None:
         """Raise StoreUnavailable when the store does not answer."""

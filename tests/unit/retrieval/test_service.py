@@ -70,6 +70,20 @@ def test_a_hit_says_where_it_stands_and_what_each_stage_scored(collections: Coll
     assert list(result.stages_ms) == ["dense", "bm25", "fuse"]
 
 
+@pytest.mark.parametrize(
+    ("nearer", "other", "words"),
+    [("leave", "badge", "badge front door ten days"), ("badge", "leave", "employee paid days year door")],
+)
+def test_of_two_hits_with_equal_fused_scores_the_more_similar_one_goes_first(
+    collections: CollectionsClient, nearer: str, other: str, words: str
+) -> None:
+    near, far = EMBEDDER.embed_documents([TEXTS[nearer][0], TEXTS[other][0]])
+    vector = (0.8 * near + 0.6 * far) / np.linalg.norm(0.8 * near + 0.6 * far)
+    first, second = collections.search("handbook", SearchRequest(words, vector, top_k=2), "ann").hits
+    assert first.score == second.score
+    assert (first.document_id, second.document_id) == (nearer, other)
+
+
 @pytest.mark.parametrize(("mode", "stage"), [(Mode.DENSE, "dense"), (Mode.BM25, "bm25")])
 def test_one_ranking_alone(collections: CollectionsClient, mode: Mode, stage: str) -> None:
     result = collections.search("handbook", request("code MV-83", mode=mode), "ann")
