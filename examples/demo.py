@@ -23,7 +23,10 @@ from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
+from cluster import jobs
 from cluster.connection import client_environment, dashboard_url
+from cluster.submission import submit as start_job
+from cluster.submission import submit_command
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE_URL = "http://127.0.0.1:8000"
@@ -34,10 +37,6 @@ SHOWN_QUESTION = "canteen-lunch-price-1"
 PAIR = (
     "The company said profits rose by a tenth last year.",
     "Last year's earnings were up ten percent, according to the firm.",
-)
-# Ray's own client lines ("2026-11-25 09:00:00,000 INFO cli.py:42 -- …"), which say nothing of the run.
-CLIENT_LINE = re.compile(
-    r"^(\d{4}-\d\d-\d\d [\d:,]+\s+)?(INFO|SUCC|WARNING)\s|^\d{4}-\d\d-\d\d [\d:,]+\t?(INFO|SUCC)"
 )
 
 console = Console(highlight=False, width=min(Console().width, 120) if sys.stdout.isatty() else 110)
@@ -82,10 +81,30 @@ def step(number: int, sentence: str) -> None:
 
 
 def submit(entrypoint: str) -> None:
-    run(f"ray job submit --address {dashboard_url()} --working-dir . -- {entrypoint}", only_job_output=True)
+    """Submit a job by the printed `ray job submit`, and follow its log to its real end."""
+    command = submit_command(entrypoint)
+    console.print(f"[dim]$ {command}[/dim]", soft_wrap=True)
+    job_id = start_job(command)
+    log = JobLog()
+    status = jobs.follow(job_id, write=log.write)
+    if jobs.exit_code(status):
+        raise SystemExit(f"error: job {job_id} ended as {status}; see its output above")
 
 
-def run(command: str, *, quiet: bool = False, only_job_output: bool = False) -> None:
+class JobLog:
+    """Prints a job's log, which comes in pieces, line by line, without what Ray writes before the run."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def write(self, text: str) -> None:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if not line.startswith("Running entrypoint") and "Runtime env is setting up" not in line:
+                console.print("  " + line, markup=False, soft_wrap=True)
+
+
+def run(command: str, *, quiet: bool = False) -> None:
     """Print a command, run it, and show its output as it comes; leave with its output when it fails."""
     console.print(f"[dim]$ {command}[/dim]")
     arguments = shlex.split(command)
@@ -98,7 +117,7 @@ def run(command: str, *, quiet: bool = False, only_job_output: bool = False) -> 
     kept: list[str] = []
     for line in process.stdout:
         kept.append(line.rstrip("\n"))
-        if not quiet and not (only_job_output and is_client_line(kept[-1])):
+        if not quiet:
             console.print("  " + kept[-1], markup=False, soft_wrap=True)
     if process.wait():
         if quiet:
@@ -106,11 +125,6 @@ def run(command: str, *, quiet: bool = False, only_job_output: bool = False) -> 
         raise SystemExit(
             f"error: `{command}` failed with exit code {process.returncode}; see its output above"
         )
-
-
-def is_client_line(line: str) -> bool:
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
-    return not plain.strip() or bool(CLIENT_LINE.match(plain)) or plain.startswith("Running entrypoint")
 
 
 def wait_until_ready() -> None:
@@ -138,14 +152,11 @@ def ask(client: OpenAI, model: str, question: str) -> Answer:
     seconds = time.monotonic() - started
     extra: dict[str, Any] = (response.model_extra or {}).get("hamlet", {})
     message = response.choices[0].message
-    cited = [
-        note["file_citation"]["filename"] for note in (message.model_extra or {}).get("annotations") or []
-    ]
-    sources = cited or [
-        getattr(getattr(note, "file_citation", None), "filename", "") for note in (message.annotations or [])
-    ]
+    # The client's type knows other annotations than file citations; its plain form has them all.
+    notes: Any = message.to_dict().get("annotations") or []
+    sources = [note["file_citation"]["filename"] for note in notes]
     text = (message.content or "").strip()
-    return Answer(text, extra.get("route", "-"), extra.get("reason", ""), [s for s in sources if s], seconds)
+    return Answer(text, extra.get("route", "-"), extra.get("reason", ""), sources, seconds)
 
 
 def show_one_question(client: OpenAI) -> None:

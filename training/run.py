@@ -180,7 +180,7 @@ def _opening(config: FinetuneConfig, prepared: Prepared) -> str:
     lines = [
         f"{config.task} of {config.model} ({config.method}) on {prepared.rows.description}: "
         f"{len(dataset.train)} training and {len(dataset.validation)} validation rows",
-        f"{config.epochs} epochs, global batch {config.global_batch_size}, {workers} worker{'s'[: workers != 1]}, "
+        f"{config.epochs} epoch{'s'[: config.epochs != 1]}, global batch {config.global_batch_size}, {workers} worker{'s'[: workers != 1]}, "
         f"DeepSpeed ZeRO stage {config.scaling.zero_stage}",
         *dataset.notices,
     ]
