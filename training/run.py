@@ -176,12 +176,12 @@ def _card(
 
 def _opening(config: FinetuneConfig, prepared: Prepared) -> str:
     dataset = prepared.dataset
-    workers = config.scaling.num_workers
+    workers, epochs = config.scaling.num_workers, config.epochs
     lines = [
         f"{config.task} of {config.model} ({config.method}) on {prepared.rows.description}: "
         f"{len(dataset.train)} training and {len(dataset.validation)} validation rows",
-        f"{config.epochs} epoch{'s'[: config.epochs != 1]}, global batch {config.global_batch_size}, {workers} worker{'s'[: workers != 1]}, "
-        f"DeepSpeed ZeRO stage {config.scaling.zero_stage}",
+        f"{epochs} epoch{'s'[: epochs != 1]}, global batch {config.global_batch_size}, "
+        f"{workers} worker{'s'[: workers != 1]}, DeepSpeed ZeRO stage {config.scaling.zero_stage}",
         *dataset.notices,
     ]
     return "\n".join(lines)
