@@ -1,4 +1,5 @@
-# Everything starts here: `make` lists what there is. Nothing is installed outside .venv.
+# Everything starts here: `make` lists what there is. Nothing is installed outside .venv, but for
+# Chromium, which tests of the page need: `make test` asks apt for it where it may.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin

@@ -17,6 +17,7 @@ from cluster.cli import run
 from cluster.connection import client_environment
 from cluster.errors import HamletError
 from cluster.head_record import HeadRecord, is_alive, read_record
+from cluster.keys_cli import audit, keys
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +35,8 @@ app = typer.Typer(
 )
 models = typer.Typer(no_args_is_help=True, help="The registered models: list, pull, show, promote, delete.")
 app.add_typer(models, name="models")
+app.add_typer(keys, name="keys")
+app.command()(audit)
 
 console = Console(soft_wrap=True, highlight=False)
 

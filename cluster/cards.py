@@ -22,6 +22,7 @@ class ModelKind(StrEnum):
     GENERATOR = "generator"
     CLASSIFIER = "classifier"
     EMBEDDER = "embedder"
+    BASE = "base"  # not served: a start for further fine-tuning
 
 
 class Parity(BaseModel):

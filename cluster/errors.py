@@ -3,8 +3,11 @@
     HamletError
     ├── InvalidInput            400  the caller's mistake; `param` names the field
     │   ├── ConfigError         400  a configuration file or override
-    │   ├── DataError           400  a training or document file
+    │   ├── DataError           400  a training or document file; `details` has all faults
+    │   ├── TooLarge            413  a file above the limit
     │   └── ContextLengthExceeded 400  prompt and answer do not fit the model
+    ├── Unauthenticated         401  no API key, or none that is valid
+    ├── Forbidden               403  the key's scopes do not open this
     ├── NotFound                404  no such model, collection, file or job
     ├── Conflict                409  the thing exists already, or is held by another
     ├── Unprocessable           422  well-formed but without usable content
@@ -21,14 +24,14 @@ The command lines print the message in one line and exit with 2; the HTTP API ma
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class HamletError(Exception):
     """Root of the tree. Picklable, so that it crosses Ray workers unchanged.
 
     `param` is the offending field in dotted form (`data.path`, `messages[1].role`);
-    `code` is OpenAI's machine-readable word for the error.
+    `code` is OpenAI's machine-readable word for the error; `details` is what does not fit a sentence, as JSON.
     """
 
     status: ClassVar[int] = 500
@@ -41,13 +44,15 @@ class HamletError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
+        details: dict[str, Any] | None = None,
     ) -> None:
-        # All four go to `args`, which is what pickle calls the class with again.
-        super().__init__(message, param, code, retry_after_s)
+        # All five go to `args`, which is what pickle calls the class with again.
+        super().__init__(message, param, code, retry_after_s, details)
         self.message = message
         self.param = param
         self.code = code or self.default_code
         self.retry_after_s = retry_after_s
+        self.details = details
 
     def __str__(self) -> str:
         return self.message
@@ -65,8 +70,20 @@ class DataError(InvalidInput):
     default_code = "invalid_file"
 
 
+class TooLarge(InvalidInput):
+    status, default_code = 413, "file_too_large"
+
+
 class ContextLengthExceeded(InvalidInput):
     default_code = "context_length_exceeded"
+
+
+class Unauthenticated(HamletError):
+    status, type, default_code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class Forbidden(HamletError):
+    status, type, default_code = 403, "invalid_request_error", "insufficient_permissions"
 
 
 class NotFound(HamletError):

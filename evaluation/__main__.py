@@ -1,54 +1,105 @@
-"""`python -m evaluation`: compare ways to answer, or guard the quality of one."""
+"""`python -m evaluation`: compare ways to answer, put the best one behind `auto`, or guard the quality of one."""
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster import cli
-from evaluation.asking import Answer, AnswerLog, ask_all
+from cluster.api_keys import ApiKeys, Area
+from cluster.errors import HamletError
+from cluster.reports import Report, Reports, ReportStatus
+from cluster.router_policy import remove_policy, write_policy
+from cluster.storage import local_copy
+from evaluation.answers import AnswerLog
+from evaluation.asking import ask_all
 from evaluation.compare import compare as run_comparison
-from evaluation.compare import prepare
-from evaluation.config import CompareConfig, load_config
+from evaluation.compare import prepare, publish, requests_of
+from evaluation.config import CompareConfig, load_config, quick_form
+from evaluation.kept import write_whole
+from evaluation.policy import chosen_policy
 from evaluation.report import percent
-from evaluation.results import collect
+from evaluation.results import Measured, collect
 from evaluation.summary import show
+from evaluation.tuning import run_id_of
+from evaluation.watching import ReportWatcher, TerminalWatcher
+
+KEY_LIFE_S = 24 * 3600.0
 
 app = typer.Typer(
     help="Measure which way answers best: `python -m evaluation compare examples/compare-handbook.yaml`.",
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 
 
 @app.command()
 def compare(
-    config: Annotated[Path, typer.Argument(help="YAML file; see examples/compare-handbook.yaml.")],
+    config: Annotated[str, typer.Argument(help="YAML file or URI; see examples/compare-handbook.yaml.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Dotted overrides: concurrency=2 weights.inference_time=0.3")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed and fewer questions; a few minutes.")
+    ] = False,
+    report: Annotated[
+        str | None, typer.Option(help="Id of a report that was announced by /v1/evaluations.")
+    ] = None,
 ) -> None:
-    """Ask every question of every cell, then write verdict and report.
+    """Train for each seed, ask every question of every cell, then write verdict and report.
 
-    Run again after an interruption: what was answered is not asked again.
+    Run again after an interruption: what was trained and answered is not done again.
+    Example: `python -m evaluation compare examples/compare-handbook.yaml --quick`
     """
-    loaded = load_config(config, overrides or [])
-    questions, requests = prepare(loaded)
-    with AnswerLog(loaded.output / "answers.jsonl") as log:
-        num_missing = sum(log.find(request) is None for request in requests)
-    if num_missing < len(requests):
-        typer.echo(f"{len(requests) - num_missing} of {len(requests)} answers are there from an earlier run.")
-    with _progress(num_missing) as on_answer:
-        results = run_comparison(loaded, questions, requests, on_answer)
+    loaded = load_config(local_copy(config), overrides or [])
+    loaded = quick_form(loaded) if quick else loaded
+    if report is not None:
+        write_whole(loaded.output / "run-id", report.encode())
+    with _kept_report(loaded) as state, _own_key(state.tenant), TerminalWatcher() as terminal:
+        questions = prepare(loaded)
+        watcher = ReportWatcher(state, terminal)
+        results = run_comparison(loaded, questions, watcher)
+        publish(results, watcher.report)
     show(results, Console(highlight=False, width=None if sys.stdout.isatty() else 110))
+
+
+@app.command()
+def promote(
+    source: Annotated[str, typer.Argument(help="Output folder of a comparison, or the id of a report.")],
+    cell: Annotated[str | None, typer.Option(help="Promote this cell in place of the winner.")] = None,
+) -> None:
+    """Put the winner behind `auto`: every router takes its route within a second, without a restart.
+
+    Example: `python -m evaluation promote reports/handbook`; back: `python -m evaluation demote`
+    """
+    path = Path(source) / "results.json"
+    content = path.read_bytes() if path.exists() else Reports().results(source)
+    name, policy = chosen_policy(orjson.loads(content), cell)
+    before = write_policy(policy)
+    tuned = f" with {policy.tuned_model}" if policy.tuned_model else ""
+    typer.echo(
+        f"auto now takes the route {policy.grounded_route}{tuned} from a similarity of "
+        f"{policy.score_threshold:.2f} on (cell {name}, report {policy.report})"
+    )
+    if before is not None:
+        typer.echo(f"before: {before.grounded_route} from {before.score_threshold:.2f} on ({before.report})")
+
+
+@app.command()
+def demote() -> None:
+    """Take the promoted policy away: `auto` goes by the deployment's own configuration again."""
+    remove_policy()
+    typer.echo("auto goes by router.grounded_route and router.score_threshold of the deployment")
 
 
 @app.command()
@@ -72,10 +123,12 @@ def score(
             max_tokens=max_tokens,
             output=Path(folder),
         )
-        asked, requests = prepare(config)
-        with _progress(len(requests)) as on_answer, AnswerLog(config.output / "answers.jsonl") as log:
-            answers = ask_all(config, requests, log, on_answer)
-    results = collect(config, asked, answers, datetime.now(UTC))
+        asked = prepare(config)
+        requests = requests_of(config, asked)
+        with TerminalWatcher() as watcher, AnswerLog(config.output / "answers.jsonl") as log:
+            watcher.stage("asking", len(requests))
+            answers = ask_all(config, requests, log, watcher.answered)
+    results = collect(config, Measured(asked, answers), datetime.now(UTC))
     for ruling in results.verdict.kinds:
         typer.echo(f"{ruling.about:14} {percent(ruling.cells['model'])} of {ruling.num_questions}")
     right = results.cells[0].measures["right"]
@@ -89,20 +142,33 @@ def score(
 
 
 @contextmanager
-def _progress(num_answers: int) -> Iterator[Callable[[Answer], None]]:
-    """A live bar on stderr, so that stdout stays the result."""
-    columns = (
-        TextColumn("asking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=num_answers)
-        yield lambda answer: progress.update(
-            task, advance=1, description=f"{answer.cell}: {answer.question_id}"
-        )
+def _own_key(tenant: str) -> Iterator[None]:
+    """A key of this tenant for as long as the comparison runs, where the service asks for keys and none is given."""
+    keys = ApiKeys()
+    if "OPENAI_API_KEY" in os.environ or not keys.list():
+        yield
+        return
+    key, secret = keys.create(tenant, (Area.INFERENCE,), "evaluation", KEY_LIFE_S)
+    os.environ["OPENAI_API_KEY"] = secret
+    try:
+        yield
+    finally:
+        del os.environ["OPENAI_API_KEY"]
+        keys.revoke(key.id)
+
+
+@contextmanager
+def _kept_report(config: CompareConfig) -> Iterator[Report]:
+    """The state of this comparison's report; a fault on the way is written into it too."""
+    reports, report_id = Reports(), run_id_of(config.output)
+    announced = reports.find(report_id) or Report(id=report_id, name=config.name)
+    state = announced.model_copy(update={"error": None})
+    try:
+        yield state
+    except (HamletError, KeyboardInterrupt) as exc:
+        error = str(exc) or "interrupted; the same command goes on from here"
+        reports.save(state.model_copy(update={"status": ReportStatus.FAILED, "error": error}))
+        raise
 
 
 if __name__ == "__main__":

@@ -1,140 +1,43 @@
-"""Asking every question of every cell over HTTP, and keeping every answer.
-
-The file of answers is the state: it is appended to and synced answer by answer, so that a comparison that
-was interrupted goes on where it stopped.
-"""
+"""Asking questions over HTTP, several at once, as any client would."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import httpx
 import openai
 from openai import AsyncOpenAI
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cluster.errors import DataError, HamletError, InvalidInput, NotFound, Unavailable
+from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from evaluation.answers import Answer, AnswerLog, Hit, Request
 from evaluation.config import CompareConfig
-from evaluation.questions import Question
 
 GO_ON = "answers so far are kept; run the same command again to go on"
 
 
-class Hit(BaseModel):
-    """A passage that was put in the prompt. `score` is a cosine similarity."""
+def wait_until_ready(config: CompareConfig) -> None:
+    """Wait for the service. Raises Unavailable, with what it says is not ready, when the time is over.
 
-    model_config = ConfigDict(frozen=True)
-
-    filename: str
-    text: str = ""
-    score: float = 0.0
-
-
-class Answer(BaseModel):
-    """One answered question, as the client saw it. Times are in milliseconds from sending the request."""
-
-    model_config = ConfigDict(frozen=True)
-
-    cell: str
-    question_id: str
-    request: str = Field(description="Fingerprint of what was asked, so that another request is asked anew.")
-    model: str = Field(description="Model name in the response.")
-    text: str
-    route: str = ""
-    cited: tuple[str, ...] = Field((), description="File names cited.")
-    hits: tuple[Hit, ...] = ()
-    ttft_ms: float
-    total_ms: float
-    stage_ms: dict[str, float] = {}
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    finish_reason: str = ""
-
-    @property
-    def hit_documents(self) -> set[str]:
-        return {hit.filename for hit in self.hits}
-
-
-class Request(NamedTuple):
-    """One question for one cell."""
-
-    cell: str
-    model: str
-    system_prompt: str
-    question: Question
-    max_tokens: int
-    seed: int
-
-    @property
-    def messages(self) -> list[Any]:
-        """As the openai client takes them, whose own types are a union of six."""
-        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        return [*system, {"role": "user", "content": self.question.question}]
-
-    @property
-    def fingerprint(self) -> str:
-        asked = json.dumps([self.model, self.messages, self.max_tokens, self.seed])
-        return hashlib.sha256(asked.encode()).hexdigest()[:16]
-
-
-class AnswerLog:
-    """Answers in a JSONL file. Appending returns when the line is on the disk."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._answers = {(answer.cell, answer.question_id): answer for answer in _read(path)}
-        self._file = path.open("ab")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, answer: Answer) -> None:
-        self._file.write(answer.model_dump_json().encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._answers[answer.cell, answer.question_id] = answer
-
-    def find(self, request: Request) -> Answer | None:
-        """The answer to exactly this request, if it was given before."""
-        answer = self._answers.get((request.cell, request.question.id))
-        return answer if answer is not None and answer.request == request.fingerprint else None
-
-
-def _read(path: Path) -> list[Answer]:
-    """All whole lines; a last line that a crash cut short is taken off the file."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    try:
-        return [Answer.model_validate_json(line) for line in whole.splitlines()]
-    except ValidationError as exc:
-        raise DataError(f"{path} is not a file of answers; give another output folder") from exc
-
-
-def requests_of(config: CompareConfig, questions: Iterable[Question]) -> list[Request]:
-    """Every question of every cell; the cells of one question stand together.
-
-    So a machine that grows slower or busier in the course of a run does so for all cells alike.
+    A service without `/readyz` that answers at all is taken for ready.
     """
-    return [
-        Request(cell, model, config.system_prompts.get(cell, ""), question, config.max_tokens, config.seed)
-        for question in questions
-        for cell, model in config.cells.items()
-    ]
+    url = config.base_url.removesuffix("/").removesuffix("/v1") + "/readyz"
+    until = time.monotonic() + config.ready_timeout_s
+    while True:
+        try:
+            response = httpx.get(url, timeout=10)
+        except httpx.HTTPError as exc:
+            state = str(exc) or type(exc).__name__
+        else:
+            if response.status_code != 503:
+                return
+            state = response.text[:300]
+        if time.monotonic() > until:
+            raise Unavailable(f"{url} is not ready: {state}; serve deploy examples/serve.yaml starts it")
+        time.sleep(0.5)
 
 
 def ask_all(
@@ -148,15 +51,27 @@ def ask_all(
     Raises Unavailable when the service does not answer, NotFound for an unknown model, InvalidInput for a
     request that it refuses. What was answered until then is in the log.
     """
+
+    def keep(answer: Answer) -> None:
+        log.append(answer)
+        on_answer(answer)
+
     missing = [request for request in requests if log.find(request) is None]
-    asyncio.run(_ask_missing(config, missing, log, on_answer))
+    asyncio.run(_ask(config, missing, keep, config.concurrency))
     return [answer for request in requests if (answer := log.find(request)) is not None]
 
 
-async def _ask_missing(
-    config: CompareConfig, missing: Sequence[Request], log: AnswerLog, on_answer: Callable[[Answer], None]
+def ask_again(config: CompareConfig, requests: Sequence[Request], at_once: int) -> list[Answer]:
+    """Answers as they come, asked whether or not they are known: for measuring times. Errors as `ask_all`."""
+    answers: list[Answer] = []
+    asyncio.run(_ask(config, requests, answers.append, at_once))
+    return answers
+
+
+async def _ask(
+    config: CompareConfig, requests: Sequence[Request], keep: Callable[[Answer], None], at_once: int
 ) -> None:
-    queue = iter(missing)  # shared by the workers, which all run in this thread
+    queue = iter(requests)  # shared by the workers, which all run in this thread
     async with AsyncOpenAI(
         base_url=config.base_url,
         api_key=os.environ.get("OPENAI_API_KEY", "unused"),
@@ -166,11 +81,9 @@ async def _ask_missing(
 
         async def work() -> None:
             for request in queue:
-                answer = await _ask(client, request)
-                log.append(answer)
-                on_answer(answer)
+                keep(await _ask_one(client, request))
 
-        workers = [asyncio.create_task(work()) for _ in range(config.concurrency)]
+        workers = [asyncio.create_task(work()) for _ in range(at_once)]
         try:
             await asyncio.gather(*workers)
         except openai.APIError as exc:
@@ -183,7 +96,7 @@ async def _ask_missing(
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _ask(client: AsyncOpenAI, request: Request) -> Answer:
+async def _ask_one(client: AsyncOpenAI, request: Request) -> Answer:
     """Ask one question, streamed, since only a stream shows when the first token came."""
     sent_at = time.perf_counter()
     stream: Any = await client.chat.completions.create(
@@ -194,6 +107,7 @@ async def _ask(client: AsyncOpenAI, request: Request) -> Answer:
         seed=request.seed,
         stream=True,
         stream_options={"include_usage": True},
+        extra_body={"hamlet": {"collection": request.collection}} if request.collection else None,
     )
     heard = _Heard()
     async for chunk in stream:
@@ -230,6 +144,7 @@ class _Heard:
         return Answer(
             cell=request.cell,
             question_id=request.question.id,
+            variant=request.variant,
             request=request.fingerprint,
             model=self._model,
             text="".join(self._parts).strip(),

@@ -1,16 +1,22 @@
-"""Two small charts as inline SVG that takes its text colour from the page around it."""
+"""Small charts as inline SVG that takes its text colour from the page around it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from io import StringIO
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
-from evaluation.results import CellFigures
+from evaluation.cost import CellCost
+from evaluation.data_dependency import Point
+from evaluation.figures import CellFigures
+from evaluation.scalability import Load
 from evaluation.verdict import Ruling
 
 # Stands for the page's own text colour, which differs in light and dark; no chart colour is this one.
@@ -33,7 +39,7 @@ def quality_chart(rulings: Sequence[Ruling]) -> str:
             [row * (len(cells) + 1) + index for row in range(len(rulings))],
             xerr=[[v.mean - v.low for v in means], [v.high - v.mean for v in means]],
             fmt=MARKERS[index % len(MARKERS)],
-            color=COLOURS[index % len(COLOURS)],
+            color=_colour(index),
             capsize=3,
             label=cell,
         )
@@ -45,8 +51,7 @@ def quality_chart(rulings: Sequence[Ruling]) -> str:
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("share of right answers")
     axes.invert_yaxis()
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, labelcolor=INK)
-    return _svg(figure, "quality")
+    return _svg(_with_legend(figure, axes), "quality")
 
 
 def latency_chart(cells: Sequence[CellFigures]) -> str:
@@ -66,8 +71,70 @@ def latency_chart(cells: Sequence[CellFigures]) -> str:
     axes.set_xlim(left=0)
     axes.set_xlabel("milliseconds")
     axes.invert_yaxis()
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, labelcolor=INK)
-    return _svg(figure, "latency")
+    return _svg(_with_legend(figure, axes), "latency")
+
+
+def data_chart(points: Sequence[Point]) -> str:
+    """Right answers against the part of the data, one line for each cell."""
+    figure, axes = _figure(2.8)
+    axes.grid(axis="y", color=INK, alpha=0.15)
+    for index, cell in enumerate(dict.fromkeys(point.cell for point in points)):
+        own = sorted((point.share, point.right) for point in points if point.cell == cell)
+        if len(own) == 1:  # it uses no data: the same at every share
+            axes.axhline(own[0][1], color=_colour(index), ls=":", label=cell)
+        else:
+            axes.plot(*zip(*own, strict=True), **_line(index), label=cell)
+    shares = sorted({point.share for point in points})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shares, [str(Fraction(share).limit_denominator(64)) for share in shares])
+    axes.minorticks_off()
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("part of the training rows and of the documents")
+    axes.set_ylabel("share of right answers", color=INK)
+    return _svg(_with_legend(figure, axes), "data")
+
+
+def load_chart(loads: Sequence[Load]) -> str:
+    """Answers per second against requests in flight, one line for each cell."""
+    figure, axes = _figure(2.8)
+    axes.grid(axis="y", color=INK, alpha=0.15)
+    for index, cell in enumerate(dict.fromkeys(load.cell for load in loads)):
+        own = sorted((load.at_once, load.answers_per_s) for load in loads if load.cell == cell)
+        axes.plot(*zip(*own, strict=True), **_line(index), label=cell)
+    levels = sorted({load.at_once for load in loads})
+    axes.set_xticks(levels, [str(level) for level in levels])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("requests in flight")
+    axes.set_ylabel("answers per second", color=INK)
+    return _svg(_with_legend(figure, axes), "load")
+
+
+def cost_chart(costs: Sequence[CellCost], num_queries: int, currency: str) -> str:
+    """Money spent against queries answered: what was spent before them, and what each of them costs."""
+    figure, axes = _figure(2.8)
+    axes.grid(axis="y", color=INK, alpha=0.15)
+    ends = (0, num_queries)
+    for index, cost in enumerate(costs):
+        axes.plot(ends, [cost.money(end) for end in ends], **_line(index), label=cost.cell)
+    axes.set_xlim(0, num_queries)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlabel("queries")
+    axes.set_ylabel(currency, color=INK)
+    return _svg(_with_legend(figure, axes), "cost")
+
+
+def _with_legend(figure: Figure, axes: Axes) -> Figure:
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, labelcolor=INK)
+    return figure
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _line(index: int) -> dict[str, Any]:
+    return {"color": _colour(index), "marker": MARKERS[index % len(MARKERS)], "lw": 1.6}
 
 
 def _figure(height_in: float) -> tuple[Figure, Axes]:

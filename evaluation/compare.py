@@ -1,49 +1,206 @@
-"""A comparison from its configuration to its files: answers.jsonl, results.json and report.html."""
+"""A comparison from its configuration to its report.
+
+    ready? -> ingest -> train a model for each seed -> ask every cell -> studies -> verdict -> report
+
+Every step keeps what it has done, so that the same command goes on after an interruption.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Protocol
 
 import orjson
 
-from evaluation.asking import Answer, AnswerLog, Request, ask_all, requests_of
-from evaluation.config import CompareConfig
-from evaluation.questions import Question, check_leakage, load_questions
+from cluster.reports import Report, Reports, ReportStatus
+from evaluation.adaptability import Adaptability, measure_adaptability
+from evaluation.answers import Answer, AnswerLog, Request
+from evaluation.asking import ask_all, wait_until_ready
+from evaluation.config import TUNED, CompareConfig, retrieves
+from evaluation.data_dependency import Point, data_points
+from evaluation.indexing import ingest
+from evaluation.kept import Kept, once, write_whole
+from evaluation.questions import (
+    GENERAL_QUESTIONS,
+    Question,
+    check_leakage,
+    limited,
+    load_questions,
+)
 from evaluation.report import render
-from evaluation.results import Results, collect
+from evaluation.results import Measured, Results, collect
+from evaluation.scalability import Scalability, measure_scalability
+from evaluation.tuning import TrainedModel, Trainer, run_id_of, train_as_job, train_seeds
 
 
-def prepare(config: CompareConfig) -> tuple[list[Question], list[Request]]:
-    """Questions and requests. Raises DataError for a faulty file or for leakage, before anything is asked."""
+class Watcher(Protocol):
+    """Is told how far a comparison is."""
+
+    def stage(self, name: str, num_answers: int = 0) -> None:
+        """A stage begins, in which so many answers are asked for."""
+
+    def answered(self, answer: Answer) -> None:
+        """One of them is there."""
+
+
+class Ingested(Kept):
+    seconds: float
+
+
+def prepare(config: CompareConfig) -> list[Question]:
+    """The questions. Raises DataError for a faulty file or for leakage, before anything is asked."""
     questions = load_questions(config.questions)
     if config.training is not None:
         check_leakage(questions, config.training)
-    return questions, requests_of(config, questions)
+    return limited(questions, config.limit_per_kind)
+
+
+def requests_of(
+    config: CompareConfig, questions: Iterable[Question], trained: Sequence[TrainedModel] = ()
+) -> list[Request]:
+    """Every question of every cell and training run; those of one question stand together.
+
+    So a machine that grows slower or busier in the course of a run does so for all cells alike.
+    """
+    return [
+        Request(
+            cell,
+            name,
+            config.system_prompts.get(cell, ""),
+            question,
+            config.max_tokens,
+            config.seed,
+            variant,
+            config.collection if retrieves(name) else None,
+        )
+        for question in questions
+        for cell, model in config.cells.items()
+        for variant, name in _models(model, trained)
+    ]
+
+
+def _models(model: str, trained: Sequence[TrainedModel]) -> list[tuple[str, str]]:
+    """Training run to the name that is asked for."""
+    if TUNED not in model:
+        return [("", model)]
+    return [(run.variant, model.replace(TUNED, run.model)) for run in trained]
 
 
 def compare(
-    config: CompareConfig,
-    questions: list[Question],
-    requests: list[Request],
-    on_answer: Callable[[Answer], None],
+    config: CompareConfig, questions: list[Question], watcher: Watcher, trainer: Trainer = train_as_job
 ) -> Results:
-    """Ask what was not asked before, judge, and write the files. Errors as in `ask_all` and `collect`.
-
-    `on_answer` is called for each new answer.
-    """
+    """Measure, judge, and write the files. Errors as in `ask_all`, `train_one` and `collect`."""
+    report_id = run_id_of(config.output)
+    watcher.stage("waiting for the service")
+    wait_until_ready(config)
+    ingest_s = _ingest(config, watcher)
+    if config.tuned_cells:
+        watcher.stage("training")
+    trained = train_seeds(config, report_id, trainer)
     with AnswerLog(config.output / "answers.jsonl") as log:
-        answers = ask_all(config, requests, log, on_answer)
-    results = collect(config, questions, answers, datetime.now(UTC))
-    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
-    write_whole(config.output / "results.json", orjson.dumps(results.as_json(), option=options))
-    write_whole(config.output / "report.html", render(results).encode())
+        requests = requests_of(config, questions, trained)
+        general, general_requests = _general(config, trained)
+        watcher.stage("asking", sum(log.find(r) is None for r in (*requests, *general_requests)))
+        answers = ask_all(config, requests, log, watcher.answered)
+        general_answers = ask_all(config, general_requests, log, watcher.answered)
+        first_run = trained[0].variant if trained else ""
+        whole = [answer for answer in answers if answer.variant in ("", first_run)]
+        data = _data(config, questions, whole, log, report_id, trainer, watcher)
+    measured = Measured(
+        questions=questions,
+        answers=answers,
+        trained=trained,
+        ingest_s=ingest_s,
+        general_questions=general,
+        general_answers=general_answers,
+        data=data,
+        adaptability=_adaptability(config, trained, report_id, trainer, watcher),
+        scalability=_scalability(config, requests, first_run, watcher),
+        report_id=report_id,
+    )
+    results = collect(config, measured, datetime.now(UTC))
+    write_files(results)
     return results
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half written."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+def write_files(results: Results) -> None:
+    """results.json and report.html in the output folder, and the same in storage, where they are served."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+    figures = orjson.dumps(results.as_json(), option=options)
+    page = render(results).encode()
+    write_whole(results.config.output / "results.json", figures)
+    write_whole(results.config.output / "report.html", page)
+
+
+def publish(results: Results, report: Report) -> Report:
+    """Put the written report into storage, where every replica serves it."""
+    output = results.config.output
+    told = report.model_copy(
+        update={"verdict": results.verdict.overall.text, "status": ReportStatus.SUCCEEDED}
+    )
+    return Reports().finish(
+        told, (output / "report.html").read_bytes(), (output / "results.json").read_bytes()
+    )
+
+
+def _ingest(config: CompareConfig, watcher: Watcher) -> float:
+    """Ingest the documents; returns the seconds of the first time, when there was everything to do."""
+    if config.documents is None:
+        return 0.0
+    watcher.stage("ingesting")
+    assert config.collection is not None
+    seconds = ingest(config.documents, config.collection)
+    asked = (config.documents, config.collection)
+    return once(config.output, "ingest", asked, Ingested, lambda: Ingested(seconds=seconds)).seconds
+
+
+def _general(config: CompareConfig, trained: Sequence[TrainedModel]) -> tuple[list[Question], list[Request]]:
+    """The fixed general set, for cells that do not retrieve: what tuning does to them is forgetting."""
+    cells = {cell: model for cell, model in config.cells.items() if not retrieves(model)}
+    if not config.forgetting or not config.tuned_cells or not cells:
+        return [], []
+    questions = limited(load_questions(GENERAL_QUESTIONS), config.limit_per_kind)
+    return questions, requests_of(config.model_copy(update={"cells": cells}), questions, trained)
+
+
+def _data(
+    config: CompareConfig,
+    questions: Sequence[Question],
+    whole: Sequence[Answer],
+    log: AnswerLog,
+    report_id: str,
+    trainer: Trainer,
+    watcher: Watcher,
+) -> list[Point]:
+    if config.data_dependency is None:
+        return []
+    watcher.stage("data dependency")
+    return data_points(config, questions, whole, log, report_id, trainer, watcher.answered)
+
+
+def _adaptability(
+    config: CompareConfig, trained: Sequence[TrainedModel], report_id: str, trainer: Trainer, watcher: Watcher
+) -> Adaptability | None:
+    if config.adaptability is None:
+        return None
+    watcher.stage("adaptability")
+    asked = (config.adaptability, config.cells, [run.model for run in trained])
+    return once(
+        config.output,
+        "adaptability",
+        asked,
+        Adaptability,
+        lambda: measure_adaptability(config, trained, report_id, trainer),
+    )
+
+
+def _scalability(
+    config: CompareConfig, requests: Sequence[Request], first_run: str, watcher: Watcher
+) -> Scalability | None:
+    if config.scalability is None:
+        return None
+    watcher.stage("scalability")
+    own = [request for request in requests if request.variant in ("", first_run)]
+    asked = (config.scalability, config.cells, [request.fingerprint for request in own])
+    return once(config.output, "scalability", asked, Scalability, lambda: measure_scalability(config, own))

@@ -6,11 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.errors import ConfigError
+from cluster.storage import local_copy
 
+
+def _on_this_machine(location: object) -> object:
+    """A file that is given as an fsspec URI is fetched; others are left for pydantic to read."""
+    return local_copy(location) if isinstance(location, str) and "://" in location else location
+
+
+Location = Annotated[Path, BeforeValidator(_on_this_machine)]
 CellName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+.-]{1,40}$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+TUNED = "{tuned}"  # in a cell's model name: the model that this comparison trains
+RAG_SUFFIX = "+rag"
 
 
 class Section(BaseModel):
@@ -20,15 +32,18 @@ class Section(BaseModel):
 
 
 class Weights(Section):
-    """How much each measured row counts in the overall verdict; scaled to a sum of 1.
+    """How much each of the six rows counts in the overall verdict; scaled to a sum of 1.
 
-    The default lets a right answer count four times as much as all savings together: a cell that
-    answers at once, for nothing and wrongly must not win.
+    The default lets a right answer count four times as much as all else together: a cell that answers at
+    once, for nothing and wrongly must not win. A row that was not measured is left out.
     """
 
-    customization: float = Field(0.8, ge=0, description="Share of right answers.")
-    computational_cost: float = Field(0.1, ge=0, description="Tokens read and written for each question.")
-    inference_time: float = Field(0.1, ge=0, description="Milliseconds until the whole answer is there.")
+    customization: float = Field(0.8, ge=0, description="Right answers, and the form asked for.")
+    data_dependency: float = Field(0.04, ge=0, description="Right answers with little data.")
+    computational_cost: float = Field(0.04, ge=0, description="Money for a query, training included.")
+    adaptability: float = Field(0.04, ge=0, description="Time until a changed fact is answered rightly.")
+    inference_time: float = Field(0.04, ge=0, description="Time until the whole answer is there.")
+    scalability: float = Field(0.04, ge=0, description="Answers for each second under load.")
 
     @model_validator(mode="after")
     def _something_counts(self) -> Self:
@@ -43,23 +58,99 @@ class Weights(Section):
         return {row: weight / sum(given.values()) for row, weight in given.items()}
 
 
+class TuningConfig(Section):
+    """The training runs behind the cells that name `{tuned}`, one for each seed."""
+
+    config: Path = Field(description="YAML file for `python -m training run`.")
+    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="One training run for each.")
+    overrides: tuple[str, ...] = Field((), description="key=value for every run, such as epochs=3.")
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} repeat one; the same run twice measures nothing")
+        return self
+
+
+class FormConfig(Section):
+    """The form that an answer should have, beside being right."""
+
+    pattern: str = Field(description="Regular expression that the whole answer must match.")
+    description: str = Field("the required form", description="The same in words, for the report.")
+    weight: float = Field(0.2, ge=0, lt=1, description="Part of customization that the form makes up.")
+
+
+class CostConfig(Section):
+    """What the machine costs: prices that only the user knows, so all of them are assumptions of the report."""
+
+    price_per_hour: float = Field(0.10, ge=0, description="Of the machine that trains and serves.")
+    currency: str = Field("USD", max_length=8)
+    watts: float = Field(60, ge=0, description="Drawn by that machine under load; times seconds is energy.")
+    queries: int = Field(100_000, ge=1, description="Queries over which the training is paid off.")
+
+
+class DataDependencyConfig(Section):
+    """Quality against a part of the training rows and of the documents."""
+
+    shares: tuple[Share, ...] = Field(
+        (0.125, 0.25, 0.5), min_length=1, description="Parts; all of it is measured anyway."
+    )
+    per_kind: int = Field(24, ge=1, description="Answerable questions of each kind that are asked.")
+
+
+class AdaptabilityConfig(Section):
+    """A fact that changes in a copy of the documents, and in the training rows that teach it."""
+
+    document: str = Field(description="File below `documents` that states the fact.")
+    find: str = Field(
+        min_length=1, description="Text that is replaced, in that document and in training rows."
+    )
+    replace: str = Field(description="What it becomes.")
+    question: str = Field(min_length=1)
+    old: tuple[str, ...] = Field(min_length=1, description="Answers that are right before.")
+    new: tuple[str, ...] = Field(min_length=1, description="Answers that are right after.")
+    retrain: bool = Field(True, description="Train again too; false leaves the tuned cells without a time.")
+
+
+class ScalabilityConfig(Section):
+    """Throughput against requests at once, and search time against the size of the index."""
+
+    at_once: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1, description="Requests in flight.")
+    rounds: int = Field(2, ge=1, description="Answers at each level, in multiples of it.")
+    index_chunks: tuple[int, ...] = Field((), description="Sizes of made-up collections that are searched.")
+
+
 class CompareConfig(Section):
     """A comparison: which questions, which cells, how they are asked and how they are judged."""
 
     name: str = Field("comparison", description="Title of the report.")
-    questions: Path = Field(
+    questions: Location = Field(
         description="JSONL: id, question, answer, accept, kind, document; see examples/handbook/README.md."
     )
-    training: Path | None = Field(
+    training: Location | None = Field(
         None, description="JSONL that the tuned model was trained on; test questions found in it are refused."
     )
-    base_url: str = Field("http://127.0.0.1:8000/v1", description="OpenAI-compatible endpoint.")
-    cells: dict[CellName, str] = Field(
-        min_length=1, description="Cell to model name as asked over HTTP, such as rag: smollm2+rag."
+    documents: Path | None = Field(None, description="Folder that is ingested before anything is asked.")
+    collection: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$", description="Collection that retrieval searches."
     )
+    base_url: str = Field("http://127.0.0.1:8000/v1", description="OpenAI-compatible endpoint.")
+    ready_timeout_s: float = Field(300, ge=0, description="Longest wait for the service to become ready.")
+    cells: dict[CellName, str] = Field(
+        min_length=1,
+        description="Cell to model name as asked over HTTP: rag: smollm2+rag, or tuned: '{tuned}'.",
+    )
+    tuning: TuningConfig | None = Field(None, description="Training runs, for cells that name {tuned}.")
     system_prompts: dict[CellName, str] = Field(
         {}, description="System message of a cell; a cell without one is asked the bare question."
     )
+    form: FormConfig | None = None
+    forgetting: bool = Field(True, description="Ask cells that do not retrieve a fixed general set too.")
+    cost: CostConfig = CostConfig()
+    data_dependency: DataDependencyConfig | None = None
+    adaptability: AdaptabilityConfig | None = None
+    scalability: ScalabilityConfig | None = None
+    limit_per_kind: int | None = Field(None, ge=1, description="Only so many questions of each kind.")
     concurrency: int = Field(4, ge=1, le=256, description="Questions in flight.")
     timeout_s: float = Field(120, gt=0, description="Longest wait for one attempt, in seconds.")
     max_retries: int = Field(6, ge=0, description="Further attempts after 429, 503 or a lost connection.")
@@ -74,10 +165,60 @@ class CompareConfig(Section):
     output: Path = Field(description="Folder for answers.jsonl, results.json and report.html.")
 
     @model_validator(mode="after")
-    def _prompts_have_cells(self) -> Self:
+    def _parts_fit_together(self) -> Self:
         if unknown := set(self.system_prompts) - set(self.cells):
             raise ValueError(f"system_prompts names {sorted(unknown)}, which are no cells")
+        if self.tuned_cells and self.tuning is None:
+            raise ValueError(f"cells {list(self.tuned_cells)} name {TUNED}; give tuning.config, or a model")
+        needed = {
+            "documents": ("collection",),
+            "data_dependency": ("tuning", "training", "documents"),
+            "adaptability": ("documents",),
+        }
+        for part, others in needed.items():
+            for other in others:
+                if getattr(self, part) is not None and getattr(self, other) is None:
+                    raise ValueError(f"{part} needs {other} too")
+        if (
+            self.adaptability is not None
+            and self.adaptability.retrain
+            and self.tuned_cells
+            and not self.training
+        ):
+            raise ValueError("adaptability.retrain needs training, the rows in which the fact is changed")
         return self
+
+    @property
+    def tuned_cells(self) -> dict[str, str]:
+        """The cells that are answered by a model trained here."""
+        return {cell: model for cell, model in self.cells.items() if TUNED in model}
+
+
+def retrieves(model: str) -> bool:
+    """Whether a model name asks for retrieval by name."""
+    return model.endswith(RAG_SUFFIX)
+
+
+def quick_form(config: CompareConfig) -> CompareConfig:
+    """The same comparison in a quarter of the time: one seed, fewer questions, no training beside it.
+
+    What it leaves out stands in the report as not measured.
+    """
+    changes: dict[str, Any] = {
+        "limit_per_kind": min(config.limit_per_kind or 12, 12),
+        "data_dependency": None,
+        "concurrency": max(config.concurrency, 8),
+        "output": config.output.with_name(config.output.name + "-quick"),
+    }
+    if config.tuning is not None:
+        changes["tuning"] = config.tuning.model_copy(update={"seeds": config.tuning.seeds[:1]})
+    if config.adaptability is not None:
+        changes["adaptability"] = config.adaptability.model_copy(update={"retrain": False})
+    if config.scalability is not None:
+        levels = config.scalability.at_once
+        small = {"index_chunks": (), "at_once": tuple(dict.fromkeys((levels[0], levels[-1])))}
+        changes["scalability"] = config.scalability.model_copy(update=small)
+    return config.model_copy(update=changes)
 
 
 def load_config(path: Path, overrides: list[str]) -> CompareConfig:
@@ -85,14 +226,7 @@ def load_config(path: Path, overrides: list[str]) -> CompareConfig:
 
     Raises ConfigError naming the key and the remedy.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}; give the path of a YAML file") from exc
-    except (UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise ConfigError(f"{path} is not YAML in UTF-8: {exc}") from exc
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold keys and values, such as `questions: test.jsonl`")
+    raw = read_mapping(path)
     for override in overrides:
         _apply_override(raw, override)
     try:
@@ -103,6 +237,19 @@ def load_config(path: Path, overrides: list[str]) -> CompareConfig:
         raise ConfigError(f"{path}: {text}", faults[0][0] or None) from exc
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises ConfigError."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}; give the path of a YAML file") from exc
+    except (UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise ConfigError(f"{path} is not YAML in UTF-8: {' '.join(str(exc).split())}") from exc
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold keys and values, such as `questions: test.jsonl`")
+    return raw
+
+
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
@@ -110,7 +257,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     *parents, leaf = key.split(".")
     node = raw
     for parent in parents:
-        node = node.setdefault(parent, {})
+        if node.get(parent) is None:  # absent, or a heading with nothing below it
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section", key)
     try:

@@ -106,6 +106,15 @@ def number_within(answer: str, right_answers: Collection[str], tolerance: float)
     return any(abs(n - w) <= tolerance * abs(w) * (1 + 1e-9) for n in given for w in wanted)
 
 
+def has_form(answer: str, pattern: str) -> bool:
+    """Whether the whole answer matches a regular expression: format adherence, judged by a rule.
+
+    Source: IFEval, Zhou et al. 2023, whose instructions are those that a program can verify.
+    ("It is 27.", "[^.]+[.]") -> True; ("It is 27. Ask HR.", "[^.]+[.]") -> False
+    """
+    return re.fullmatch(pattern, answer.strip(), re.DOTALL) is not None
+
+
 def citation_precision(cited: Collection[str], document: str) -> float | None:
     """Share of the cited documents that hold the answer; None when nothing is cited.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -21,9 +21,11 @@ class Kind(StrEnum):
     UNTAUGHT = "untaught"  # the fact stands in the documents only
     UNANSWERABLE = "unanswerable"  # stands nowhere: the right answer is to say so
     SMALLTALK = "smalltalk"  # nothing should be cited
+    GENERAL = "general"  # common knowledge, which tuning may have harmed; stands in no document
 
 
-ANSWERABLE = (Kind.TAUGHT, Kind.UNTAUGHT)
+ANSWERABLE = (Kind.TAUGHT, Kind.UNTAUGHT, Kind.GENERAL)
+GENERAL_QUESTIONS = Path(__file__).with_name("general.jsonl")
 
 
 class Question(BaseModel):
@@ -52,7 +54,7 @@ class Question(BaseModel):
 def load_questions(path: Path) -> list[Question]:
     """All questions of a JSONL file. Raises DataError with the line for a faulty or repeated one."""
     questions: dict[str, Question] = {}
-    for number, row in _rows(path):
+    for number, row in read_rows(path):
         try:
             question = Question.model_validate(row)
         except ValidationError as exc:
@@ -69,6 +71,18 @@ def load_questions(path: Path) -> list[Question]:
     return list(questions.values())
 
 
+def limited(questions: Sequence[Question], per_kind: int | None) -> list[Question]:
+    """At most `per_kind` questions of each kind, spread evenly over the file; all of them for None."""
+    if per_kind is None:
+        return list(questions)
+    chosen = set()
+    for kind in Kind:
+        own = [question.id for question in questions if question.kind is kind]
+        count = min(per_kind, len(own))
+        chosen |= {own[index * len(own) // count] for index in range(count)}
+    return [question for question in questions if question.id in chosen]
+
+
 def check_leakage(questions: list[Question], training: Path) -> None:
     """Raise DataError naming the lines of `training` that ask a test question.
 
@@ -78,7 +92,7 @@ def check_leakage(questions: list[Question], training: Path) -> None:
     asked = {normalise(question.question): question.id for question in questions}
     leaks = [
         f"line {number} ({asked[text]})"
-        for number, row in _rows(training)
+        for number, row in read_rows(training)
         for text in _user_turns(row)
         if text in asked
     ]
@@ -104,7 +118,7 @@ def _user_turns(row: dict[str, Any]) -> set[str]:
     return {normalise(text) for text in texts if isinstance(text, str)}
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number, from 1, and object of each line that is not blank."""
     try:
         # Not splitlines(), which also cuts at characters that JSON strings may hold.

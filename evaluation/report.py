@@ -5,9 +5,11 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluation.charts import latency_chart, quality_chart
-from evaluation.results import NOT_MEASURED, Line, Results
+from evaluation.results import Line, Results
+from evaluation.rows import ROW_NAMES
+from evaluation.scalability import PROJECTED_REPLICAS
 from evaluation.statistics import Interval
+from evaluation.table import duration, money, six_rows
 
 MAX_EXAMPLES_PER_KIND = 2
 
@@ -21,26 +23,41 @@ def render(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters.update(percent=percent, money=money, duration=duration)
     return environment.get_template("report.html.j2").render(
         results=results,
+        measured=results.measured,
         verdict=results.verdict,
         config=results.config,
-        # The only markup that is not the template's: drawn from numbers and cell names by matplotlib,
-        # which turns text into outlines.
-        quality=Markup(quality_chart(results.verdict.kinds)),
-        latency=Markup(latency_chart(results.cells)),
+        drawn=drawings(results),
+        rows=six_rows(results),
         examples=examples(results.lines),
-        not_measured=NOT_MEASURED,
         row_names=ROW_NAMES,
+        stages=dict.fromkeys(stage for figures in results.cells for stage in figures.stages),
+        projected_replicas=PROJECTED_REPLICAS,
     )
 
 
-ROW_NAMES = {
-    "customization": "right answers",
-    "computational_cost": "tokens for each question",
-    "inference_time": "time for each answer",
-}
+def drawings(results: Results) -> dict[str, Markup]:
+    """Chart to its SVG; only what was measured.
+
+    The only markup that is not the template's: drawn from numbers and cell names by matplotlib, which
+    turns text into outlines.
+    """
+    from evaluation import charts  # matplotlib takes seconds, which asking need not wait for
+
+    drawn = {
+        "quality": charts.quality_chart(results.verdict.kinds),
+        "latency": charts.latency_chart(results.cells),
+    }
+    if results.measured.data:
+        drawn["data"] = charts.data_chart(results.measured.data)
+    if results.measured.scalability is not None:
+        drawn["load"] = charts.load_chart(results.measured.scalability.loads)
+    if results.measured.trained:
+        cost = results.config.cost
+        drawn["cost"] = charts.cost_chart(results.costs, cost.queries, cost.currency)
+    return {name: Markup(svg) for name, svg in drawn.items()}
 
 
 def percent(value: Interval | None) -> str:

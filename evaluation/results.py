@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,55 +13,41 @@ from typing import Any
 import numpy as np
 import psutil
 
-from cluster.errors import Conflict
-from evaluation.asking import Answer
-from evaluation.config import CompareConfig
-from evaluation.questions import ANSWERABLE, Kind, Question
+from cluster.router_policy import RouterPolicy
+from evaluation.adaptability import Adaptability
+from evaluation.answers import Answer
+from evaluation.config import CompareConfig, retrieves
+from evaluation.cost import BreakEven, CellCost, break_evens, cell_cost, fixed_seconds_per_query
+from evaluation.data_dependency import Point, little_data_scores
+from evaluation.figures import CellFigures, cell_figures
+from evaluation.policy import policies
+from evaluation.questions import Question
+from evaluation.rows import Basis, speed_scores
+from evaluation.scalability import Scalability
 from evaluation.scores import Score, score_all
-from evaluation.statistics import Interval, mean_interval
-from evaluation.verdict import Level, Verdict, judge
-
-NOT_MEASURED = (
-    "Training more than once: one trained model is compared, so the spread between training seeds is not in "
-    "the intervals. They tell what other questions of the same kind would give, not another training run.",
-    "Data dependency: quality against a share of the training data or of the documents.",
-    "Adaptability: the time until an answer is right after a document changed, by re-ingesting and by re-training.",
-    "Scalability: throughput against replicas, and latency against the size of the index.",
-    "Training cost: the computational cost here is that of answering, in tokens; seconds, money and energy of "
-    "training are not in it.",
-    "Forgetting: what the tuned model lost of its general abilities, beyond the small talk here.",
-    "Style and form: an answer is right or wrong by its facts.",
-    "Abstention and fabrication are told by English phrases; what a model says otherwise is taken for a statement.",
-)
+from evaluation.tuning import TrainedModel
+from evaluation.verdict import Level, Ruling, Verdict, by_cell, judge, judge_kinds
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median and 99th percentile, in milliseconds."""
+class Measured:
+    """What was measured: the answers of the cells, and the studies beside them. None where not done."""
 
-    p50_ms: float
-    p99_ms: float
-
-
-@dataclass(frozen=True)
-class CellFigures:
-    """What one cell did on all questions."""
-
-    cell: str
-    model: str  # as asked
-    served_model: str  # as answered
-    measures: dict[str, Interval | None]  # None where the measure applies to no question
-    failures: dict[str, int]
-    ttft: Spread
-    total: Spread
-    stages: dict[str, float]  # median milliseconds
-    mean_prompt_tokens: float
-    mean_completion_tokens: float
+    questions: Sequence[Question]
+    answers: Sequence[Answer]
+    trained: Sequence[TrainedModel] = ()
+    ingest_s: float = 0.0
+    general_questions: Sequence[Question] = ()
+    general_answers: Sequence[Answer] = ()
+    data: Sequence[Point] = ()
+    adaptability: Adaptability | None = None
+    scalability: Scalability | None = None
+    report_id: str = ""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One question with every cell's answer."""
+    """One question with every answer, by cell, or by cell and training run."""
 
     question: Question
     answers: dict[str, Answer]
@@ -81,48 +66,110 @@ class Results:
     cells: tuple[CellFigures, ...]
     verdict: Verdict
     lines: tuple[Line, ...]
+    costs: tuple[CellCost, ...]
+    break_evens: tuple[BreakEven, ...]
+    policies: dict[str, RouterPolicy]
+    measured: Measured
+    forgetting: Ruling | None = None
+    not_measured: tuple[str, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
         """Every figure; the answers themselves stand in answers.jsonl."""
+        measured, verdict = self.measured, self.verdict
         return {
+            "report": measured.report_id,
             "config": self.config.model_dump(mode="json"),
             "made_at": self.made_at.isoformat(timespec="seconds"),
             "machine": self.machine,
-            "conclusion": {
-                ruling.about: ruling.text for ruling in (self.verdict.overall, *self.verdict.kinds)
-            },
-            "verdict": asdict(self.verdict),
+            "conclusion": {ruling.about: ruling.text for ruling in (verdict.overall, *verdict.kinds)},
+            "winner": verdict.overall.winner,
+            "verdict": asdict(verdict),
+            "policies": {cell: policy.model_dump(mode="json") for cell, policy in self.policies.items()},
             "cells": [asdict(figures) for figures in self.cells],
+            "training": [run.model_dump(mode="json") for run in measured.trained],
+            "costs": [asdict(cost) for cost in self.costs],
+            "break_evens": [asdict(found) for found in self.break_evens],
+            "forgetting": asdict(self.forgetting) if self.forgetting else None,
+            "data_dependency": [asdict(point) for point in measured.data],
+            "adaptability": measured.adaptability.model_dump(mode="json") if measured.adaptability else None,
+            "scalability": measured.scalability.model_dump(mode="json") if measured.scalability else None,
             "scores": [asdict(score) for line in self.lines for score in line.scores.values()],
-            "not_measured": list(NOT_MEASURED),
+            "not_measured": list(self.not_measured),
         }
 
 
-def collect(
-    config: CompareConfig, questions: Sequence[Question], answers: Sequence[Answer], made_at: datetime
-) -> Results:
+def collect(config: CompareConfig, measured: Measured, made_at: datetime) -> Results:
     """Score and judge all answers.
 
-    Raises Conflict when a cell was answered by two models, as when an alias was moved between two runs.
+    Raises Conflict when one run of a cell was answered by two models, as when an alias was moved meanwhile.
     """
-    scores = score_all(answers, questions, config.numeric_tolerance)
+    form = config.form.pattern if config.form else None
+    scores = score_all(measured.answers, measured.questions, config.numeric_tolerance, form)
     level = Level(config.confidence, config.num_resamples, config.seed)
+    costs = tuple(_cost(config, cell, measured) for cell in config.cells)
+    basis = Basis(
+        concurrency=config.concurrency,
+        form_weight=config.form.weight if config.form else 0.0,
+        fixed_s=fixed_seconds_per_query(costs, config.cost),
+        studied=_studied(config, measured),
+    )
     return Results(
         config=config,
         made_at=made_at.astimezone(UTC),
         machine=client_machine(),
         cells=tuple(
-            _figures(
+            cell_figures(
                 cell,
                 model,
-                [answer for answer in answers if answer.cell == cell],
+                [answer for answer in measured.answers if answer.cell == cell],
                 [score for score in scores if score.cell == cell],
                 level,
             )
             for cell, model in config.cells.items()
         ),
-        verdict=judge(scores, config.weights, level),
-        lines=tuple(_lines(questions, answers, scores)),
+        verdict=judge(scores, config.weights, level, basis),
+        lines=tuple(_lines(measured.questions, measured.answers, scores)),
+        costs=costs,
+        break_evens=tuple(break_evens(costs)),
+        policies=policies(
+            config.cells, measured.answers, measured.questions, measured.trained, measured.report_id
+        ),
+        measured=measured,
+        forgetting=_forgetting(measured, level),
+        not_measured=tuple(not_measured(config, measured)),
+    )
+
+
+def not_measured(config: CompareConfig, measured: Measured) -> Iterable[str]:
+    """What a reader could take for measured and is not, in sentences."""
+    num_runs = len(measured.trained)
+    if num_runs < 2:
+        yield (
+            "Training more than once: the spread between training seeds is not in the intervals. They tell "
+            "what other questions of the same kind would give, not another training run."
+        )
+    elif num_runs < 5:
+        yield f"More than {num_runs} training seeds: so few give a lower bound of the spread between runs."
+    if not measured.data:
+        yield "Data dependency: quality against a share of the training data or of the documents."
+    if measured.adaptability is None:
+        yield "Adaptability: the time until an answer is right after a document changed."
+    elif not measured.adaptability.is_whole:
+        yield "Adaptability by training again: the tuned cells count as never right in that row."
+    if measured.scalability is None:
+        yield "Scalability: throughput against requests at once, and latency against the size of the index."
+    else:
+        yield "Several replicas: what is said of them is a projection from one."
+    if not measured.trained:
+        yield "Training cost: no model was trained here, so the cost is that of answering."
+    if not measured.general_answers:
+        yield "Forgetting: what the tuned model lost of its general abilities."
+    if config.form is None:
+        yield "Style and form: an answer is right or wrong by its facts."
+    yield "Energy and money: seconds were measured; watts and prices are the configuration's."
+    yield (
+        "Abstention and fabrication are told by English phrases; what a model says otherwise is taken for a "
+        "statement."
     )
 
 
@@ -133,7 +180,7 @@ def client_machine() -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("hamlet", "vllm", "torch", "openai")},
+        **{name: _version(name) for name in ("hamlet", "ray", "vllm", "torch", "openai")},
     }
 
 
@@ -144,68 +191,50 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _figures(
-    cell: str, model: str, answers: Sequence[Answer], scores: Sequence[Score], level: Level
-) -> CellFigures:
-    served = {answer.model for answer in answers}
-    if len(served) > 1:
-        raise Conflict(
-            f"cell {cell} was answered by {' and '.join(sorted(served))}; give another output folder to ask "
-            "all questions of one model",
-            f"cells.{cell}",
-        )
-    stages = sorted({stage for answer in answers for stage in answer.stage_ms})
-    return CellFigures(
-        cell=cell,
-        model=model,
-        served_model=served.pop(),
-        measures={
-            name: mean_interval(values, level.confidence, level.num_resamples, level.seed) if values else None
-            for name, values in _measures(scores).items()
-        },
-        failures=dict(Counter(score.failure.value for score in scores)),
-        ttft=_spread(answer.ttft_ms for answer in answers),
-        total=_spread(answer.total_ms for answer in answers),
-        stages={
-            stage: float(np.median([a.stage_ms[stage] for a in answers if stage in a.stage_ms]))
-            for stage in stages
-        },
-        mean_prompt_tokens=float(np.mean([answer.prompt_tokens for answer in answers])),
-        mean_completion_tokens=float(np.mean([answer.completion_tokens for answer in answers])),
+def _cost(config: CompareConfig, cell: str, measured: Measured) -> CellCost:
+    """A query takes its share of the machine: its time over the number of questions in flight."""
+    own = [answer for answer in measured.answers if answer.cell == cell]
+    is_tuned = cell in config.tuned_cells and bool(measured.trained)
+    return cell_cost(
+        cell,
+        config.cost,
+        training_s=float(np.mean([run.seconds for run in measured.trained])) if is_tuned else 0.0,
+        ingest_s=measured.ingest_s if retrieves(config.cells[cell]) else 0.0,
+        query_s=float(np.mean([answer.total_ms for answer in own])) / 1000 / config.concurrency,
+        tokens_per_query=float(np.mean([a.prompt_tokens + a.completion_tokens for a in own])),
     )
 
 
-def _measures(scores: Sequence[Score]) -> dict[str, list[float]]:
-    """Measure to its values over the questions it applies to."""
-
-    def values(name: str, *kinds: Kind) -> list[float]:
-        found = [getattr(score, name) for score in scores if not kinds or score.kind in kinds]
-        return [float(value) for value in found if value is not None]
-
-    return {
-        "right": values("is_right"),
-        "answer contained": values("is_right", *ANSWERABLE),
-        "exact match": values("exact_match"),
-        "token F1": values("token_f1"),
-        "citation precision": values("citation_precision"),
-        "citation recall": values("citation_recall"),
-        "abstains where it should": values("abstains", Kind.UNANSWERABLE),
-        "abstains where it should not": values("abstains", *ANSWERABLE),
-        "fabricates": values("fabricates"),
-    }
+def _studied(config: CompareConfig, measured: Measured) -> dict[str, Mapping[str, float]]:
+    studied: dict[str, Mapping[str, float]] = {}
+    if measured.data:
+        studied["data_dependency"] = little_data_scores(measured.data, list(config.cells))
+    if measured.adaptability is not None:
+        studied["adaptability"] = speed_scores(measured.adaptability.seconds)
+    if measured.scalability is not None:
+        studied["scalability"] = measured.scalability.scores
+    return studied
 
 
-def _spread(values_ms: Iterable[float]) -> Spread:
-    p50, p99 = np.percentile(list(values_ms), [50, 99])
-    return Spread(float(p50), float(p99))
+def _forgetting(measured: Measured, level: Level) -> Ruling | None:
+    if not measured.general_answers:
+        return None
+    scores = score_all(measured.general_answers, measured.general_questions)
+    return judge_kinds(by_cell(scores), level)[0]
 
 
 def _lines(
     questions: Sequence[Question], answers: Sequence[Answer], scores: Sequence[Score]
 ) -> Iterable[Line]:
     for question in questions:
+        own = {(a.cell, a.variant): a for a in answers if a.question_id == question.id}
+        scored = {(s.cell, s.variant): s for s in scores if s.question_id == question.id}
         yield Line(
             question,
-            {answer.cell: answer for answer in answers if answer.question_id == question.id},
-            {score.cell: score for score in scores if score.question_id == question.id},
+            {_shown(*key): answer for key, answer in own.items()},
+            {_shown(*key): score for key, score in scored.items()},
         )
+
+
+def _shown(cell: str, variant: str) -> str:
+    return f"{cell}, {variant}" if variant else cell

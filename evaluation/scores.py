@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evaluation import metrics
-from evaluation.asking import Answer
+from evaluation.answers import Answer
 from evaluation.metrics import Failure
 from evaluation.questions import ANSWERABLE, Kind, Question
 
@@ -29,9 +29,11 @@ class Score:
     num_tokens: int
     ttft_ms: float
     total_ms: float
+    variant: str = ""
+    has_form: bool | None = None
 
 
-def score(answer: Answer, question: Question, numeric_tolerance: float) -> Score:
+def score(answer: Answer, question: Question, numeric_tolerance: float, form: str | None = None) -> Score:
     """Right means: contains a right answer; abstains where there is none; cites nothing in small talk."""
     right_answers = question.right_answers
     is_answerable = question.kind in ANSWERABLE
@@ -61,6 +63,8 @@ def score(answer: Answer, question: Question, numeric_tolerance: float) -> Score
         num_tokens=answer.prompt_tokens + answer.completion_tokens,
         ttft_ms=answer.ttft_ms,
         total_ms=answer.total_ms,
+        variant=answer.variant,
+        has_form=metrics.has_form(answer.text, form) if form and is_answerable else None,
     )
 
 
@@ -77,8 +81,11 @@ def _is_right(answer: Answer, question: Question, numeric_tolerance: float) -> b
 
 
 def score_all(
-    answers: Iterable[Answer], questions: Iterable[Question], numeric_tolerance: float = 0.0
+    answers: Iterable[Answer],
+    questions: Iterable[Question],
+    numeric_tolerance: float = 0.0,
+    form: str | None = None,
 ) -> list[Score]:
     """Every answer's score, in the order of `answers`, each of which answers one of `questions`."""
     by_id = {question.id: question for question in questions}
-    return [score(answer, by_id[answer.question_id], numeric_tolerance) for answer in answers]
+    return [score(answer, by_id[answer.question_id], numeric_tolerance, form) for answer in answers]

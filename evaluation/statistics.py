@@ -26,22 +26,34 @@ class Interval:
 def mean_interval(
     values: Sequence[float] | Values, confidence: float, num_resamples: int, seed: int
 ) -> Interval:
-    """Percentile bootstrap of the mean (Efron & Tibshirani 1993, chapter 13), over questions.
+    """Percentile bootstrap of the mean (Efron & Tibshirani 1993, chapter 13).
 
-    values: [num_questions], at least one. All values equal -> an interval of width 0, which says that the
-    sample has no spread, not that the mean is certain.
+    values: [num_questions], or [num_runs, num_questions] for several training runs on the same questions;
+    then runs and questions are both drawn anew, so that the interval holds the spread of either. All values
+    equal -> an interval of width 0, which says that the sample has no spread, not that the mean is certain.
     """
-    sample = np.asarray(values, dtype=np.float64)
+    sample = np.atleast_2d(np.asarray(values, dtype=np.float64))
     mean = float(sample.mean())
-    if np.all(sample == sample[0]):
+    if np.all(sample == sample[0, 0]):
         return Interval(mean, mean, mean)
     # Not scipy's bootstrap, which spends milliseconds around each call; a report takes hundreds of intervals.
     rng = np.random.default_rng(seed)
-    batches = [min(BATCH, num_resamples - start) for start in range(0, num_resamples, BATCH)]
-    means = [sample[rng.integers(len(sample), size=(size, len(sample)))].mean(axis=1) for size in batches]
+    sizes = [min(BATCH, num_resamples - start) for start in range(0, num_resamples, BATCH)]
+    means = np.concatenate([_resampled_means(sample, size, rng) for size in sizes])
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(mean, float(low), float(high))
+
+
+def _resampled_means(sample: Values, size: int, rng: np.random.Generator) -> Values:
+    """[size] means of `sample`, [num_runs, num_questions], each over runs and questions drawn anew."""
+    num_runs, num_questions = sample.shape
+    drawn = rng.integers(num_questions, size=(size, num_questions))
+    if num_runs == 1:
+        return np.asarray(sample[0][drawn].mean(axis=1))
+    times_drawn = rng.multinomial(num_runs, [1 / num_runs] * num_runs, size=size)
+    over_runs = times_drawn @ sample / num_runs
+    return np.asarray(np.take_along_axis(over_runs, drawn, axis=1).mean(axis=1))
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:

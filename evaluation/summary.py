@@ -6,31 +6,39 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evaluation.report import percent
 from evaluation.results import Results
+from evaluation.table import six_rows
 
 
 def show(results: Results, console: Console) -> None:
     verdict = results.verdict
-    table = Table(title="Right answers", title_justify="left")
-    for title in ("questions", *results.config.cells):
-        table.add_column(escape(title), justify="left" if title == "questions" else "right")
-    table.add_column("best", overflow="fold")
-    for ruling in verdict.kinds:
-        shares = [percent(ruling.cells[cell]) for cell in results.config.cells]
-        table.add_row(f"{ruling.num_questions} {ruling.about}", *shares, escape(ruling.text))
-    times = [f"{figures.total.p50_ms:.0f} ms" for figures in results.cells]
-    tokens = [f"{f.mean_prompt_tokens + f.mean_completion_tokens:.0f}" for f in results.cells]
+    table = Table(title=escape(results.config.name), title_justify="left")
+    for title in ("", *results.config.cells):
+        table.add_column(escape(title), justify="left" if not title else "right")
+    for row in six_rows(results):
+        figures = [_bold(entry.figure, entry.is_best) for entry in row.entries.values()]
+        table.add_row(escape(row.name), *figures)
     table.add_section()
-    table.add_row("time, median", *times, "")
-    table.add_row("tokens, mean", *tokens, "")
+    for ruling in verdict.kinds:
+        shares = [
+            _bold(f"{ruling.cells[cell].mean:.0%}", cell in ruling.leaders) for cell in results.config.cells
+        ]
+        table.add_row(escape(f"{ruling.num_questions} {ruling.about}"), *shares)
     console.print(table)
-    console.print(f"[bold]Verdict: {escape(verdict.overall.text)}[/bold]")
-    for reason in verdict.overall.reasons:
-        console.print(f"  {escape(reason)}")
+    console.print(
+        f"[bold]Verdict: {escape(verdict.overall.text)}[/bold]  {escape(verdict.overall.reasons[0])}"
+    )
     for flip in verdict.flips:
         console.print(
-            f"  With a weight of {flip.at:.2f} instead of {flip.weight:.2f} on {flip.row}, "
-            f"{escape(flip.to)} would draw level."
+            f"  With a weight of {flip.at:.2f} instead of {flip.weight:.2f} on "
+            f"{flip.row.replace('_', ' ')}, {escape(flip.to)} would draw level."
         )
-    console.print(f"Report: {escape(str(results.config.output / 'report.html'))}")
+    console.print(f"Report: {escape(str(results.config.output / 'report.html'))}", soft_wrap=True)
+    if verdict.overall.winner in results.policies:
+        console.print(
+            f"Behind auto: python -m evaluation promote {escape(str(results.config.output))}", soft_wrap=True
+        )
+
+
+def _bold(text: str, is_best: bool) -> str:
+    return f"[bold]{escape(text)}[/bold]" if is_best else escape(text)

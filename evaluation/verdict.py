@@ -1,14 +1,15 @@
 """From scores to a verdict: which cell for which kind of question, how sure, and what would change it. Pure.
 
 A cell leads when no other cell is better by more than noise. One leader among several cells is a winner;
-several leaders are not told apart; when all lead there is no difference.
+several leaders are not told apart; when all lead there is no difference. Where training was repeated, a
+cell is ahead only if it is so with every run.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -17,6 +18,7 @@ from cluster.errors import DataError
 from evaluation.config import Weights
 from evaluation.metrics import Failure
 from evaluation.questions import Kind
+from evaluation.rows import ROW_NAMES, Basis, Table, row_values, shares_of_measured
 from evaluation.scores import Score
 from evaluation.statistics import Interval, Values, holm, mcnemar, mean_interval, paired_permutation
 
@@ -84,48 +86,29 @@ class Verdict:
     flips: tuple[Flip, ...]
 
 
-def judge(scores: Sequence[Score], weights: Weights, level: Level) -> Verdict:
-    """The verdict. Raises DataError unless every cell answered the same questions."""
-    table = _by_cell(scores)
-    rows = row_scores(table)
-    kinds = _judge_kinds(table, level)
-    utility = {
-        cell: sum((share * rows[row][cell] for row, share in weights.shares.items()), np.zeros(1))
-        for cell in table
-    }
+def judge(scores: Sequence[Score], weights: Weights, level: Level, basis: Basis | None = None) -> Verdict:
+    """The verdict. Raises DataError unless every run of every cell answered the same questions."""
+    basis = basis or Basis()
+    table = by_cell(scores)
+    rows = row_values(table, basis)
+    shares = shares_of_measured(weights.shares, list(rows))
+    utility = {cell: _weighted_sum(shares, rows, cell) for cell in table}
     overall = _rule("all questions", utility, _permutation_pairs(utility, level), level)
     means = {
         row: {cell: float(values.mean()) for cell, values in cells.items()} for row, cells in rows.items()
     }
-    reasons = (*_row_reasons(overall, means), *failure_reasons(table))
+    reasons = (_pair_reason(overall), *_row_reasons(means), *failure_reasons(table))
     return Verdict(
-        overall=_with_reasons(overall, reasons),
-        kinds=kinds,
-        weights=weights.shares,
+        overall=replace(overall, reasons=reasons),
+        kinds=judge_kinds(table, level),
+        weights=shares,
         rows=means,
-        flips=tuple(flips(means, weights.shares)),
+        flips=tuple(flips(means, shares)),
     )
 
 
-def row_scores(table: Mapping[str, Sequence[Score]]) -> dict[str, dict[str, Values]]:
-    """Row to cell to score of each question, 0 to 1 and more is better: [num_questions].
-
-    A right answer is 1. Tokens and milliseconds count as the least that any cell needed for this question
-    over what the cell needed: 1 for the cheapest, 0.5 for one twice as dear.
-    """
-    right = {cell: np.array([s.is_right for s in own], dtype=np.float64) for cell, own in table.items()}
-    tokens = {cell: np.array([max(s.num_tokens, 1) for s in own], float) for cell, own in table.items()}
-    time_ms = {cell: np.array([max(s.total_ms, 1e-3) for s in own], float) for cell, own in table.items()}
-    return {
-        "customization": right,
-        "computational_cost": _least_over_own(tokens),
-        "inference_time": _least_over_own(time_ms),
-    }
-
-
-def _least_over_own(needed: Mapping[str, Values]) -> dict[str, Values]:
-    least = np.min(list(needed.values()), axis=0)
-    return {cell: least / own for cell, own in needed.items()}
+def _weighted_sum(shares: Mapping[str, float], rows: Mapping[str, Mapping[str, Values]], cell: str) -> Values:
+    return np.asarray(sum((share * rows[row][cell] for row, share in shares.items()), np.zeros((1, 1))))
 
 
 def flips(rows: Mapping[str, Mapping[str, float]], shares: Mapping[str, float]) -> list[Flip]:
@@ -158,11 +141,11 @@ def flips(rows: Mapping[str, Mapping[str, float]], shares: Mapping[str, float]) 
     return found
 
 
-def failure_reasons(table: Mapping[str, Sequence[Score]]) -> list[str]:
+def failure_reasons(table: Table) -> list[str]:
     """For each cell that retrieves, whose fault its wrong answers are."""
     reasons = []
-    for cell, own in table.items():
-        counts = Counter(score.failure for score in own)
+    for cell, runs in table.items():
+        counts = Counter(score.failure for run in runs for score in run)
         misses, errors = counts[Failure.RETRIEVAL_MISS], counts[Failure.GENERATION_ERROR]
         if misses + errors:
             reasons.append(
@@ -172,55 +155,62 @@ def failure_reasons(table: Mapping[str, Sequence[Score]]) -> list[str]:
     return reasons
 
 
-def _by_cell(scores: Sequence[Score]) -> dict[str, list[Score]]:
-    """Cell to its scores, all in one order of questions."""
-    table: dict[str, list[Score]] = {}
+def by_cell(scores: Sequence[Score]) -> Table:
+    """Cell to its runs, each a list of scores, all in one order of questions."""
+    table: dict[str, dict[str, list[Score]]] = {}
     for score in scores:
-        table.setdefault(score.cell, []).append(score)
+        table.setdefault(score.cell, {}).setdefault(score.variant, []).append(score)
     if not table:
         raise DataError("there are no answers to judge")
-    for own in table.values():
-        own.sort(key=lambda score: score.question_id)
-    asked = {cell: [score.question_id for score in own] for cell, own in table.items()}
-    first, *others = asked
-    for cell in others:
-        if asked[cell] != asked[first]:
-            raise DataError(f"cells {first} and {cell} answered different questions; finish the run first")
-    return table
+    asked: dict[tuple[str, ...], str] = {}
+    for cell, runs in table.items():
+        for own in runs.values():
+            own.sort(key=lambda score: score.question_id)
+            asked.setdefault(tuple(score.question_id for score in own), cell)
+    if len(asked) > 1:
+        first, other, *_ = asked.values()
+        raise DataError(f"cells {first} and {other} answered different questions; finish the run first")
+    return {cell: list(runs.values()) for cell, runs in table.items()}
 
 
-def _judge_kinds(table: Mapping[str, Sequence[Score]], level: Level) -> tuple[Ruling, ...]:
+def judge_kinds(table: Table, level: Level) -> tuple[Ruling, ...]:
     """A ruling on right answers for each kind. All pairs of all kinds are one family for Holm."""
-    kinds = list(
-        dict.fromkeys(kind for kind in Kind for own in table.values() for s in own if s.kind is kind)
-    )
+    asked = {score.kind for score in next(iter(table.values()))[0]}
+    kinds = [kind for kind in Kind if kind in asked]
     right = {
-        kind: {cell: [s.is_right for s in own if s.kind is kind] for cell, own in table.items()}
+        kind: {
+            cell: np.array([[float(s.is_right) for s in run if s.kind is kind] for run in runs])
+            for cell, runs in table.items()
+        }
         for kind in kinds
     }
-    family = [
-        (kind, first, second, mcnemar(right[kind][first], right[kind][second]))
+    pairs = list(combinations(table, 2))
+    p_values = [
+        _p_value_of_right(right[kind][first], right[kind][second], level)
         for kind in kinds
-        for first, second in combinations(table, 2)
+        for first, second in pairs
     ]
-    corrected = holm([p for *_, p in family])
+    corrected = iter(holm(p_values))
     rulings = []
     for kind in kinds:
-        values = {cell: np.array(own, dtype=np.float64) for cell, own in right[kind].items()}
-        p_values = {
-            (first, second): p
-            for (of, first, second, _), p in zip(family, corrected, strict=True)
-            if of is kind
-        }
-        ruling = _rule(kind.value, values, p_values, level)
-        rulings.append(_with_reasons(ruling, _kind_reasons(ruling)))
+        ruling = _rule(kind.value, right[kind], {pair: next(corrected) for pair in pairs}, level)
+        rulings.append(replace(ruling, reasons=tuple(_kind_reasons(ruling))))
     return tuple(rulings)
+
+
+def _p_value_of_right(first: Values, second: Values, level: Level) -> float:
+    """McNemar's test for single runs; for several, which make shares of yes and no, a permutation test."""
+    if len(first) == len(second) == 1:
+        return mcnemar(first[0].astype(bool).tolist(), second[0].astype(bool).tolist())
+    return paired_permutation(first.mean(axis=0), second.mean(axis=0), level.num_resamples, level.seed)
 
 
 def _permutation_pairs(utility: Mapping[str, Values], level: Level) -> dict[tuple[str, str], float]:
     pairs = list(combinations(utility, 2))
     p_values = [
-        paired_permutation(utility[first], utility[second], level.num_resamples, level.seed)
+        paired_permutation(
+            utility[first].mean(axis=0), utility[second].mean(axis=0), level.num_resamples, level.seed
+        )
         for first, second in pairs
     ]
     return dict(zip(pairs, holm(p_values), strict=True))
@@ -234,15 +224,17 @@ def _rule(
     best = ranked[0]
 
     def is_behind(cell: str) -> bool:
+        # The test is over questions, averaged over runs; no run of training may contradict it.
         pair = (best, cell) if (best, cell) in p_values else (cell, best)
-        return means[cell] < means[best] and p_values[pair] < 1 - level.confidence
+        in_every_run = bool(np.all((values[best] - values[cell]).mean(axis=1) > 0))
+        return in_every_run and p_values[pair] < 1 - level.confidence
 
     def interval(own: Values) -> Interval:
         return mean_interval(own, level.confidence, level.num_resamples, level.seed)
 
     return Ruling(
         about=about,
-        num_questions=len(values[best]),
+        num_questions=max(own.shape[1] for own in values.values()),
         cells={cell: interval(own) for cell, own in values.items()},
         pairs=tuple(
             Pair(first, second, interval(values[first] - values[second]), p)
@@ -253,28 +245,17 @@ def _rule(
     )
 
 
-def _with_reasons(ruling: Ruling, reasons: Sequence[str]) -> Ruling:
-    return Ruling(
-        ruling.about, ruling.num_questions, ruling.cells, ruling.pairs, ruling.leaders, tuple(reasons)
-    )
-
-
 def _kind_reasons(ruling: Ruling) -> list[str]:
     shares = ", ".join(f"{cell} {value.mean:.0%}" for cell, value in ruling.cells.items())
     return [f"Right on {ruling.num_questions} {ruling.about} questions: {shares}.", _pair_reason(ruling)]
 
 
-def _row_reasons(ruling: Ruling, rows: Mapping[str, Mapping[str, float]]) -> list[str]:
-    names = {
-        "customization": "Right answers",
-        "computational_cost": "Cost in tokens (1 is the cheapest)",
-        "inference_time": "Speed (1 is the fastest)",
-    }
-    sentences = [
-        f"{names[row]}: {', '.join(f'{cell} {value:.2f}' for cell, value in cells.items())}."
+def _row_reasons(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [
+        f"{ROW_NAMES[row].capitalize()} (1 is best): "
+        f"{', '.join(f'{cell} {value:.2f}' for cell, value in cells.items())}."
         for row, cells in rows.items()
     ]
-    return [_pair_reason(ruling), *sentences]
 
 
 def _pair_reason(ruling: Ruling) -> str:

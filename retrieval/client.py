@@ -6,12 +6,13 @@ open: `owner.py` has the transports.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 from retrieval.config import DEFAULT_TENANT
-from retrieval.points import DocumentRecord
+from retrieval.documents import MetadataValue
+from retrieval.points import DocumentRecord, Hit
 from retrieval.search import SearchRequest, SearchResult
 from retrieval.store import CollectionInfo, CollectionSpec, Point, Scored
 
@@ -61,6 +62,23 @@ class CollectionsClient:
 
     def documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> list[DocumentRecord]:
         return cast(list[DocumentRecord], self._transport.call("documents", collection, tenant))
+
+    def document(
+        self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT
+    ) -> DocumentRecord | None:
+        return cast(DocumentRecord | None, self._transport.call("document", collection, document_id, tenant))
+
+    def chunks(self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT) -> list[Hit]:
+        return cast(list[Hit], self._transport.call("chunks", collection, document_id, tenant))
+
+    def set_metadata(
+        self,
+        collection: str,
+        document_id: str,
+        metadata: Mapping[str, MetadataValue],
+        tenant: str = DEFAULT_TENANT,
+    ) -> int:
+        return cast(int, self._transport.call("set_metadata", collection, document_id, metadata, tenant))
 
     def count(self, collection: str, tenant: str = DEFAULT_TENANT) -> int:
         return cast(int, self._transport.call("count", collection, tenant))
@@ -125,6 +143,19 @@ class AsyncCollections:
 
     async def documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> list[DocumentRecord]:
         return cast(list[DocumentRecord], await self._transport.call_async("documents", collection, tenant))
+
+    async def chunks(self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT) -> list[Hit]:
+        return cast(list[Hit], await self._transport.call_async("chunks", collection, document_id, tenant))
+
+    async def set_metadata(
+        self,
+        collection: str,
+        document_id: str,
+        metadata: Mapping[str, MetadataValue],
+        tenant: str = DEFAULT_TENANT,
+    ) -> int:
+        call = self._transport.call_async("set_metadata", collection, document_id, metadata, tenant)
+        return cast(int, await call)
 
     async def count(self, collection: str, tenant: str = DEFAULT_TENANT) -> int:
         return cast(int, await self._transport.call_async("count", collection, tenant))

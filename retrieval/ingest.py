@@ -91,9 +91,10 @@ class Ingestor:
             )
         )
 
-    def add(self, documents: Iterable[Document]) -> IngestReport:
+    def add(self, documents: Iterable[Document], optimize: bool = True) -> IngestReport:
         """Index documents; those whose content is indexed already cost a comparison.
 
+        `optimize` False leaves the search index to be built when more has been written.
         Everything written is durable and searchable window by window. Raises StoreUnavailable when the store
         fails for good; the same call later goes on where it ended.
         """
@@ -105,7 +106,7 @@ class Ingestor:
             for item in window:
                 if item.chunk.position == 0:
                     self._on_document(item.document.id)
-        if report.num_chunks:
+        if report.num_chunks and optimize:
             self._collections.optimize(self._config.collection)
         report.seconds = time.perf_counter() - start
         return report
@@ -134,13 +135,17 @@ class Ingestor:
         records = self._collections.documents(self._config.collection, self._tenant)
         return {record.document_id: record for record in records}
 
+    def _indexed(self, document_id: str) -> DocumentRecord | None:
+        return self._collections.document(self._config.collection, document_id, self._tenant)
+
     def _pending(self, documents: Iterable[Document], report: IngestReport) -> Iterator[_Pending]:
         """The chunks that have to be written, position 0 last of each document."""
-        known = self._known()
+        # Only deduplication has to know all of them; one by one they need not be counted before.
+        known = self._known() if self._config.deduplicate else {}
         owners = {record.content_sha256: id_ for id_, record in known.items()}
         for document in documents:
             report.warnings += [f"{document.uri}: {warning}" for warning in document.content.warnings]
-            before = known.get(document.id)
+            before = known.get(document.id) if self._config.deduplicate else self._indexed(document.id)
             if before is not None and before.content_sha256 == document.content_sha256:
                 report.num_unchanged += 1
                 self._on_document(document.id)

@@ -6,6 +6,7 @@ gives the same points, and two equal pages of one document stay two.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import uuid
@@ -111,6 +112,18 @@ def checked_fields(metadata: Mapping[str, Any]) -> dict[str, FieldType]:
 def remade_point(stored: Scored, dense: np.ndarray) -> Point:
     """The same chunk with another vector; its words are weighed afresh."""
     return Point(stored.id, dense, weigh_document(stored_text(stored)), stored.payload)
+
+
+def redescribed(stored: Scored, metadata: Mapping[str, MetadataValue]) -> Point:
+    """The same chunk, scrolled with its vector, of a document with other metadata."""
+    assert stored.vector is not None
+    described = {key: _stored(value) for key, value in metadata.items()}
+    # The content hash covers the metadata. What it would be now is known only with the whole document at hand,
+    # so it becomes one that no document has.
+    before = stored.payload["content_sha256"]
+    changed = hashlib.sha256(f"{before}{json.dumps(described, sort_keys=True)}".encode()).hexdigest()
+    payload = {**stored.payload, "metadata": described, "content_sha256": changed}
+    return Point(stored.id, stored.vector, weigh_document(stored_text(stored)), payload)
 
 
 def stored_text(stored: Scored) -> str:

@@ -5,12 +5,13 @@ Runs in the process that owns the store. Other processes use it through `owner.p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cluster.errors import Conflict, DataError, InvalidInput
 from retrieval.config import DEFAULT_TENANT
-from retrieval.filters import And, at_least, equals, one_of
-from retrieval.points import DocumentRecord, checked_fields, make_record
+from retrieval.documents import MetadataValue
+from retrieval.filters import And, Filter, at_least, equals, one_of
+from retrieval.points import DocumentRecord, Hit, checked_fields, make_hit, make_record, redescribed
 from retrieval.search import SearchRequest, SearchResult, search
 from retrieval.store import CollectionInfo, CollectionSpec, Point, Scored, VectorStore
 
@@ -92,12 +93,38 @@ class Collections:
     def documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> list[DocumentRecord]:
         """Every document of a tenant that is wholly indexed, by id."""
         where = And((equals("tenant", tenant), equals("position", 0)))
-        records: list[DocumentRecord] = []
-        after: str | None = None
-        while page := self._store.scroll(collection, where, SCROLL_PAGE, after):
-            records += [make_record(found.payload) for found in page]
-            after = page[-1].id
+        records = [make_record(found.payload) for found in self._scrolled(collection, where)]
         return sorted(records, key=lambda record: record.document_id)
+
+    def document(
+        self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT
+    ) -> DocumentRecord | None:
+        """One document, if it is wholly indexed."""
+        found = self._store.scroll(collection, And((_of(tenant, document_id), equals("position", 0))), 1)
+        return make_record(found[0].payload) if found else None
+
+    def chunks(self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT) -> list[Hit]:
+        """Every chunk of a document, in reading order; their score is 0."""
+        found = self._scrolled(collection, _of(tenant, document_id))
+        hits = [make_hit(collection, stored, 0.0, {}) for stored in found]
+        return sorted(hits, key=lambda hit: hit.position)
+
+    def set_metadata(
+        self,
+        collection: str,
+        document_id: str,
+        metadata: Mapping[str, MetadataValue],
+        tenant: str = DEFAULT_TENANT,
+    ) -> int:
+        """Give a document other metadata without embedding it again; returns how many chunks it has.
+
+        Raises DataError as `upsert`. Ingesting the document afterwards writes it anew, whatever it holds.
+        """
+        found = list(self._scrolled(collection, _of(tenant, document_id), with_vectors=True))
+        # Position 0 last, as in ingestion: with it the document has its new metadata as a whole.
+        found.sort(key=lambda stored: -stored.payload["position"])
+        self.upsert(collection, [redescribed(stored, metadata) for stored in found])
+        return len(found)
 
     def count(self, collection: str, tenant: str = DEFAULT_TENANT) -> int:
         """Chunks of a tenant."""
@@ -121,6 +148,16 @@ class Collections:
 
     def close(self) -> None:
         self._store.close()
+
+    def _scrolled(self, collection: str, where: Filter, with_vectors: bool = False) -> Iterator[Scored]:
+        after: str | None = None
+        while page := self._store.scroll(collection, where, SCROLL_PAGE, after, with_vectors):
+            yield from page
+            after = page[-1].id
+
+
+def _of(tenant: str, document_id: str) -> Filter:
+    return And((equals("tenant", tenant), equals("document_id", document_id)))
 
 
 def _require_same_spec(existing: CollectionSpec, wanted: CollectionSpec) -> None:

@@ -51,6 +51,9 @@ class HashEmbedder:
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(self._words(text)) for text in texts]
+
     def embed_queries(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
         return self.embed_documents(texts, truncate)
 

@@ -12,18 +12,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.cards import ModelKind
-from cluster.errors import NotFound, Unavailable
+from cluster.errors import InvalidInput, NotFound, Unavailable
 from serving.backends import Backends, Classified, SearchJob
 from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel
 from serving.citations import cite
 from serving.config import ServingConfig
 from serving.generator import GenerationJob, PromptReport
-from serving.policy import Available, Features, Route, RouteKind, Rule, choose, sentence_pair
+from serving.policy import (
+    Available,
+    Features,
+    Route,
+    RouteKind,
+    Rule,
+    choose,
+    rule_in_force,
+    sentence_pair,
+)
 from serving.prompts import Passage, last_user_turn, standalone_query
+from serving.reranking import find_reranker, relevance
 from serving.responses import annotation
 from serving.schemas import ChatRequest
+from serving.vector_store_search import Target, VectorStoreSearch, equality_filter
 
 NOTHING_FOUND = "I do not know: the documents say nothing about this."
+STILL_READING = "I do not know yet: some of the documents are still being read. Ask again in a moment."
 
 
 class Stages:
@@ -94,10 +106,17 @@ class Prepared:
 class Answers:
     """Prepares chat answers with the parts of one application."""
 
-    def __init__(self, config: ServingConfig, backends: Backends, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        config: ServingConfig,
+        backends: Backends,
+        catalogue: Catalogue,
+        stores: VectorStoreSearch | None = None,
+    ) -> None:
         self._config = config
         self._backends = backends
         self._catalogue = catalogue
+        self._stores = stores
 
     async def prepare(self, request: ChatRequest, request_id: str, tenant: str) -> Prepared:
         """Decide on the route and retrieve.
@@ -124,8 +143,9 @@ class Answers:
     async def _by_name(self, prepared: Prepared, request: ChatRequest, tenant: str) -> None:
         name = request.model.removesuffix(RAG_SUFFIX)
         with prepared.stages.measure("route"):
-            model = await self._catalogue.find(name, ModelKind.GENERATOR)
-        kind = _kind(tuned=model.card is not None, retrieves=name != request.model)
+            model = await self._catalogue.of(tenant).find(name, ModelKind.GENERATOR)
+        retrieves = name != request.model or request.file_search is not None
+        kind = _kind(tuned=model.card is not None, retrieves=retrieves)
         reason = f"asked for as {request.model}"
         hits: tuple[Passage, ...] = ()
         if kind.retrieves:
@@ -135,14 +155,15 @@ class Answers:
             if not hits:
                 best = f"{found[0].score:.2f}" if found else "no hit"
                 reason += f"; nothing relevant was found (best score {best}, needed {threshold:.2f})"
-                prepared.ready = NOTHING_FOUND
+                prepared.ready = STILL_READING if await self._is_reading(request, tenant) else NOTHING_FOUND
         _take(prepared, model, Route(kind, model.name, reason), hits)
 
     async def _automatic(self, prepared: Prepared, request: ChatRequest, tenant: str) -> None:
         pair = sentence_pair(prepared.question)
         with prepared.stages.measure("route"):
-            tuned = await self._tuned_model()
-            pair_classifier = await self._catalogue.pair_classifier() if pair else None
+            rule = rule_in_force(self._config.router, await self._catalogue.policy())
+            tuned = await self._tuned_model(rule, tenant)
+            pair_classifier = await self._catalogue.of(tenant).pair_classifier() if pair else None
         hits = await self._search_or_none(prepared, request, tenant) if pair_classifier is None else None
         best_score = None if hits is None else max((hit.score for hit in hits), default=-1.0)
         route = choose(
@@ -153,7 +174,7 @@ class Answers:
                 pair_classifier=pair_classifier.name if pair_classifier else None,
                 retrieval=hits is not None,
             ),
-            Rule(self._config.router.score_threshold, RouteKind(self._config.router.grounded_route)),
+            rule,
         )
         by_name = {model.name: model for model in (self._catalogue.base, tuned, pair_classifier) if model}
         model = by_name[route.model]
@@ -166,12 +187,11 @@ class Answers:
             label, score = prepared.verdict.scores[0]
             prepared.ready = f"{label} ({score:.2f})"
 
-    async def _tuned_model(self) -> ServedModel | None:
-        name = self._config.router.tuned_model
-        if name is None:
+    async def _tuned_model(self, rule: Rule, tenant: str) -> ServedModel | None:
+        if rule.tuned_model is None:
             return None
         try:
-            return await self._catalogue.find(name, ModelKind.GENERATOR)
+            return await self._catalogue.of(tenant).find(rule.tuned_model, ModelKind.GENERATOR)
         except NotFound:
             return None  # not trained yet, or retired: the chain of the policy goes on without it
 
@@ -184,7 +204,7 @@ class Answers:
         except Unavailable:
             return None
         except NotFound:
-            if request.hamlet.collection is not None:
+            if request.hamlet.collection is not None or request.file_search is not None:
                 raise
             return ()
 
@@ -192,20 +212,70 @@ class Answers:
         query = standalone_query(prepared.job.messages)
         with prepared.stages.measure("embed"):
             embedded = await self._backends.embedder.embed([query], is_query=True)
-        options, defaults = request.hamlet, self._config.retriever
-        job = SearchJob(
-            collection=options.collection or defaults.collection,
-            text=query,
-            vector=embedded.vectors[0],
-            top_k=options.top_k or defaults.top_k,
-            tenant=tenant,
-            filters=tuple((options.filters or {}).items()),
-        )
+        options, defaults, tool = request.hamlet, self._config.retriever, request.file_search
+        top_k = (tool.max_num_results if tool else None) or options.top_k or defaults.top_k
         with prepared.stages.measure("search"):
-            return await self._backends.retriever.search(job)
+            jobs = [
+                SearchJob(
+                    collection=target.collection,
+                    text=query,
+                    vector=embedded.vectors[0],
+                    top_k=max(top_k, defaults.rerank_candidates) if options.rerank else top_k,
+                    tenant=tenant,
+                    filter=target.filter,
+                )
+                for target in await self._targets(request, tenant)
+            ]
+            hits = await self._found(jobs, known=tool is not None)
+        if options.rerank is None or not hits:
+            return hits
+        with prepared.stages.measure("rerank"):
+            return await self._reranked(options.rerank, query, hits, top_k, tenant)
+
+    async def _targets(self, request: ChatRequest, tenant: str) -> Sequence[Target]:
+        """Where to search: the stores that the request names, else one collection."""
+        tool, options = request.file_search, request.hamlet
+        if tool is None:
+            collection = options.collection or self._config.retriever.collection
+            return [Target(collection, equality_filter(options.filters or {}))]
+        if self._stores is None:
+            raise InvalidInput("this server has no vector stores", "tools[0]")
+        return await self._stores.targets(tenant, tool.vector_store_ids, tool.filters)
+
+    async def _found(self, jobs: Sequence[SearchJob], known: bool) -> Sequence[Passage]:
+        """The hits of all jobs, best first. `known`: a collection may be missing, as no file has been read yet."""
+        found: list[Passage] = []
+        for job in jobs:
+            try:
+                found += await self._backends.retriever.search(job)
+            except NotFound:
+                if not known:
+                    raise
+        # One search has its own order, which words count in too; several meet by similarity.
+        return found if len(jobs) == 1 else sorted(found, key=lambda hit: -hit.score)[: jobs[0].top_k]
+
+    async def _is_reading(self, request: ChatRequest, tenant: str) -> bool:
+        """Whether files of the stores that the request names are still being read."""
+        tool = request.file_search
+        if tool is None or self._stores is None:
+            return False
+        return bool(await self._stores.num_unread(tenant, tool.vector_store_ids))
+
+    async def _reranked(
+        self, reranker: str, query: str, hits: Sequence[Passage], top_k: int, tenant: str
+    ) -> Sequence[Passage]:
+        """The best hits in the reranker's order. Their scores stay cosines, so that a threshold keeps its meaning."""
+        model = await find_reranker(self._catalogue.of(tenant), reranker)
+        judged = await relevance(self._backends, model, query, [hit.text for hit in hits])
+        return [hits[index] for index in judged.ranking(top_k)]
 
     def _least_score(self, request: ChatRequest) -> float:
         asked = request.hamlet.score_threshold
+        if (
+            request.file_search is not None
+            and request.file_search.ranking_options.score_threshold is not None
+        ):
+            asked = request.file_search.ranking_options.score_threshold
         return self._config.retriever.least_score if asked is None else asked
 
 

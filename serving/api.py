@@ -9,44 +9,47 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from cluster.cards import ModelKind
 from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from serving import cluster_api, page
 from serving.admission import Admission
 from serving.answers import Answers
+from serving.authentication import Authentication, Gate
 from serving.backends import Backends, Classified
-from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel
+from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel, TenantCatalogue
 from serving.chat import stream_chat, whole_answer
+from serving.cluster_view import ClusterView, LocalView
 from serving.completions import stream_text, text_jobs, whole_text
+from serving.conductor import Conductor
 from serving.config import ServingConfig
 from serving.errors import error_body, error_headers, from_validation
+from serving.limits import Allowance
 from serving.metrics import CountedMetrics, Metrics
+from serving.platform import Platform
 from serving.requests import RequestContext
-from serving.responses import Envelope, embeddings, model_object, usage
-from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest
+from serving.reranking import find_reranker, relevance
+from serving.responses import Envelope, embeddings, model_object, ranking, usage
+from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest, RerankRequest
 from serving.sse import ClientGone, EventStream, unless_gone
+from serving.vector_store_search import VectorStoreSearch
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-TenantOf = Callable[[Request], str]
-
-DEFAULT_TENANT = "default"
 HEALTH_TIMEOUT_S = 5.0
 # Nobody reads it: the client has closed the connection.
 STATUS_CLIENT_GONE = 499
-
-
-def single_tenant(_request: Request) -> str:
-    """The tenant of every caller where no keys are configured."""
-    return DEFAULT_TENANT
 
 
 class Front:
@@ -57,15 +60,15 @@ class Front:
         config: ServingConfig,
         backends: Backends,
         catalogue: Catalogue,
-        tenant_of: TenantOf = single_tenant,
         metrics: Metrics | None = None,
+        stores: VectorStoreSearch | None = None,
     ) -> None:
         self.metrics = metrics or CountedMetrics()
         self._config = config
         self._backends = backends
         self._catalogue = catalogue
-        self._tenant_of = tenant_of
-        self._answers = Answers(config, backends, catalogue)
+        self.stores = stores
+        self._answers = Answers(config, backends, catalogue, stores)
         self.admission = Admission(config.router.max_waiting_requests)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
@@ -74,17 +77,19 @@ class Front:
         leave = self.admission.enter()
         try:
             prepared = await self._within_limits(
-                self._answers.prepare(body, request_id, self._tenant_of(request)), request
+                self._answers.prepare(body, request_id, _tenant(request)), request
             )
             envelope = Envelope(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), prepared.model.name)
             if body.stream:
+                limit_s = self._config.router.request_timeout_s
                 events = await self._within_limits(
-                    stream_chat(generator, body, prepared, envelope, self.metrics), request
+                    stream_chat(generator, body, prepared, envelope, self.metrics, limit_s, _spend(request)),
+                    request,
                 )
                 stream, leave = EventStream(_then(events, leave)), _nothing
                 return stream
             answer = whole_answer(generator, body, prepared, envelope, self.metrics)
-            return _json(await self._within_limits(answer, request))
+            return _counted(await self._within_limits(answer, request), request)
         finally:
             leave()
 
@@ -96,19 +101,23 @@ class Front:
         generator = self._backends.generator
         leave = self.admission.enter()
         try:
-            model = await self._catalogue.find(body.model, ModelKind.GENERATOR)
+            model = await self._names(request).find(body.model, ModelKind.GENERATOR)
             envelope = Envelope(f"cmpl-{uuid.uuid4().hex}", int(time.time()), model.name)
             jobs = text_jobs(body, model, _request_id(request))
             if body.stream:
-                events = await self._within_limits(stream_text(generator, body, jobs[0], envelope), request)
+                limit_s = self._config.router.request_timeout_s
+                events = await self._within_limits(
+                    stream_text(generator, body, jobs[0], envelope, limit_s, _spend(request)), request
+                )
                 stream, leave = EventStream(_then(events, leave)), _nothing
                 return stream
-            return _json(await self._within_limits(whole_text(generator, body, jobs, envelope), request))
+            text = whole_text(generator, body, jobs, envelope)
+            return _counted(await self._within_limits(text, request), request)
         finally:
             leave()
 
     async def embed(self, body: EmbeddingRequest, request: Request) -> Response:
-        model = await self._catalogue.find(body.model, ModelKind.EMBEDDER)
+        model = await self._names(request).find(body.model, ModelKind.EMBEDDER)
         with self.admission.place():
             embedded = await self._within_limits(self._backends.embedder.embed(body.texts), request)
         dimension = embedded.vectors.shape[1]
@@ -119,32 +128,42 @@ class Front:
                 "dimensions",
             )
         as_base64 = body.encoding_format == "base64"
-        return _json(embeddings(model.name, embedded.vectors, embedded.num_tokens, as_base64))
+        return _counted(embeddings(model.name, embedded.vectors, embedded.num_tokens, as_base64), request)
 
     async def classify(self, body: ClassifyRequest, request: Request) -> Response:
-        model = await self._catalogue.find(body.model, ModelKind.CLASSIFIER)
+        model = await self._names(request).find(body.model, ModelKind.CLASSIFIER)
         assert model.card is not None
         _require_arity(body.texts, model)
         with self.admission.place():
             verdicts = await self._within_limits(
                 self._backends.classifier.classify(model.card, body.texts), request
             )
-        return _json(_classification(model.name, verdicts))
+        return _counted(_classification(model.name, verdicts), request)
 
-    async def models(self) -> Response:
-        served = [_model(model) for model in await self._catalogue.list()]
+    async def rerank(self, body: RerankRequest, request: Request) -> Response:
+        model = await find_reranker(self._names(request), body.model)
+        with self.admission.place():
+            judged = await self._within_limits(
+                relevance(self._backends, model, body.query, body.documents), request
+            )
+        envelope = Envelope(f"rerank-{uuid.uuid4().hex}", int(time.time()), model.name)
+        return _counted(ranking(envelope, judged, body.documents, body.top_n, body.return_documents), request)
+
+    async def models(self, request: Request) -> Response:
+        names = self._names(request)
+        served = [_model(model) for model in await names.list()]
         aliases = [
             model_object(alias, 0, "hamlet", alias_of=card_id)
-            for alias, card_id in (await self._catalogue.aliases()).items()
+            for alias, card_id in (await names.aliases()).items()
         ]
         return _json({"object": "list", "data": [*served, *aliases, model_object(AUTO, 0, "hamlet")]})
 
-    async def model(self, name: str) -> Response:
+    async def model(self, name: str, request: Request) -> Response:
         if name == AUTO:
             return _json(model_object(AUTO, 0, "hamlet"))
         for kind in ModelKind:
             try:
-                found = await self._catalogue.find(name.removesuffix(RAG_SUFFIX), kind)
+                found = await self._names(request).find(name.removesuffix(RAG_SUFFIX), kind)
             except NotFound as exc:
                 refusal = exc
             else:
@@ -168,6 +187,9 @@ class Front:
         body = {"status": "ready" if ready else "not ready", "parts": dict(zip(checks, states, strict=True))}
         return _json(body, 200 if ready else 503)
 
+    def _names(self, request: Request) -> TenantCatalogue:
+        return self._catalogue.of(_tenant(request))
+
     async def _within_limits(self, work: Awaitable[Result], request: Request) -> Result:
         """`work`, given up when the client leaves or the time is over."""
         limit_s = self._config.router.request_timeout_s
@@ -180,21 +202,46 @@ class Front:
             ) from exc
 
 
-def create_app(front: Front, sets_request_id: bool = True) -> FastAPI:
-    """The ASGI application over `front`; `sets_request_id` as in `RequestContext`."""
-    app = FastAPI(title="Hamlet", description="OpenAI-compatible router over tuned models and retrieval.")
+def create_app(
+    front: Front,
+    sets_request_id: bool = True,
+    cluster_view: ClusterView | None = None,
+    gate: Gate | None = None,
+    platform: Platform | None = None,
+    routers: Sequence[APIRouter] = (),
+) -> FastAPI:
+    """The ASGI application over `front`; `sets_request_id` as in `RequestContext`.
+
+    `cluster_view` tells what runs where; by default what runs in this process. `gate` decides who may call;
+    by default everybody, as the tenant `default`. `platform` adds files, fine-tuning and models' aliases, whose
+    background work goes on while the application runs; `routers` are further endpoints.
+    """
+    app = FastAPI(
+        title="Hamlet",
+        description="OpenAI-compatible router over tuned models and retrieval.",
+        lifespan=_at_work(platform.conductor()) if platform else None,
+    )
     app.add_api_route("/v1/chat/completions", front.chat, methods=["POST"], tags=["openai"])
     app.add_api_route("/v1/completions", front.complete, methods=["POST"], tags=["openai"])
     app.add_api_route("/v1/embeddings", front.embed, methods=["POST"], tags=["openai"])
     app.add_api_route("/v1/classify", front.classify, methods=["POST"], tags=["hamlet"])
+    app.add_api_route("/v1/rerank", front.rerank, methods=["POST"], tags=["hamlet"])
     app.add_api_route("/v1/models", front.models, methods=["GET"], tags=["openai"])
     app.add_api_route("/v1/models/{name:path}", front.model, methods=["GET"], tags=["openai"])
     app.add_api_route("/healthz", front.healthz, methods=["GET"], tags=["health"])
     app.add_api_route("/readyz", front.readyz, methods=["GET"], tags=["health"])
+    app.include_router(cluster_api.router(cluster_view or LocalView()))
+    app.include_router(page.router())
+    for router in [*(platform.routers() if platform else ()), *routers]:
+        app.include_router(router)
     app.add_exception_handler(HamletError, _on_hamlet_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(ClientDisconnect, _on_client_gone)
+    app.add_exception_handler(OperationalError, _on_database_error)
+    # The last one added is the outermost: refusals have a request id and a log line too.
+    app.add_middleware(Authentication, gate=gate or Gate())
     app.add_middleware(RequestContext, metrics=front.metrics, sets_header=sets_request_id)
     return app
 
@@ -215,17 +262,44 @@ async def _on_http_error(request: Request, exc: Exception) -> Response:
     return _json(error_body(error), exc.status_code, dict(exc.headers or {}))
 
 
+async def _on_database_error(request: Request, exc: Exception) -> Response:
+    log.error("request %s: the state database does not answer: %s", _request_id(request), exc)
+    return await _on_hamlet_error(
+        request, Unavailable("the state database does not answer; try again shortly", retry_after_s=5)
+    )
+
+
 async def _on_client_gone(request: Request, _exc: Exception) -> Response:
     log.info("request %s: cancelled, the client has left", _request_id(request))
     return Response(status_code=STATUS_CLIENT_GONE)
+
+
+def _at_work(conductor: Conductor) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    return lambda _app: conductor.at_work()
 
 
 def _request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
+def _tenant(request: Request) -> str:
+    return str(request.state.tenant)
+
+
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(orjson.dumps(body), status, headers, media_type="application/json")
+
+
+def _spend(request: Request) -> Callable[[int], None]:
+    """What takes an answer's tokens from the caller's allowance."""
+    allowance: Allowance = request.state.allowance
+    return allowance.spend
+
+
+def _counted(body: dict[str, Any], request: Request) -> Response:
+    """A whole answer, its tokens taken from the caller's allowance."""
+    _spend(request)(body["usage"]["total_tokens"])
+    return _json(body)
 
 
 async def _then(events: AsyncGenerator[bytes], after: Callable[[], None]) -> AsyncGenerator[bytes]:

@@ -13,19 +13,22 @@ from serving.deployments import (
     ClassifierDeployment,
     EmbedderDeployment,
     GeneratorDeployment,
+    IngesterDeployment,
     RetrieverDeployment,
     RouterDeployment,
 )
 
 
 def build_app(args: ServingConfig) -> Application:
-    """Generator, classifier, embedder and retriever behind the router, each a deployment of its own."""
+    """Generator, classifier, embedder, retriever and ingester behind the router, each its own deployment."""
+    embedder = _deployment("embedder", EmbedderDeployment, args.embedder).bind(args.embedder)
     router: Application = _deployment("router", serve.ingress()(RouterDeployment), args.router).bind(
         args,
         _deployment("generator", GeneratorDeployment, args.generator).bind(args.generator),
         _deployment("classifier", ClassifierDeployment, args.classifier).bind(args.classifier),
-        _deployment("embedder", EmbedderDeployment, args.embedder).bind(args.embedder),
+        embedder,
         _deployment("retriever", RetrieverDeployment, args.retriever).bind(),
+        _deployment("ingester", IngesterDeployment, args.ingester).bind(args.ingester, embedder),
     )
     return router
 

@@ -6,7 +6,7 @@ arguments and results cross process boundaries, so they are frozen and small.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +37,21 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedderInfo:
+    """The embedder's identity, and what chunks are cut by; the fields as in `retrieval.embedding.Embedder`.
+
+    `tokenizer_json` is the whole tokenizer, as `tokenizers.Tokenizer.to_str` writes it.
+    """
+
+    name: str
+    fingerprint: str
+    dimension: int
+    max_tokens: int
+    special_tokens: int
+    tokenizer_json: str
+
+
+@dataclass(frozen=True, slots=True)
 class SearchJob:
     """What to look for. `tenant` is what the server knows of the caller, never a field of the request."""
 
@@ -45,7 +60,7 @@ class SearchJob:
     vector: NDArray[np.float32]  # [dimension]
     top_k: int
     tenant: str
-    filters: tuple[tuple[str, Any], ...] = ()
+    filter: Mapping[str, Any] | None = None  # in OpenAI's form
 
 
 class GeneratorBackend(Protocol):
@@ -64,6 +79,8 @@ class ClassifierBackend(Protocol):
 
 class EmbedderBackend(Protocol):
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded: ...
+
+    async def describe(self) -> EmbedderInfo: ...
 
     async def check_health(self) -> None: ...
 

@@ -1,20 +1,24 @@
 """Which models can be asked for by which name.
 
-A name is the base model (by reference or by slug), the embedder, a registered card or an alias. Cards
-are read from the registry and kept for about a second, so that a model registered, promoted or deleted
-at run time is noticed without a restart; a name that is not known yet is looked up afresh at once.
+A name is the base model (by reference or by slug), the embedder, a registered card or an alias; of cards and
+aliases a tenant sees its own and the shared ones. They are read from the registry and kept for about a second,
+so that a model registered, promoted or deleted at run time is noticed without a restart; a name that is not
+known yet is looked up afresh at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cluster.cards import ModelCard, ModelKind, slug
 from cluster.errors import Conflict, NotFound
+from cluster.registry import SHARED, Registry
+from cluster.router_policy import RouterPolicy
 from serving.engine import Adapter
 
 AUTO = "auto"
@@ -22,10 +26,24 @@ RAG_SUFFIX = "+rag"
 
 
 class Snapshot(NamedTuple):
-    """The registry at one moment. `aliases` map a name to a card id."""
+    """The registry at one moment.
+
+    `aliases` map a name to a card id, for all tenants; `owners` card ids to their tenants, and `own_aliases`
+    tenants to their aliases, where these are not shared. `policy` is what an evaluation promoted for `auto`.
+    """
 
     cards: list[ModelCard]
-    aliases: dict[str, str]
+    aliases: Mapping[str, str]
+    owners: Mapping[str, str] = MappingProxyType({})
+    own_aliases: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    policy: RouterPolicy | None = None
+
+    def seen_by(self, tenant: str) -> Snapshot:
+        """What a tenant sees; its own alias goes before a shared one."""
+        cards = [card for card in self.cards if self.owners.get(card.id, tenant) == tenant]
+        seen = {card.id for card in cards}
+        aliases = {**self.aliases, **self.own_aliases.get(tenant, {})}
+        return Snapshot(cards, {alias: card for alias, card in aliases.items() if card in seen})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +63,7 @@ class ServedModel:
 
 
 class Catalogue:
-    """Names to models, for one application."""
+    """What is registered, for one application. Names are looked up in what one tenant sees of it."""
 
     def __init__(
         self,
@@ -72,15 +90,67 @@ class Catalogue:
     def embedder(self) -> ServedModel:
         return ServedModel(slug(self._embedder), ModelKind.EMBEDDER)
 
+    def of(self, tenant: str) -> TenantCatalogue:
+        """Names to models, as this tenant sees them."""
+        return TenantCatalogue(self, tenant)
+
+    async def current(self, refresh: bool = False) -> Snapshot:
+        """The registry as it was at most `ttl_s` ago, or, with `refresh`, no earlier than now."""
+        asked_at = self._clock()
+        async with self._lock:
+            fresh = self._read_at is not None and asked_at < self._read_at + (0 if refresh else self._ttl_s)
+            if not fresh:
+                read_at = self._clock()
+                self._snapshot = await asyncio.to_thread(self._read)
+                self._read_at = read_at
+            return self._snapshot
+
+    async def policy(self) -> RouterPolicy | None:
+        """The promoted policy of `auto`, the same for all tenants."""
+        return (await self.current()).policy
+
+    def base_named(self, name: str) -> ServedModel | None:
+        """The base model or the embedder, by reference or by short name."""
+        for base, reference in ((self.base, self._generator), (self.embedder, self._embedder)):
+            if name in (base.name, reference):
+                return base
+        return None
+
+    def unservable(self, card: ModelCard) -> str | None:
+        """Why a registered model is not served, None when it is."""
+        if card.kind is ModelKind.CLASSIFIER:
+            return None
+        if card.kind is ModelKind.BASE:
+            return f"it is a base for further fine-tuning; name it as a run's model: {card.id}"
+        if card.kind is ModelKind.EMBEDDER:
+            return f"it is an embedder; deploy it with embedder.model: {card.id}"
+        if not card.is_adapter:
+            return f"it is a whole model; deploy it with generator.model: {card.id}"
+        if slug(card.base_model) != slug(self._generator):
+            return f"its base {card.base_model} is not deployed (deployed: {self._generator})"
+        return None
+
+
+class TenantCatalogue:
+    """Names to models, as one tenant sees them."""
+
+    def __init__(self, catalogue: Catalogue, tenant: str) -> None:
+        self._catalogue = catalogue
+        self._tenant = tenant
+
+    @property
+    def embedder(self) -> ServedModel:
+        return self._catalogue.embedder
+
     async def find(self, name: str, kind: ModelKind) -> ServedModel:
         """The model of this name and kind.
 
         Raises NotFound for a name nobody knows, one of another kind, or one whose base is not deployed,
         and Conflict for a card whose parity was not proven.
         """
-        for base, reference in ((self.base, self._generator), (self.embedder, self._embedder)):
-            if name in (base.name, reference):
-                return self._of_kind(base, kind, name)
+        base = self._catalogue.base_named(name)
+        if base is not None:
+            return self._of_kind(base, kind, name)
         snapshot = await self._current()
         card = _card(name, snapshot)
         if card is None:
@@ -98,11 +168,11 @@ class Catalogue:
         served = [
             ServedModel(card.id, card.kind, card)
             for card in snapshot.cards
-            if card.parity.passed and self._unservable(card) is None
+            if card.parity.passed and self._catalogue.unservable(card) is None
         ]
-        return [self.base, self.embedder, *served]
+        return [self._catalogue.base, self._catalogue.embedder, *served]
 
-    async def aliases(self) -> dict[str, str]:
+    async def aliases(self) -> Mapping[str, str]:
         """Alias to card id."""
         return (await self._current()).aliases
 
@@ -111,14 +181,7 @@ class Catalogue:
         return next((m for m in await self.list() if m.card is not None and m.card.is_pair), None)
 
     async def _current(self, refresh: bool = False) -> Snapshot:
-        asked_at = self._clock()
-        async with self._lock:
-            fresh = self._read_at is not None and asked_at < self._read_at + (0 if refresh else self._ttl_s)
-            if not fresh:
-                read_at = self._clock()
-                self._snapshot = await asyncio.to_thread(self._read)
-                self._read_at = read_at
-            return self._snapshot
+        return (await self._catalogue.current(refresh)).seen_by(self._tenant)
 
     def _of_kind(self, model: ServedModel, kind: ModelKind, name: str) -> ServedModel:
         if model.kind is not kind:
@@ -129,23 +192,20 @@ class Catalogue:
             )
         return model
 
-    def _unservable(self, card: ModelCard) -> str | None:
-        if card.kind is ModelKind.CLASSIFIER:
-            return None
-        if card.kind is ModelKind.EMBEDDER:
-            return f"it is an embedder; deploy it with embedder.model: {card.id}"
-        if not card.is_adapter:
-            return f"it is a whole model; deploy it with generator.model: {card.id}"
-        if slug(card.base_model) != slug(self._generator):
-            return f"its base {card.base_model} is not deployed (deployed: {self._generator})"
-        return None
-
     def _require_servable(self, card: ModelCard) -> None:
         if not card.parity.passed:
             raise Conflict(f"{card.id} is not served: its parity check failed: {card.parity.detail}", "model")
-        reason = self._unservable(card)
+        reason = self._catalogue.unservable(card)
         if reason is not None:
             raise NotFound(f"{card.id} is registered but not served: {reason}", "model", "model_not_found")
+
+
+def snapshot_of(registry: Registry, policy: RouterPolicy | None = None) -> Snapshot:
+    """What is registered now."""
+    owned = registry.owned()
+    aliases = registry.aliases_by_tenant()
+    owners = {card.id: tenant for tenant, card in owned if tenant != SHARED}
+    return Snapshot([card for _, card in owned], aliases.pop(SHARED, {}), owners, aliases, policy)
 
 
 def _card(name: str, snapshot: Snapshot) -> ModelCard | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from cluster.errors import HamletError
+from cluster.errors import HamletError, Unavailable
 from serving.answers import Prepared
 from serving.backends import GeneratorBackend
 from serving.engine import Delta
@@ -72,11 +73,11 @@ def observe_answer(
         metrics.observe("stage_ms", {"stage": stage}, ms)
 
 
-async def opened(events: GenerationEvents) -> tuple[PromptReport, GenerationEvents]:
+async def opened(events: GenerationEvents, limit_s: float) -> tuple[PromptReport, GenerationEvents]:
     """The report of a generation that is known to have started, and the deltas that follow.
 
-    Waits for the first of them, so that what fails before it is answered with a status of its own and not
-    inside of a stream.
+    They raise Unavailable once `limit_s` seconds have gone by without an end. Waits for the first of
+    them, so that what fails before it is answered with a status of its own and not inside of a stream.
     """
     try:
         report = await anext(events)
@@ -85,14 +86,25 @@ async def opened(events: GenerationEvents) -> tuple[PromptReport, GenerationEven
         await events.aclose()
         raise
     assert isinstance(report, PromptReport)
-    return report, _resumed(first, events)
+    return report, _resumed(first, events, limit_s)
 
 
-async def _resumed(first: PromptReport | list[Delta], events: GenerationEvents) -> GenerationEvents:
+async def _resumed(
+    first: PromptReport | list[Delta], events: GenerationEvents, limit_s: float
+) -> GenerationEvents:
+    ends_at = asyncio.get_running_loop().time() + limit_s
     try:
         yield first
-        async for item in events:
+        while True:
+            async with asyncio.timeout_at(ends_at):
+                item = await anext(events, None)
+            if item is None:
+                return
             yield item
+    except TimeoutError as exc:
+        raise Unavailable(
+            f"the answer did not end within {limit_s:g} s; ask for fewer tokens", code="timeout"
+        ) from exc
     finally:
         await events.aclose()
 
@@ -109,14 +121,19 @@ async def stream_chat(
     prepared: Prepared,
     envelope: Envelope,
     metrics: Metrics,
+    limit_s: float,
+    spend: Callable[[int], None],
 ) -> AsyncGenerator[bytes]:
-    """The server-sent events of a streamed answer; returns once the generation has started."""
+    """The server-sent events of a streamed answer; returns once the generation has started.
+
+    `spend` is told the tokens of the prompt and of the answer, also of one that the client left early.
+    """
     end_stage = prepared.stages.begin("generate") if prepared.ready is None else None
     events = (
         generator.stream(prepared.job) if prepared.ready is None else ready_events(prepared.ready, request.n)
     )
     started = time.perf_counter()
-    report, deltas = await opened(events)
+    report, deltas = await opened(events, limit_s)
     first_token_ms = (time.perf_counter() - started) * 1000
     metrics.observe("first_token_ms", {"model": prepared.model.name}, first_token_ms)
 
@@ -125,7 +142,8 @@ async def stream_chat(
             end_stage()
         observe_answer(metrics, prepared, report, num_tokens)
 
-    return guarded(_chat_events(deltas, report, request, prepared, envelope, ended), prepared.job.request_id)
+    chunks = _chat_events(deltas, report, request, prepared, envelope, ended, spend)
+    return guarded(chunks, prepared.job.request_id)
 
 
 async def _chat_events(
@@ -135,6 +153,7 @@ async def _chat_events(
     prepared: Prepared,
     envelope: Envelope,
     ended: Callable[[int], None],
+    spend: Callable[[int], None],
 ) -> AsyncGenerator[bytes]:
     """Each index begins with its role and ends with a chunk that holds its finish reason and citations.
 
@@ -172,6 +191,7 @@ async def _chat_events(
             yield event(chat_chunk(envelope, [], True, usage(report.num_prompt_tokens, num_tokens)))
         yield DONE
     finally:
+        spend(report.num_prompt_tokens + num_tokens)
         await events.aclose()
 
 

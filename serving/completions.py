@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from cluster.errors import InvalidInput
@@ -42,15 +42,24 @@ async def whole_text(
 
 
 async def stream_text(
-    generator: GeneratorBackend, request: CompletionRequest, job: GenerationJob, envelope: Envelope
+    generator: GeneratorBackend,
+    request: CompletionRequest,
+    job: GenerationJob,
+    envelope: Envelope,
+    limit_s: float,
+    spend: Callable[[int], None],
 ) -> AsyncGenerator[bytes]:
-    """The server-sent events of a streamed completion; returns once the generation has started."""
-    report, deltas = await opened(generator.stream(job))
-    return guarded(_text_events(deltas, report, request, envelope), job.request_id)
+    """The server-sent events of a streamed completion, as `stream_chat`."""
+    report, deltas = await opened(generator.stream(job), limit_s)
+    return guarded(_text_events(deltas, report, request, envelope, spend), job.request_id)
 
 
 async def _text_events(
-    events: GenerationEvents, report: PromptReport, request: CompletionRequest, envelope: Envelope
+    events: GenerationEvents,
+    report: PromptReport,
+    request: CompletionRequest,
+    envelope: Envelope,
+    spend: Callable[[int], None],
 ) -> AsyncGenerator[bytes]:
     num_tokens = 0
     try:
@@ -65,4 +74,5 @@ async def _text_events(
             yield event(text_chunk(envelope, [], True, usage(report.num_prompt_tokens, num_tokens)))
         yield DONE
     finally:
+        spend(report.num_prompt_tokens + num_tokens)
         await events.aclose()

@@ -114,9 +114,19 @@ class RetrieverConfig(DeploymentConfig):
 
     collection: str = Field("default", description="Collection that is searched when a request names none.")
     top_k: int = Field(4, ge=1, le=50, description="Hits put in the prompt when a request names no number.")
+    rerank_candidates: int = Field(
+        20, ge=1, le=50, description="Hits that a reranker chooses from when a request names one."
+    )
     least_score: float = Field(
         0.25, ge=-1, le=1, description="Cosine similarity below which a hit is taken for irrelevant."
     )
+
+
+class IngesterConfig(DeploymentConfig):
+    """Reading the files of vector stores, apart from searches: a document may take all of a process's memory."""
+
+    num_cpus: float = Field(0.05, ge=0, description="Logical CPUs that each replica reserves.")
+    num_workers: int = Field(2, ge=1, description="Files that one replica reads at a time.")
 
 
 class RouterConfig(DeploymentConfig):
@@ -145,6 +155,74 @@ class RouterConfig(DeploymentConfig):
         description="Seconds a part may take to begin on a request; then 503, as for one that is down.",
     )
     request_timeout_s: float = Field(300, gt=0, description="Seconds until an answer is given up with 503.")
+    base_url: str = Field(
+        "http://127.0.0.1:8000", description="Where evaluations that are started over HTTP ask this service."
+    )
+    keys_ttl_s: float = Field(1.0, ge=0, description="Seconds until a new or revoked API key is noticed.")
+    allow_no_keys: bool = Field(
+        False,
+        description="Answer on other addresses than 127.0.0.1 while no API key exists: whoever reaches the "
+        "router may then use it, so a gateway must ask who they are.",
+    )
+
+
+class LimitsConfig(_Frozen):
+    """How much one API key and one tenant may ask for; nothing is limited by default.
+
+    Jobs are limited by `fine_tuning.max_waiting_per_tenant`.
+    """
+
+    requests_per_minute_per_key: int | None = Field(None, ge=1, description="Requests of one key.")
+    requests_per_minute_per_tenant: int | None = Field(None, ge=1, description="Requests of one tenant.")
+    tokens_per_minute_per_key: int | None = Field(
+        None, ge=1, description="Prompt and answer tokens of one key."
+    )
+    tokens_per_minute_per_tenant: int | None = Field(
+        None, ge=1, description="Prompt and answer tokens of one tenant."
+    )
+    storage_bytes_per_tenant: int | None = Field(None, ge=1, description="Bytes of one tenant's files.")
+
+
+class FilesConfig(_Frozen):
+    """Uploads to `/v1/files`."""
+
+    max_bytes: int = Field(512 * 1024**2, ge=1, description="Size of the largest file that is taken.")
+    validation_timeout_s: float = Field(
+        600, gt=0, description="Seconds that the check of a training file may take."
+    )
+
+
+class FineTuningConfig(_Frozen):
+    """Jobs of `/v1/fine_tuning/jobs`: what may be tuned, with what, and how many at a time."""
+
+    bases: tuple[str, ...] = Field(
+        (), description="References of the models that may be tuned; by default generator.model alone."
+    )
+    launcher: Literal["ray", "local"] = Field(
+        "ray", description="ray runs each job as a Ray job; local as a process beside the router, for trials."
+    )
+    max_running: int = Field(1, ge=1, description="Jobs that train at a time; more wait in the queue.")
+    max_running_per_tenant: int = Field(1, ge=1, description="Of those, jobs of one tenant.")
+    max_waiting_per_tenant: int = Field(
+        100, ge=1, description="Jobs of one tenant that have not ended; more are refused with 429."
+    )
+    max_losses: int = Field(
+        5, ge=0, description="Times that a job whose process was lost goes on from its newest checkpoint."
+    )
+    launch_timeout_s: float = Field(
+        300, gt=0, description="Seconds in which a job's process must have been started, or the job fails."
+    )
+    num_workers: int = Field(1, ge=1, description="Data-parallel workers of a job at most.")
+    cpus_per_worker: float = Field(1, gt=0, description="Logical CPUs of each worker.")
+    micro_batch_size_per_gpu: int = Field(16, ge=1, description="Rows per forward pass of a worker at most.")
+    max_length_tokens: int = Field(1024, gt=1, description="Rows with more tokens than this are left out.")
+    lora_rank: int = Field(16, ge=1, le=256, description="Rank of the adapters.")
+    learning_rate: float = Field(
+        5e-4, gt=0, le=1, description="What a job's learning_rate_multiplier multiplies."
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="Price of one hour of training, for plans; in a currency of your choice."
+    )
 
 
 class ServingConfig(_Frozen):
@@ -154,7 +232,25 @@ class ServingConfig(_Frozen):
     classifier: ClassifierConfig = ClassifierConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     retriever: RetrieverConfig = RetrieverConfig()
+    ingester: IngesterConfig = IngesterConfig()
     router: RouterConfig = RouterConfig()
+    limits: LimitsConfig = LimitsConfig()
+    files: FilesConfig = FilesConfig()
+    fine_tuning: FineTuningConfig = FineTuningConfig()
+
+    @model_validator(mode="after")
+    def _serves_what_it_tunes(self) -> Self:
+        if self.fine_tuning.lora_rank > self.generator.max_lora_rank:
+            raise ValueError(
+                f"fine_tuning.lora_rank {self.fine_tuning.lora_rank} exceeds generator.max_lora_rank "
+                f"{self.generator.max_lora_rank}: the tuned models could not be served"
+            )
+        return self
+
+    @property
+    def tunable(self) -> tuple[str, ...]:
+        """References of the models that may be tuned."""
+        return self.fine_tuning.bases or (self.generator.model,)
 
 
 def deployment_options(config: DeploymentConfig) -> dict[str, Any]:

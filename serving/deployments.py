@@ -7,36 +7,60 @@ fails it.
 from __future__ import annotations
 
 import importlib.util
+import logging
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import ray
 from ray.serve.handle import DeploymentHandle
+from sqlalchemy.engine import Engine
 
+from cluster.api_keys import ApiKeys
+from cluster.audit_log import AuditLog
 from cluster.cards import ModelCard
+from cluster.database import open_database
+from cluster.errors import Unavailable
+from cluster.files import Files
 from cluster.logs import set_up_logging
 from cluster.references import resolve_model
 from cluster.registry import Registry
 from cluster.settings import settings
-from serving import handles
+from cluster.vector_store_queue import VectorStoreQueue
+from cluster.vector_stores import VectorStores
+from retrieval.owner import async_collections, open_collections
+from serving import handles, vector_stores_api
 from serving.api import Front, create_app
-from serving.backends import Classified, Embedded, SearchJob
-from serving.catalogue import Catalogue, Snapshot
+from serving.authentication import Gate, Keyring
+from serving.backends import Classified, Embedded, EmbedderInfo, SearchJob
+from serving.catalogue import Catalogue, snapshot_of
+from serving.channel import Event, Outbox, ReplyTo
 from serving.classifier import Classifier
 from serving.config import (
     ClassifierConfig,
     EmbedderConfig,
     GeneratorConfig,
+    IngesterConfig,
     ServingConfig,
 )
 from serving.embedder import Embedder
-from serving.engine import Delta, GenerationEngine
-from serving.generator import Completion, GenerationJob, Generator, PromptReport
+from serving.engine import GenerationEngine
+from serving.generator import GenerationJob, Generator
+from serving.limits import Limits
 from serving.metrics import ServeMetrics
+from serving.platform import Platform
+from serving.promoted import PromotedPolicy
 from serving.prompts import Passage
+from serving.ray_view import RayView
 from serving.retriever import Retriever
 from serving.threads import use_threads
 from serving.tokenizer import HubTokenizer, PromptRenderer
+from serving.vector_store_search import VectorStoreSearch
+from serving.vector_store_work import VectorStoreWork
+from serving.vector_stores_api import VectorStoreVerbs
+
+log = logging.getLogger(__name__)
 
 
 class GeneratorDeployment:
@@ -56,16 +80,23 @@ class GeneratorDeployment:
             use_threads(config.num_threads)
             engine = TransformersEngine(config, folder)
         self._generator = Generator(config, engine, PromptRenderer(HubTokenizer(folder)))
+        self._outbox = Outbox()
 
-    async def run(self, job: GenerationJob) -> AsyncGenerator[PromptReport | Completion]:
-        async with aclosing(self._generator.run(job)) as events:
-            async for event in events:
-                yield event
+    async def run(self, job: GenerationJob, reply_to: ReplyTo) -> int:
+        """Send the report and the whole completion; returns the number of events sent."""
+        return await self._send_all(self._generator.run(job), reply_to)
 
-    async def stream(self, job: GenerationJob) -> AsyncGenerator[PromptReport | list[Delta]]:
-        async with aclosing(self._generator.stream(job)) as events:
+    async def stream(self, job: GenerationJob, reply_to: ReplyTo) -> int:
+        """Send the report and each step's deltas; returns the number of events sent."""
+        return await self._send_all(self._generator.stream(job), reply_to)
+
+    async def _send_all(self, generation: AsyncGenerator[Event], reply_to: ReplyTo) -> int:
+        num_sent = 0
+        async with aclosing(generation) as events:
             async for event in events:
-                yield event
+                await self._outbox.send(reply_to, event)
+                num_sent += 1
+        return num_sent
 
     async def ping(self) -> None:
         await self._generator.check_health()
@@ -76,6 +107,7 @@ class GeneratorDeployment:
     async def __del__(self) -> None:
         # Not there when the constructor failed.
         if hasattr(self, "_generator"):
+            await self._outbox.close()
             await self._generator.close()
 
 
@@ -105,6 +137,9 @@ class EmbedderDeployment:
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
         return await self._embedder.embed(texts, is_query)
 
+    async def describe(self) -> EmbedderInfo:
+        return await self._embedder.describe()
+
     async def ping(self) -> None:
         await self._embedder.check_health()
 
@@ -123,6 +158,43 @@ class RetrieverDeployment:
         await self._retriever.check_health()
 
 
+class IngesterDeployment:
+    """Reads the files of vector stores, in threads that go on while the replica lives."""
+
+    def __init__(self, config: IngesterConfig, embedder: DeploymentHandle) -> None:
+        set_up_logging(settings().log_level)
+        self._embedder = embedder
+        self._stop = threading.Event()
+        self._engine = open_database()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"ingester-{number}", daemon=True)
+            for number in range(config.num_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        encoder = None
+        while encoder is None and not self._stop.is_set():
+            try:
+                encoder = handles.EmbedderCalls(self._embedder)
+            except Unavailable:
+                self._stop.wait(1.0)  # it is being loaded, or replaced
+        if encoder is not None:
+            queue, files = VectorStoreQueue(self._engine), Files(self._engine)
+            with open_collections() as collections:
+                VectorStoreWork(queue, files, collections, encoder).run(self._stop)
+
+    async def check_health(self) -> None:
+        if not all(thread.is_alive() for thread in self._threads):
+            raise Unavailable("a thread that reads files has ended")
+
+    def __del__(self) -> None:
+        # Not there when the constructor failed.
+        if hasattr(self, "_stop"):
+            self._stop.set()
+
+
 class RouterDeployment:
     """The HTTP front over the handles of the other parts."""
 
@@ -133,13 +205,15 @@ class RouterDeployment:
         classifier: DeploymentHandle,
         embedder: DeploymentHandle,
         retriever: DeploymentHandle,
+        _ingester: DeploymentHandle,  # works by itself; bound so that it is deployed
     ) -> None:
         set_up_logging(settings().log_level)
-        registry = Registry()
+        self._platform = Platform.of(config)
+        registry, promoted = Registry(self._platform.engine), PromotedPolicy()
         catalogue = Catalogue(
             config.generator.model,
             config.embedder.model,
-            lambda: Snapshot(registry.list(), registry.aliases()),
+            lambda: snapshot_of(registry, promoted.read()),
             config.router.catalogue_ttl_s,
         )
         parts = handles.backends(
@@ -148,12 +222,46 @@ class RouterDeployment:
             embedder,
             retriever,
             config.router.part_timeout_s,
+            host=ray.util.get_node_ip_address(),
         )
-        self._front = Front(config, parts, catalogue, metrics=ServeMetrics())
+        engine = self._platform.engine
+        search = VectorStoreSearch(VectorStores(engine), parts, catalogue, async_collections)
+        self._verbs = VectorStoreVerbs(search, Files(engine), VectorStoreQueue(engine), parts.embedder)
+        self._front = Front(config, parts, catalogue, metrics=ServeMetrics(), stores=search)
+        self._gate = _gate(config, engine)
 
     def __serve_build_asgi_app__(self) -> Any:
         """Called by Serve in the replica, after the constructor."""
-        return create_app(self._front, sets_request_id=False)
+        return create_app(
+            self._front,
+            sets_request_id=False,
+            cluster_view=RayView(),
+            gate=self._gate,
+            platform=self._platform,
+            routers=[vector_stores_api.router(self._verbs)],
+        )
+
+
+def _gate(config: ServingConfig, engine: Engine) -> Gate:
+    """Who may call this application, by the keys of the database."""
+    keys = ApiKeys(engine)
+    gate = Gate(
+        Keyring(keys.list, config.router.keys_ttl_s),
+        Limits(config.limits, config.router.max_replicas),
+        AuditLog(engine).add,
+        _listening_host(),
+        config.router.allow_no_keys,
+    )
+    if not keys.list():
+        log.warning("%s", gate.without_keys)
+    return gate
+
+
+def _listening_host() -> str:
+    """The address that Serve's proxy listens on. Serve tells it to nobody but its own client."""
+    from ray.serve.context import _get_global_client
+
+    return str(_get_global_client().http_config.host or "127.0.0.1")
 
 
 def engine_name(config: GeneratorConfig) -> str:

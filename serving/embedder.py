@@ -9,9 +9,10 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from cluster.errors import ContextLengthExceeded
-from serving.backends import Embedded
+from serving.backends import Embedded, EmbedderInfo
 from serving.batching import Batcher
 from serving.config import EmbedderConfig
 
@@ -21,8 +22,14 @@ Vectors = NDArray[np.float32]
 class Encoder(Protocol):
     """What is needed of `retrieval.embedding.Embedder`."""
 
+    name: str
+    fingerprint: str
+    dimension: int
+    max_tokens: int
+    special_tokens: int
+
     @property
-    def max_tokens(self) -> int: ...
+    def tokenizer(self) -> Tokenizer: ...
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
 
@@ -49,6 +56,18 @@ class Embedder:
         batcher = self._queries if is_query else self._documents
         rows = await batcher.submit(texts, lengths)
         return Embedded(np.stack(rows), sum(lengths))
+
+    async def describe(self) -> EmbedderInfo:
+        """What cuts documents into chunks that this embedder takes, and recognises its vectors."""
+        encoder = self._encoder
+        return EmbedderInfo(
+            encoder.name,
+            encoder.fingerprint,
+            encoder.dimension,
+            encoder.max_tokens,
+            encoder.special_tokens,
+            encoder.tokenizer.to_str(),
+        )
 
     def _require_lengths(self, lengths: Sequence[int]) -> None:
         # Before they are batched: in a batch with others an item has another index.

@@ -17,8 +17,9 @@ DEFAULT_RETRY_AFTER_S = 1.0
 
 
 def error_body(error: HamletError) -> dict[str, Any]:
-    """OpenAI's error object."""
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    """OpenAI's error object, with the details there are in `hamlet`."""
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return {"error": body | ({"hamlet": error.details} if error.details else {})}
 
 
 def error_headers(error: HamletError) -> dict[str, str]:

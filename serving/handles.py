@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import (
     BackPressureError,
@@ -17,16 +19,21 @@ from ray.serve.exceptions import (
     RayServeException,
     RequestCancelledError,
 )
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from tokenizers import Tokenizer
 
 from cluster.cards import ModelCard
-from cluster.errors import HamletError, Unavailable
-from serving.backends import Backends, Classified, Embedded, SearchJob
+from cluster.errors import HamletError, InvalidInput, Unavailable
+from serving.backends import Backends, Classified, Embedded, EmbedderInfo, SearchJob
+from serving.channel import Event, Inbox, received
 from serving.engine import Delta
 from serving.generator import Completion, GenerationJob, PromptReport
 from serving.prompts import Passage
 
 RESTART_S = 5.0
+# Of ingestion: a call may wait behind others, and nobody waits for it.
+INGESTION_TIMEOUT_S = 60.0
+TEXTS_PER_CALL = 32
 # The first request for a classifier loads it, perhaps from remote storage.
 CLASSIFIER_LOAD_S = 60.0
 
@@ -100,11 +107,11 @@ class _Part:
 
 
 class GeneratorHandle(_Part):
-    """`serving.generator.Generator` behind a handle."""
+    """`serving.generator.Generator` behind a handle; its events come through an `Inbox`."""
 
-    def __init__(self, handle: DeploymentHandle, name: str, timeout_s: float) -> None:
+    def __init__(self, handle: DeploymentHandle, name: str, timeout_s: float, host: str) -> None:
         super().__init__(handle, name, timeout_s)
-        self._streaming = handle.options(stream=True)
+        self._inbox = Inbox(host)
 
     async def complete(self, job: GenerationJob) -> Completion:
         *_, completion = [event async for event in self._events("run", job)]
@@ -114,21 +121,31 @@ class GeneratorHandle(_Part):
     async def stream(self, job: GenerationJob) -> AsyncGenerator[PromptReport | list[Delta]]:
         async with aclosing(self._events("stream", job)) as events:
             async for event in events:
+                assert not isinstance(event, Completion)
                 yield event
 
-    async def _events(self, method: str, job: GenerationJob) -> AsyncGenerator[Any]:
-        """What a method yields; its first item, the report, tells that a replica has taken the job."""
-        async with _translated(self._name):
-            response = getattr(self._streaming, method).remote(job)
+    async def _events(self, method: str, job: GenerationJob) -> AsyncGenerator[Event]:
+        """What a method sends; its first event, the report, tells that a replica has taken the job."""
+        async with _translated(self._name), self._inbox.open() as (reply_to, queue):
+            response = getattr(self._handle, method).remote(job, reply_to)
+            call = asyncio.ensure_future(_result(response))
             try:
-                async with self._limit():
-                    report = await anext(response)
-                yield report
-                async for item in response:
-                    yield item
-            except (asyncio.CancelledError, GeneratorExit, Unavailable):
-                response.cancel()
-                raise
+                async with aclosing(received(call, queue)) as events:
+                    async with self._limit():
+                        report = await anext(events)
+                    yield report
+                    async for event in events:
+                        yield event
+            finally:
+                if not call.done():
+                    # The reader has left, or no replica took the job: end the work in the replica too.
+                    response.cancel()
+                    call.cancel()
+
+
+async def _result(response: DeploymentResponse) -> int:
+    count: int = await response
+    return count
 
 
 class ClassifierHandle(_Part):
@@ -146,6 +163,56 @@ class EmbedderHandle(_Part):
         embedded: Embedded = await self._call("embed", texts, is_query)
         return embedded
 
+    async def describe(self) -> EmbedderInfo:
+        info: EmbedderInfo = await self._call("describe")
+        return info
+
+
+class EmbedderCalls:
+    """The embedder behind a handle, for a thread that waits: what ingestion needs (`TextEmbedder`).
+
+    Raises Unavailable while the embedder does not answer.
+    """
+
+    def __init__(self, handle: DeploymentHandle, timeout_s: float = INGESTION_TIMEOUT_S) -> None:
+        self._handle = handle
+        self._timeout_s = timeout_s
+        info: EmbedderInfo = self._call("describe")
+        self.name = info.name
+        self.fingerprint = info.fingerprint
+        self.dimension = info.dimension
+        self.max_tokens = info.max_tokens
+        self.special_tokens = info.special_tokens
+        self.tokenizer = Tokenizer.from_str(info.tokenizer_json)
+
+    def embed_queries(self, texts: Sequence[str], truncate: bool = False) -> NDArray[np.float32]:
+        raise NotImplementedError("ingestion embeds documents alone")
+
+    def embed_documents(self, texts: Sequence[str], truncate: bool = False) -> NDArray[np.float32]:
+        """[n, dimension] float32. In calls of few texts, between which the questions of searches get their turn."""
+        rows = []
+        for start in range(0, len(texts), TEXTS_PER_CALL):
+            try:
+                embedded: Embedded = self._call("embed", texts[start : start + TEXTS_PER_CALL])
+            except InvalidInput as exc:
+                raise _shifted(exc, start) from exc
+            rows.append(embedded.vectors)
+        return np.concatenate(rows)
+
+    def _call(self, method: str, *args: Any) -> Any:
+        try:
+            return getattr(self._handle, method).remote(*args).result(timeout_s=self._timeout_s)
+        except (RayError, RayServeException) as exc:
+            raise translate(exc, "embedder") from exc
+        except TimeoutError as exc:
+            raise Unavailable(f"the embedder did not answer within {self._timeout_s:g} s") from exc
+
+
+def _shifted(error: InvalidInput, start: int) -> InvalidInput:
+    """The same complaint, its `input[i]` counted from the first text of all calls."""
+    index = int((error.param or "input[0]").removeprefix("input[").removesuffix("]"))
+    return type(error)(error.message, f"input[{start + index}]", error.code)
+
 
 class RetrieverHandle(_Part):
     """`serving.retriever.Retriever` behind a handle."""
@@ -161,10 +228,11 @@ def backends(
     embedder: DeploymentHandle,
     retriever: DeploymentHandle,
     timeout_s: float,
+    host: str,
 ) -> Backends:
-    """The parts of an application by their handles."""
+    """The parts of an application by their handles; generators reach this process under `host`."""
     return Backends(
-        GeneratorHandle(generator, "generator", timeout_s),
+        GeneratorHandle(generator, "generator", timeout_s, host),
         ClassifierHandle(classifier, "classifier", max(timeout_s, CLASSIFIER_LOAD_S)),
         EmbedderHandle(embedder, "embedder", timeout_s),
         RetrieverHandle(retriever, "retriever", timeout_s),

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from cluster.router_policy import RouterPolicy
+from serving.config import RouterConfig
+
 
 class RouteKind(StrEnum):
     """Which parts answer."""
@@ -52,10 +55,25 @@ class Available:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Calibrated numbers of the decision."""
+    """Calibrated numbers of the decision, and the name of the model that answers tuned routes."""
 
     score_threshold: float
     grounded_route: RouteKind
+    tuned_model: str | None = None
+
+
+def rule_in_force(router: RouterConfig, promoted: RouterPolicy | None) -> Rule:
+    """What an evaluation promoted goes before what the deployment configures.
+
+    A promoted policy of a route that is not tuned leaves the configured tuned model for the chain.
+    """
+    if promoted is None:
+        return Rule(router.score_threshold, RouteKind(router.grounded_route), router.tuned_model)
+    return Rule(
+        promoted.score_threshold,
+        RouteKind(promoted.grounded_route),
+        promoted.tuned_model or router.tuned_model,
+    )
 
 
 class Route(NamedTuple):

@@ -13,6 +13,7 @@ from serving.citations import Citation
 from serving.engine import Delta, FinishReason, TokenLogprob
 from serving.generator import Answer, Completion
 from serving.prompts import Passage
+from serving.reranking import Relevance
 
 
 class Envelope(NamedTuple):
@@ -198,6 +199,19 @@ def embeddings(model: str, vectors: NDArray[np.float32], num_tokens: int, as_bas
         "model": model,
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
+
+
+def ranking(
+    envelope: Envelope, relevance: Relevance, texts: Sequence[str], top_n: int | None, with_texts: bool
+) -> dict[str, Any]:
+    """A rerank response; `relevance` are the scores of `texts`, in their order."""
+    results = [
+        {"index": index, "relevance_score": relevance.scores[index]}
+        | ({"document": {"text": texts[index]}} if with_texts else {})
+        for index in relevance.ranking(top_n)
+    ]
+    totals = {"prompt_tokens": relevance.num_tokens, "total_tokens": relevance.num_tokens}
+    return {"id": envelope.id, "model": envelope.model, "results": results, "usage": totals}
 
 
 def model_object(name: str, created: int, owner: str, **extra: Any) -> dict[str, Any]:

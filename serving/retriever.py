@@ -10,6 +10,7 @@ from retrieval.points import Hit
 from retrieval.search import SearchRequest
 from serving.backends import SearchJob
 from serving.prompts import Passage
+from serving.vector_store_index import file_id_of
 
 # Below every cosine: asks for the similarity of each hit, also of those that only their words brought in.
 ANY_SIMILARITY = -1.0
@@ -31,7 +32,7 @@ class Retriever:
             query_text=job.text,
             query_vector=job.vector,
             top_k=job.top_k,
-            filter=search_filter(job.filters),
+            filter=job.filter,
             score_threshold=ANY_SIMILARITY,
         )
         result = await self._collections.search(job.collection, request, job.tenant)
@@ -42,19 +43,11 @@ class Retriever:
         await self._collections.list_collections()
 
 
-def search_filter(filters: tuple[tuple[str, Any], ...]) -> dict[str, Any] | None:
-    """Key by key equality in OpenAI's filter form; None for no filter. Pure."""
-    if not filters:
-        return None
-    parts = [{"type": "eq", "key": key, "value": value} for key, value in filters]
-    return parts[0] if len(parts) == 1 else {"type": "and", "filters": parts}
-
-
 def passage(hit: Hit) -> Passage:
     """A hit as a passage of a prompt: its context, such as title and headings, stands before its text."""
     return Passage(
         chunk_id=hit.chunk_id,
-        document_id=hit.document_id,
+        document_id=file_id_of(hit.document_id),
         filename=PurePosixPath(hit.uri).name or hit.title,
         text=f"{hit.context}\n{hit.text}" if hit.context else hit.text,
         score=hit.scores["dense"],

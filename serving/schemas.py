@@ -83,6 +83,26 @@ class RetrievalOptions(_Request):
     filters: dict[str, str | int | float | bool] | None = Field(
         None, description="Metadata that a document must carry, key by key."
     )
+    rerank: str | None = Field(
+        None,
+        min_length=1,
+        description="Pair classifier that puts the hits in order before the best are taken.",
+    )
+
+
+class FileSearchRanking(_Request):
+    ranker: Literal["auto", "default-2024-11-15"] = "auto"
+    score_threshold: float | None = Field(None, ge=0, le=1, description="Least similarity of a chunk.")
+
+
+class FileSearch(_Request):
+    """The tool `file_search`: the answer is made from what these vector stores say."""
+
+    type: Literal["file_search"]
+    vector_store_ids: list[str] = Field(min_length=1, max_length=16)
+    max_num_results: int | None = Field(None, ge=1, le=50)
+    filters: dict[str, Any] | None = Field(None, description="Attributes of files, in OpenAI's form.")
+    ranking_options: FileSearchRanking = FileSearchRanking()
 
 
 class ChatMessage(_Request):
@@ -178,6 +198,8 @@ class ChatRequest(_Generation):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     hamlet: RetrievalOptions = Field(RetrievalOptions(), description="Options of retrieval.")
+    tools: list[FileSearch] | None = Field(None, min_length=1, max_length=1, description="One file_search.")
+    tool_choice: Literal["auto", "none", "required"] | None = None
     # Labels and defaults of OpenAI's clients, accepted where they ask for nothing.
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
@@ -185,6 +207,24 @@ class ChatRequest(_Generation):
     modalities: list[Literal["text"]] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _offered_tools(cls, value: object) -> object:
+        for index, tool in enumerate(value if isinstance(value, list) else ()):
+            kind = tool.get("type") if isinstance(tool, dict) else type(tool).__name__
+            if kind != "file_search":
+                raise InvalidInput(
+                    f"tools[{index}] is of type {kind!r}; only file_search is offered",
+                    f"tools[{index}].type",
+                    "unsupported_value",
+                )
+        return value
+
+    @property
+    def file_search(self) -> FileSearch | None:
+        """The stores to answer from, where the caller names some."""
+        return self.tools[0] if self.tools and self.tool_choice != "none" else None
 
     @field_validator("logprobs", mode="before")
     @classmethod
@@ -288,15 +328,49 @@ class ClassifyRequest(_Request):
         return [(item,) if isinstance(item, str) else tuple(item) for item in items]
 
 
-def _items(value: object) -> Iterator[tuple[object, str]]:
-    """Each item of an `input` field with its own field name. Raises InvalidInput for none or too many."""
+class RerankRequest(_Request):
+    """`POST /v1/rerank`, in the form that Jina, Cohere and vLLM share."""
+
+    model: str = Field(min_length=1)
+    query: str
+    documents: list[str]
+    top_n: int | None = Field(None, ge=1, description="Results at most; all by default.")
+    return_documents: bool = Field(True, description="Repeat each text in its result.")
+    user: str | None = Field(None, description="A label; has no effect.")
+
+    @field_validator("query", mode="before")
+    @classmethod
+    def _question(cls, value: object) -> object:
+        check_text(value, "query")
+        return value
+
+    @field_validator("documents", mode="before")
+    @classmethod
+    def _documents(cls, value: object) -> object:
+        """Texts, or objects with a `text`. Raises InvalidInput naming the one at fault."""
+        if not isinstance(value, list):
+            raise InvalidInput("documents must be a list of texts", "documents")
+        return [_document(item, param) for item, param in _items(value, "documents")]
+
+
+def _document(item: object, param: str) -> str:
+    if isinstance(item, dict):
+        if set(item) != {"text"}:
+            raise InvalidInput(f"{param} must be a text or an object with text alone", param)
+        item = item["text"]
+    check_text(item, param)
+    return str(item)
+
+
+def _items(value: object, field: str = "input") -> Iterator[tuple[object, str]]:
+    """Each item of a field with its own name. Raises InvalidInput for none or too many."""
     if not isinstance(value, list):
-        yield value, "input"
+        yield value, field
         return
     if not 1 <= len(value) <= MAX_INPUTS:
-        raise InvalidInput(f"input has {len(value)} texts; send 1 to {MAX_INPUTS}", "input")
+        raise InvalidInput(f"{field} has {len(value)} texts; send 1 to {MAX_INPUTS}", field)
     for index, item in enumerate(value):
-        yield item, f"input[{index}]"
+        yield item, f"{field}[{index}]"
 
 
 def check_text(item: object, param: str) -> None:

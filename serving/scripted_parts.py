@@ -14,15 +14,41 @@ import numpy as np
 
 from cluster.cards import ModelCard
 from cluster.errors import ContextLengthExceeded, HamletError, NotFound
-from serving.api import Front, create_app, single_tenant
-from serving.backends import Backends, Classified, Embedded, SearchJob
-from serving.catalogue import Catalogue, Snapshot
+from cluster.files import Files
+from cluster.registry import Registry
+from cluster.router_policy import RouterPolicy
+from cluster.vector_store_queue import VectorStoreQueue
+from cluster.vector_stores import VectorStores
+from retrieval.client import AsyncCollections, CollectionsClient
+from retrieval.exact_store import ExactStore
+from retrieval.owner import InProcess
+from retrieval.service import Collections
+from retrieval.vectorizer import HashEmbedder
+from serving import vector_stores_api
+from serving.api import Front, create_app
+from serving.authentication import Gate
+from serving.backends import (
+    Backends,
+    Classified,
+    Embedded,
+    EmbedderBackend,
+    EmbedderInfo,
+    RetrieverBackend,
+    SearchJob,
+)
+from serving.catalogue import Catalogue, Snapshot, snapshot_of
 from serving.config import ServingConfig
+from serving.embedder import Embedder
 from serving.generator import Generator
 from serving.metrics import CountedMetrics
+from serving.platform import Platform
 from serving.prompts import Passage
+from serving.retriever import Retriever
 from serving.scripted_engine import ScriptedEngine, WordTokenizer
 from serving.tokenizer import PromptRenderer
+from serving.vector_store_search import VectorStoreSearch
+from serving.vector_store_work import LEASE_S, VectorStoreWork
+from serving.vector_stores_api import VectorStoreVerbs
 
 MAX_WORDS = 50
 
@@ -48,6 +74,10 @@ class ScriptedEmbedder:
                 raise ContextLengthExceeded(f"input[{index}] is too long", f"input[{index}]")
         rows = [[float(len(text)), 0.5, -0.25, 1.0] for text in texts]
         return Embedded(np.array(rows, dtype=np.float32), sum(len(text.split()) for text in texts))
+
+    async def describe(self) -> EmbedderInfo:
+        hashed = HashEmbedder()
+        return EmbedderInfo("scripted", "scripted", 4, MAX_WORDS, 0, hashed.tokenizer.to_str())
 
     async def check_health(self) -> None:
         if self.failure:
@@ -99,30 +129,66 @@ class ScriptedApplication:
 
     config: ServingConfig = field(default_factory=ServingConfig)
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
-    embedder: ScriptedEmbedder = field(default_factory=ScriptedEmbedder)
-    retriever: ScriptedRetriever = field(default_factory=ScriptedRetriever)
+    embedder: EmbedderBackend = field(default_factory=ScriptedEmbedder)
+    retriever: RetrieverBackend = field(default_factory=ScriptedRetriever)
     classifier: ScriptedClassifier = field(default_factory=ScriptedClassifier)
     tokenizer: WordTokenizer = field(default_factory=WordTokenizer)
     cards: list[ModelCard] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
-    tenant_of: Callable[[Any], str] = single_tenant
+    gate: Gate = field(default_factory=Gate)
     metrics: CountedMetrics = field(default_factory=CountedMetrics)
+    platform: Platform | None = None
+    policy: RouterPolicy | None = None
+    collections: Collections = field(default_factory=lambda: Collections(ExactStore()))
 
     @property
     def front(self) -> Front:
+        return self._front(None)
+
+    @property
+    def app(self) -> Any:
+        """With a platform, also its endpoints and those of vector stores."""
+        if self.platform is None:
+            return create_app(self.front, gate=self.gate)
+        engine = self.platform.engine
+        front = self._front(VectorStores(engine))
+        assert front.stores is not None
+        verbs = VectorStoreVerbs(front.stores, Files(engine), VectorStoreQueue(engine), self.embedder)
+        routers = [vector_stores_api.router(verbs)]
+        return create_app(front, gate=self.gate, platform=self.platform, routers=routers)
+
+    def search_for_real(self) -> None:
+        """Embed by words and search the collections of this application, instead of what is scripted."""
+        self.embedder = Embedder(self.config.embedder, lambda _: HashEmbedder())
+        self.retriever = Retriever(AsyncCollections(InProcess(self.collections)))
+
+    def worker(self, lease_s: float = LEASE_S) -> VectorStoreWork:
+        """What reads the files of vector stores; embeds as `search_for_real` does."""
+        assert self.platform is not None
+        engine = self.platform.engine
+        collections = CollectionsClient(InProcess(self.collections))
+        return VectorStoreWork(VectorStoreQueue(engine), Files(engine), collections, HashEmbedder(), lease_s)
+
+    def _front(self, stores: VectorStores | None) -> Front:
         generator = Generator(self.config.generator, self.engine, PromptRenderer(self.tokenizer))
         catalogue = Catalogue(
             self.config.generator.model,
             self.config.embedder.model,
-            lambda: Snapshot(list(self.cards), dict(self.aliases)),
+            self._registered,
             ttl_s=0,
         )
         backends = Backends(generator, self.classifier, self.embedder, self.retriever)
-        return Front(self.config, backends, catalogue, self.tenant_of, self.metrics)
+        search = None
+        if stores is not None:
+            collections = AsyncCollections(InProcess(self.collections))
+            search = VectorStoreSearch(stores, backends, catalogue, lambda: collections)
+        return Front(self.config, backends, catalogue, self.metrics, search)
 
-    @property
-    def app(self) -> Any:
-        return create_app(self.front)
+    def _registered(self) -> Snapshot:
+        """The cards of the test, and those in the registry where there is one."""
+        if self.platform is None:
+            return Snapshot(list(self.cards), dict(self.aliases), policy=self.policy)
+        return snapshot_of(Registry(self.platform.engine))
 
     def prompt(self, number: int = -1) -> str:
         """The text of a prompt that the engine was given."""

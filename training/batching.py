@@ -11,9 +11,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Rows are sorted by length within windows of this many batches: long enough that batches are nearly
-# even in length (1.15 x faster on MRPC), short enough that their order stays random.
+# Rows are sorted by length within windows of at most this many batches: long enough that batches are
+# nearly even in length (1.15 x faster on MRPC), short enough that their order stays random.
 WINDOW_BATCHES = 50
+# An epoch has at least this many windows. One window over all rows would sort them the same way in every
+# epoch, and so make nearly the same batches again and again.
+MIN_WINDOWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,8 @@ class Step:
 def plan_epoch(
     lengths: Sequence[int],
     *,
+    global_batch_size: int,
     micro_batch_size: int,
-    gradient_accumulation_steps: int,
     world_size: int,
     seed: int,
     epoch: int,
@@ -44,22 +47,40 @@ def plan_epoch(
 
     `lengths` are tokens per row. The last step may be smaller; its loss is averaged over its own rows.
 
-    >>> [s.row_indices for s in plan_epoch([5, 9, 6, 8], micro_batch_size=1, gradient_accumulation_steps=1,
+    >>> [s.row_indices for s in plan_epoch([5, 9, 6, 8], global_batch_size=2, micro_batch_size=1,
     ...                                    world_size=2, seed=0, epoch=0)]
-    [[1, 3], [2, 0]]
+    [[3, 2], [1, 0]]
     """
-    global_batch_size = micro_batch_size * gradient_accumulation_steps * world_size
     # A string seeds `random` by its SHA-512, stable over processes and Python versions.
     shuffle = random.Random(f"{seed}:{epoch}")
     order = list(range(len(lengths)))
     shuffle.shuffle(order)
     batches: list[list[int]] = []
-    window = global_batch_size * WINDOW_BATCHES
+    window = global_batch_size * window_batches(-(-len(order) // global_batch_size))
     for start in range(0, len(order), window):
         by_length = sorted(order[start : start + window], key=lambda index: lengths[index], reverse=True)
         batches += [by_length[i : i + global_batch_size] for i in range(0, len(by_length), global_batch_size)]
     shuffle.shuffle(batches)
-    return [_cut(batch, micro_batch_size, gradient_accumulation_steps, world_size) for batch in batches]
+    accumulation = accumulation_steps(global_batch_size, micro_batch_size, world_size)
+    return [_cut(batch, micro_batch_size, accumulation, world_size) for batch in batches]
+
+
+def window_batches(num_batches: int) -> int:
+    """Batches that are sorted by length together, in an epoch of `num_batches`.
+
+    >>> [window_batches(n) for n in (3, 20, 500)]
+    [1, 5, 50]
+    """
+    return max(1, min(WINDOW_BATCHES, num_batches // MIN_WINDOWS))
+
+
+def accumulation_steps(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
+    """Forward passes of each rank in a step: enough for its share of the global batch.
+
+    >>> [accumulation_steps(16, 4, workers) for workers in (1, 2, 3, 4)]
+    [4, 2, 2, 1]
+    """
+    return -(-global_batch_size // (micro_batch_size * world_size))
 
 
 def plan_evaluation(lengths: Sequence[int], *, batch_size: int, world_size: int) -> list[Step]:

@@ -16,9 +16,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from cluster.errors import DataError
+from training.chat_rows import template_messages
 from training.examples import IGNORE, Example
-
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,51 +28,22 @@ class Segment:
     is_trained: bool
 
 
-def check_messages(messages: Any, where: str) -> list[dict[str, Any]]:
-    """The messages of one row, or a DataError naming the row, the message and the remedy.
+def render(
+    messages: Sequence[dict[str, Any]], tokenizer: Any, tools: list[dict[str, Any]] | None = None
+) -> list[Segment]:
+    """Cut a checked conversation into prompt pieces and answer pieces.
 
-    `weight` 0 on an assistant message keeps it out of the loss, as in OpenAI's format; 1 is the default.
+    `weight` 0 keeps an answer out of the loss. Raises DataError when the template does not render a turn as
+    a prefix of the next one, since then no mask could be right, and when it leaves calls or tools out.
     """
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}: `messages` must be a list with at least one message", "messages")
-    for index, message in enumerate(messages):
-        place = f"{where}, messages[{index}]"
-        if not isinstance(message, dict):
-            raise DataError(f"{place}: expected an object with role and content", "messages")
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            raise DataError(
-                f"{place}: role {role!r} is not one of {', '.join(ROLES)}", f"messages[{index}].role"
-            )
-        if not isinstance(content, str) or not content:
-            raise DataError(f"{place}: content must be text, found {content!r}", f"messages[{index}].content")
-        if message.get("weight", 1) not in (0, 1) or isinstance(message.get("weight"), str | bool):
-            raise DataError(
-                f"{place}: weight must be 0 or 1, found {message['weight']!r}", f"messages[{index}].weight"
-            )
-    if messages[-1]["role"] != "assistant":
-        raise DataError(
-            f"{where}: the last message is by {messages[-1]['role']}; it must be the assistant's answer, "
-            "which is what is trained",
-            "messages",
-        )
-    return messages
-
-
-def render(messages: Sequence[dict[str, Any]], tokenizer: Any) -> list[Segment]:
-    """Cut a conversation into prompt pieces and answer pieces.
-
-    Raises DataError when the template does not render a turn as a prefix of the next one, since then no
-    mask could be right.
-    """
-    plain = [{"role": m["role"], "content": m["content"]} for m in messages]
+    plain = template_messages(messages)
     segments: list[Segment] = []
     done = ""
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt = _apply(tokenizer, plain[:index], add_generation_prompt=True)
-        turn = _apply(tokenizer, plain[: index + 1], add_generation_prompt=False)
+        prompt = _apply(tokenizer, plain[:index], tools, add_generation_prompt=True)
+        turn = _apply(tokenizer, plain[: index + 1], tools, add_generation_prompt=False)
         if not prompt.startswith(done) or not turn.startswith(prompt):
             raise DataError(
                 "the chat template changes earlier turns when later ones are added, so answers cannot be told "
@@ -81,22 +51,32 @@ def render(messages: Sequence[dict[str, Any]], tokenizer: Any) -> list[Segment]:
                 "messages",
             )
         answer_end = _answer_end(turn, len(prompt), tokenizer.eos_token)
+        answer = turn[len(prompt) : answer_end]
+        _require_calls(answer, plain[index])
         segments.append(Segment(prompt[len(done) :], is_trained=False))
-        segments.append(Segment(turn[len(prompt) : answer_end], is_trained=message.get("weight", 1) == 1))
+        segments.append(Segment(answer, is_trained=message.get("weight") != 0))
         done = turn[:answer_end]
+    if tools and not all(tool["function"]["name"] in done for tool in tools):
+        raise DataError(
+            "the model's chat template leaves tools out; use a model that was made for tools", "tools"
+        )
     return segments
 
 
-def encode(segments: Sequence[Segment], tokenizer: Any) -> Example:
-    """Token ids and labels of a rendered conversation; loss falls on trained pieces only."""
-    input_ids: list[int] = []
-    labels: list[int] = []
+def encode(segments: Sequence[Segment], tokenizer: Any, beginning: Sequence[int] = ()) -> Example:
+    """Token ids and labels of a rendered row; loss falls on trained pieces only.
+
+    `beginning` are untrained ids that stand before it all, where no template writes them.
+    """
+    input_ids: list[int] = list(beginning)
+    labels: list[int] = [IGNORE] * len(beginning)
     before = ""
     for segment in segments:
         ids = _continuation(before, segment.text, tokenizer)
         input_ids += ids
         labels += ids if segment.is_trained else [IGNORE] * len(ids)
         before = segment.text
+    labels[:1] = [IGNORE] * len(labels[:1])  # nothing comes before the first token that could predict it
     return Example(input_ids, labels, [])
 
 
@@ -129,11 +109,27 @@ def _answer_end(turn: str, start: int, end_token: str | None) -> int:
     return position + len(end_token)
 
 
-def _apply(tokenizer: Any, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str:
+def _require_calls(answer: str, message: dict[str, Any]) -> None:
+    """A template that does not know tool calls renders an empty answer, which must not be trained."""
+    for call in message.get("tool_calls", ()):
+        if call["function"]["name"] not in answer:
+            raise DataError(
+                "the model's chat template leaves tool calls out; use a model that was made for tools",
+                "messages",
+            )
+
+
+def _apply(
+    tokenizer: Any,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    *,
+    add_generation_prompt: bool,
+) -> str:
     try:
         text: str = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            messages, tools=tools or None, tokenize=False, add_generation_prompt=add_generation_prompt
         )
-    except TemplateError as exc:
+    except (TemplateError, TypeError) as exc:  # templates raise both: by name, or by adding text to an object
         raise DataError(f"the model's chat template refuses the messages: {exc}", "messages") from exc
     return text

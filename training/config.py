@@ -9,10 +9,18 @@ from __future__ import annotations
 import difflib
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cluster.errors import ConfigError
 
@@ -26,6 +34,8 @@ class Section(BaseModel):
 class TaskName(StrEnum):
     CLASSIFICATION = "classification"
     SFT = "sft"
+    MLM = "mlm"
+    EMBEDDING = "embedding"
 
 
 class Method(StrEnum):
@@ -45,20 +55,27 @@ class Schedule(StrEnum):
     CONSTANT = "constant"
 
 
+# A path or an fsspec URI. Not a Path: that would make one slash of the two in `s3://bucket`.
+Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+
+
 class DataConfig(Section):
     """Where rows come from: `path` when given, else `hub` when reachable, else `fallback_path`."""
 
-    path: Path | None = Field(
-        None, description="Training file: TSV, CSV, JSONL, JSON, Parquet or MSR's MRPC form."
+    path: Location | None = Field(
+        None,
+        description="Training file or folder, or the fsspec URI of one: JSONL, JSON, CSV, TSV, Parquet, text.",
     )
-    validation_path: Path | None = Field(
+    validation_path: Location | None = Field(
         None, description="Validation file; without it, a share is split off."
     )
     hub: str | None = Field(
         None, description="Hub data set as `id` or `id:config`, for example nyu-mll/glue:mrpc."
     )
-    fallback_path: Path | None = Field(None, description="Training file used when the hub cannot be reached.")
-    fallback_validation_path: Path | None = Field(None, description="Validation file that goes with it.")
+    fallback_path: Location | None = Field(
+        None, description="Training file used when the hub cannot be reached."
+    )
+    fallback_validation_path: Location | None = Field(None, description="Validation file that goes with it.")
     text_columns: tuple[str, ...] = Field(
         (), max_length=2, description="One or two text columns; found by their usual names when empty."
     )
@@ -93,8 +110,8 @@ class BatchConfig(Section):
 
     micro_batch_size_per_gpu: int = Field(8, gt=0, description="Rows per forward pass on one worker.")
     gradient_accumulation_steps: int = Field(1, gt=0, description="Forward passes per optimizer step.")
-    global_batch_size: int | None = Field(
-        None, gt=0, description="Rows per optimizer step over all workers; checked when given."
+    global_batch_size: int | Literal["auto"] | None = Field(
+        None, description="Rows per optimizer step over all workers; checked when it is a number."
     )
 
 
@@ -102,6 +119,11 @@ class ScalingConfig(Section):
     """How many workers, and what each gets."""
 
     num_workers: int = Field(1, gt=0, description="Data-parallel workers.")
+    min_workers: int | None = Field(
+        None,
+        gt=0,
+        description="Elastic: go on with as few as this while the cluster has no room for num_workers.",
+    )
     cpus_per_worker: float = Field(1, gt=0, description="Logical CPUs, and so threads, of each worker.")
     use_gpu: bool | None = Field(None, description="One GPU per worker; by default when the cluster has one.")
     zero_stage: int = Field(
@@ -112,6 +134,9 @@ class ScalingConfig(Section):
     )
     max_failures: int = Field(
         2, ge=0, description="Worker losses survived by resuming from the last checkpoint."
+    )
+    hang_timeout_s: float = Field(
+        600, gt=0, description="Seconds without progress after which a stuck rank is named and restarted."
     )
 
 
@@ -138,7 +163,19 @@ class FinetuneConfig(Section):
     batch: BatchConfig = BatchConfig()
     scaling: ScalingConfig = ScalingConfig()
     output: OutputConfig = OutputConfig()
+    packing: bool = Field(
+        False, description="Fill sequences of max_length_tokens with several rows each (sft)."
+    )
     epochs: int = Field(3, gt=0, le=1000)
+    max_steps: int | None = Field(None, gt=0, description="Stop after this many optimizer steps.")
+    early_stopping_patience: int | None = Field(
+        None,
+        gt=0,
+        description="Stop after this many epochs without a lower validation loss, and keep the best epoch.",
+    )
+    checkpoint_every_steps: int | None = Field(
+        None, gt=0, description="Also checkpoint within an epoch; at its end it is done anyway."
+    )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     schedule: Schedule = Field(Schedule.LINEAR, description="Decay after warm-up.")
     warmup_share: float = Field(0.0, ge=0, lt=1, description="Share of all steps spent warming up.")
@@ -151,14 +188,54 @@ class FinetuneConfig(Section):
     precision: Precision = Field(Precision.AUTO, description="bf16 where the processor has it, else float32.")
     seed: int = Field(42, ge=0)
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _qlora_is_not_offered(cls, value: object) -> object:
+        if value == "qlora":
+            raise ValueError(
+                "qlora needs a GPU with bitsandbytes, and is not offered yet; use lora, whose frozen base is kept "
+                "in bfloat16 where the processor has it"
+            )
+        return value
+
     @model_validator(mode="after")
     def _batch_equation(self) -> Self:
-        if self.batch.global_batch_size not in (None, self.global_batch_size):
+        if self.batch.global_batch_size not in (None, "auto", self.global_batch_size):
             raise ValueError(
                 f"batch.global_batch_size is {self.batch.global_batch_size}, but micro_batch_size_per_gpu x "
                 f"gradient_accumulation_steps x num_workers = {self.batch.micro_batch_size_per_gpu} x "
                 f"{self.batch.gradient_accumulation_steps} x {self.scaling.num_workers} = {self.global_batch_size}; "
                 "correct one of them or leave global_batch_size out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _method_fits_task(self) -> Self:
+        if self.method is not Method.FULL and self.task in (TaskName.MLM, TaskName.EMBEDDING):
+            raise ValueError(
+                f"method {self.method} is for classification and sft; {self.task} trains method full"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _packing_is_for_chats(self) -> Self:
+        if self.packing and self.task is not TaskName.SFT:
+            raise ValueError(f"packing is for task sft; leave it out for {self.task}")
+        return self
+
+    @model_validator(mode="after")
+    def _elastic_workers(self) -> Self:
+        scaling = self.scaling
+        if scaling.min_workers is None:
+            return self
+        if scaling.min_workers > scaling.num_workers:
+            raise ValueError(
+                f"scaling.min_workers is {scaling.min_workers}, more than num_workers, {scaling.num_workers}"
+            )
+        if scaling.zero_stage != 0:
+            raise ValueError(
+                "scaling.min_workers needs zero_stage 0: from stage 1 on a checkpoint is cut for its number "
+                "of workers"
             )
         return self
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import Conflict
+from training.batching import accumulation_steps
 from training.config import FinetuneConfig, Method, Precision, Schedule
 
 CHECKPOINT_TAG = "state"
@@ -29,11 +30,13 @@ def deepspeed_config(config: FinetuneConfig, precision: Precision, world_size: i
     bf16 means autocast over float32 weights: matrix products run in bfloat16, everything that adds up
     small numbers (norms, softmax, optimizer) in float32.
     """
-    batch = config.batch
+    micro_batch_size = config.batch.micro_batch_size_per_gpu
+    accumulation = accumulation_steps(config.global_batch_size, micro_batch_size, world_size)
     return {
-        "train_micro_batch_size_per_gpu": batch.micro_batch_size_per_gpu,
-        "gradient_accumulation_steps": batch.gradient_accumulation_steps,
-        "train_batch_size": batch.micro_batch_size_per_gpu * batch.gradient_accumulation_steps * world_size,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        # Its own equation; with fewer workers than configured a step may hold a few rows less than this.
+        "train_batch_size": micro_batch_size * accumulation * world_size,
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": {
             "stage": config.scaling.zero_stage,
@@ -98,7 +101,9 @@ class Engine:
     ) -> None:
         deepspeed = _import_deepspeed()
         self._world_size = world_size
-        self._accumulation = config.batch.gradient_accumulation_steps
+        self._accumulation = accumulation_steps(
+            config.global_batch_size, config.batch.micro_batch_size_per_gpu, world_size
+        )
         self._is_adapter = config.method is Method.LORA
         optimizer = torch.optim.AdamW(
             parameter_groups(module, config.weight_decay), lr=config.learning_rate, fused=True
@@ -115,8 +120,13 @@ class Engine:
         self.device: torch.device = self._engine.device
         self._unsharded_norm = torch.zeros(())
 
-    def step(self, micro_batches: Sequence[dict[str, Tensor]], num_targets: int) -> Tensor:
-        """One optimizer step over this rank's micro-batches.
+    def step(
+        self,
+        micro_batches: Sequence[dict[str, Tensor]],
+        num_targets: int,
+        enter: Callable[[str], None] = lambda _phase: None,
+    ) -> Tensor:
+        """One optimizer step over this rank's micro-batches, calling `enter` with each phase it comes to.
 
         `num_targets` counts the targets of the whole global batch, over all ranks. Returns this rank's
         part of the loss sum: [], float32, detached.
@@ -127,10 +137,13 @@ class Engine:
         # true number of targets.
         scale = self._accumulation * self._world_size / max(1, num_targets)
         for batch in micro_batches:
+            enter("forward")
             loss_sum, _ = self._engine(_to(batch, self.device))
+            enter("backward")
             self._engine.backward(loss_sum * scale)
             if not self._engine.zero_optimization() and self._engine.is_gradient_accumulation_boundary():
                 self._unsharded_norm = self._norm_of_gradients()
+            enter("update")
             self._engine.step()
             total += loss_sum.detach()
         return total
@@ -168,12 +181,17 @@ class Engine:
         (folder / PROGRESS_FILE).write_text(content, encoding="utf-8")
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Resume from `save`; returns its `progress`. Raises Conflict on another number of workers."""
+        """Resume from `save`; returns its `progress`.
+
+        Without ZeRO every worker holds everything, so another number of them can go on. With it, Conflict
+        is raised: each one's shard is cut for that number.
+        """
         progress: dict[str, Any] = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
-        if progress["world_size"] != self._world_size:
+        saved_size = progress.pop("world_size")
+        if saved_size != self._world_size and self._engine.zero_optimization():
             raise Conflict(
-                f"the checkpoint was saved with {progress['world_size']} workers, this run has "
-                f"{self._world_size}; resume with scaling.num_workers={progress['world_size']}",
+                f"the checkpoint was saved with {saved_size} workers, this run has {self._world_size}; "
+                f"resume with scaling.num_workers={saved_size}",
                 "scaling.num_workers",
             )
         self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG, load_module_strict=not self._is_adapter)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from training.classification import classification_metrics
 from training.config import TaskName
 from training.examples import Example
+from training.mlm import mlm_metrics
+from training.pairs import RIGHT, pair_metrics
 from training.sft import sft_metrics
 
 
@@ -46,4 +48,6 @@ def metrics_of(task: TaskName, tally: Tally, num_labels: int) -> dict[str, float
     """The columns of the epoch table beside the losses."""
     if task is TaskName.CLASSIFICATION:
         return classification_metrics(tally.predictions, tally.labels, num_labels)
-    return sft_metrics(tally.loss)
+    if task is TaskName.EMBEDDING:
+        return pair_metrics(tally.predictions, tally.labels, any(label != RIGHT for label in tally.labels))
+    return mlm_metrics(tally.loss) if task is TaskName.MLM else sft_metrics(tally.loss)

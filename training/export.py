@@ -14,6 +14,7 @@ from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import upload_folder
 from training.config import FinetuneConfig, Method, TaskName
+from training.encoder_modules import write_sentence_files
 from training.engine import Engine
 from training.modules import build_module
 
@@ -38,6 +39,8 @@ def export_model(
         AutoTokenizer.from_pretrained(resolve_model(config.model), local_files_only=True).save_pretrained(
             folder
         )
+        if config.task is TaskName.EMBEDDING:
+            write_sentence_files(resolve_model(config.model), folder, config.max_length_tokens)
         upload_folder(folder, uri)
 
 
@@ -51,12 +54,13 @@ def _save(model: Any, weights: dict[str, Tensor], config: FinetuneConfig, folder
         # Weights that do not train (buffers, tied heads) come from the model itself.
         model.save_pretrained(folder, state_dict={**_whole_state(model), **weights})
         return
-    model = _whole_copy(model, config)
-    model.load_state_dict(weights, strict=False)
     if not exports_adapter(config):
+        model = _whole_copy(model, config)
+        model.load_state_dict(weights, strict=False)
         model.merge_and_unload().save_pretrained(folder)
         return
-    model.save_pretrained(folder)
+    # From the gathered state and never the model, of which a rank has only slices under ZeRO 3.
+    model.save_pretrained(folder, state_dict=weights)
     adapter = folder / "adapter_config.json"
     content = json.loads(adapter.read_text(encoding="utf-8"))
     # The reference, not the path it had on this machine: the card's base is what serving resolves.

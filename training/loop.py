@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,76 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.train import CheckpointUploadMode
 
+from cluster.errors import JobFailed
 from cluster.references import resolve_model
+from cluster.storage import folder_exists
 from training.batching import Step, plan_epoch, plan_evaluation
+from training.checkpoints import folder_name, wait_for_step
 from training.config import FinetuneConfig, Precision
 from training.engine import Engine
 from training.evaluation import Tally, metrics_of
 from training.examples import Dataset, Example
 from training.export import export_model
+from training.heartbeat import Heartbeat
+from training.meter import Meter, agree, peak_memory_bytes
 from training.modules import build_module, collate, weightless
-from training.progress import EpochEvent, NoticeEvent, StepEvent
-
-# Seconds between two step events: often enough to watch, rare enough to cost nothing.
-STEP_EVENT_EVERY_S = 1.0
+from training.packing import num_rows, split
+from training.progress import AdapterEvent, EpochEvent, Event, NoticeEvent, StepEvent
 
 
 @dataclass(frozen=True)
 class LoopInputs:
-    """What every worker gets. `dataset` is an object reference, fetched once per node."""
+    """What every worker gets. `dataset` is an object reference, fetched once per node.
+
+    `run_uri` is the run's folder of checkpoints; `resume_uri` the checkpoint to begin from, when there is one.
+    `export_uri` is where the model is exported to, None when it is not; `adapter_uri`, followed by its step,
+    where each epoch's adapter is, when it shall be.
+    """
 
     config: FinetuneConfig
     dataset: Any
     pad_token_id: int
-    export_uri: str
+    run_uri: str
+    export_uri: str | None
     event_log: Any
+    resume_uri: str | None = None
+    adapter_uri: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. Saved in every checkpoint, so that a resumed run ends as an undisturbed one."""
+
+    step: int = 0
+    epoch_loss_sum: float = 0.0
+    epoch_targets: int = 0
+    trained_tokens: int = 0
+    num_examples: int = 0
+    num_tokens: int = 0
+    step_seconds: float = 0.0
+    last_epoch: EpochEvent = field(default_factory=lambda: EpochEvent(0, 0, 0.0, 0.0))
+    best_epoch: EpochEvent | None = None
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Progress:
+        best = value["best_epoch"]
+        epochs = {"last_epoch": EpochEvent(**value["last_epoch"])}
+        return Progress(**{**value, **epochs, "best_epoch": EpochEvent(**best) if best else None})
+
+    @property
+    def epochs_without_improvement(self) -> int:
+        return self.last_epoch.epoch - self.best_epoch.epoch if self.best_epoch else 0
 
 
 @dataclass(frozen=True)
 class LoopResult:
-    """What rank 0 returns: final validation figures and what was trained."""
+    """What rank 0 returns: final validation figures and what was trained.
+
+    `is_paused`: it was asked to stop and saved a checkpoint; nothing is exported. `train_seconds` counts
+    the steps alone, without evaluation and checkpoints, over all attempts.
+    """
 
     precision: Precision
     validation_loss: float
@@ -50,100 +91,222 @@ class LoopResult:
     trained_tokens: int
     steps: int
     train_seconds: float
+    examples_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    peak_memory_bytes: int = 0
+    world_size: int = 1
+    is_paused: bool = False
 
 
 def train_loop(inputs: LoopInputs) -> LoopResult:
     """Train, evaluate and checkpoint each epoch, then export. Every rank runs every line, in step."""
-    config = inputs.config
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    seed_everything(config.seed)
-    precision = choose_precision(config.precision)
-    dataset: Dataset = ray.get(inputs.dataset)
-    module = build_module(
-        config,
-        resolve_model(config.model),
-        dataset.labels,
-        frozen_dtype=torch.bfloat16 if precision is Precision.BF16 else torch.float32,
-    )
-    lengths = [len(example.input_ids) for example in dataset.train]
-    steps_per_epoch = -(-len(lengths) // config.global_batch_size)
-    total_steps = steps_per_epoch * config.epochs
-    engine = Engine(module, config, precision=precision, total_steps=total_steps, world_size=world_size)
-    worker = _Worker(inputs, engine, dataset, rank, world_size, total_steps)
-    event = worker.resume()
-    started = time.monotonic()
-    for epoch in range(event.epoch, config.epochs):
-        plan = plan_epoch(
-            lengths,
-            micro_batch_size=config.batch.micro_batch_size_per_gpu,
-            gradient_accumulation_steps=config.batch.gradient_accumulation_steps,
-            world_size=world_size,
-            seed=config.seed,
-            epoch=epoch,
-        )
-        event = worker.run_epoch(epoch, plan)
-        worker.checkpoint(event)
-    seconds = time.monotonic() - started
-    export_model(engine, module, config, inputs.export_uri, is_writer=rank == 0)
-    trained_tokens = sum(example.num_targets for example in dataset.train) * config.epochs
-    return LoopResult(precision, event.validation_loss, event.metrics, trained_tokens, total_steps, seconds)
+    rank = ray.train.get_context().get_world_rank()
+    with Heartbeat(inputs.event_log, rank) as heartbeat:
+        worker = _Worker(inputs, heartbeat)
+        worker.check_packing()
+        worker.resume()
+        while not worker.is_finished:
+            if not worker.run_epoch():
+                return worker.result(is_paused=True)
+        worker.keep_best()
+        if inputs.export_uri is not None:
+            worker.export(inputs.export_uri)
+        return worker.result()
 
 
 class _Worker:
-    """The parts of one rank's loop that share its engine and data."""
+    """One rank's loop: its engine, its data and how far it is."""
 
-    def __init__(
-        self,
-        inputs: LoopInputs,
-        engine: Engine,
-        dataset: Dataset,
-        rank: int,
-        world_size: int,
-        total_steps: int,
-    ) -> None:
-        self._inputs = inputs
-        self._config = inputs.config
-        self._engine = engine
-        self._dataset = dataset
-        self._rank = rank
-        self._world_size = world_size
-        self._total_steps = total_steps
-        self._step = 0
+    def __init__(self, inputs: LoopInputs, heartbeat: Heartbeat) -> None:
+        config = inputs.config
+        context = ray.train.get_context()
+        self._inputs, self._config, self._heartbeat = inputs, config, heartbeat
+        self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
+        seed_everything(config.seed)
+        self._precision = choose_precision(config.precision)
+        self._dataset: Dataset = ray.get(inputs.dataset)
+        self._module = build_module(
+            config,
+            resolve_model(config.model),
+            self._dataset.labels,
+            frozen_dtype=torch.bfloat16 if self._precision is Precision.BF16 else torch.float32,
+        )
+        self._lengths = [len(example.input_ids) for example in self._dataset.train]
+        self._steps_per_epoch = -(-len(self._lengths) // config.global_batch_size)
+        whole = self._steps_per_epoch * config.epochs
+        self._total_steps = min(whole, config.max_steps or whole)
+        self._engine = Engine(
+            self._module,
+            config,
+            precision=self._precision,
+            total_steps=self._total_steps,
+            world_size=self._world_size,
+        )
+        self._progress = Progress()
 
-    def resume(self) -> EpochEvent:
-        """Load the last checkpoint when there is one; returns the last finished epoch, or one numbered 0."""
+    def check_packing(self) -> None:
+        """Refuse a model whose attention does not keep packed rows apart: it would train on a mixture.
+
+        One sequence against its rows one by one, before anything is trained. Raises JobFailed.
+        """
+        if not self._config.packing:
+            return
+        sequence = max(self._dataset.train, key=num_rows)
+        whole, _ = self._engine.evaluate(self._collate([sequence]))
+        alone = sum(self._engine.evaluate(self._collate([row]))[0] for row in split(sequence))
+        # In bfloat16 a product over other widths is rounded otherwise.
+        limit = 0.02 if self._precision is Precision.BF16 else 1e-3
+        if abs(whole - alone) > limit * max(abs(alone), 1e-6):
+            raise JobFailed(
+                f"{self._config.model} cannot be trained with packing: its rows see each other (loss "
+                f"{whole:.4f} together, {alone:.4f} apart); use packing=false"
+            )
+
+    def resume(self) -> None:
+        """Load the newest checkpoint: of this attempt after a restart, else the one the driver found."""
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return EpochEvent(0, 0, 0.0, 0.0)
-        with checkpoint.as_directory() as folder:
-            # Whole, because a run that was lost in its export has no epoch left to measure anew.
-            event = EpochEvent(**self._engine.load(Path(folder))["epoch_event"])
-        self._step = event.step
-        self._post(NoticeEvent(f"resumed after epoch {event.epoch} (step {self._step})"))
-        return event
+        uri = self._inputs.resume_uri
+        if checkpoint is None and uri is not None:
+            checkpoint = ray.train.Checkpoint(uri)
+        num_starts = ray.get(self._inputs.event_log.start.remote()) if self._rank == 0 else 0
+        if checkpoint is not None:
+            self._load(checkpoint)
+            last = self._progress.last_epoch.epoch
+            self._post(NoticeEvent(f"resumed after epoch {last} (step {self._progress.step})"))
+        elif num_starts:
+            self._post(NoticeEvent("restarted from the beginning: there was no checkpoint yet", level="warn"))
 
-    def run_epoch(self, epoch: int, plan: list[Step]) -> EpochEvent:
-        """One pass over the training rows, and an evaluation."""
-        # Dropout draws from a generator seeded per epoch and rank, so that a resumed run repeats it.
-        torch.manual_seed(self._config.seed + 1000 * epoch + self._rank)
-        meter = _Meter(self._engine.device)
-        epoch_loss, epoch_targets = 0.0, 0
-        for step in plan:
-            examples = [self._dataset.train[index] for index in step.row_indices]
-            num_targets = sum(example.num_targets for example in examples)
-            loss_sum = self._engine.step(self._micro_batches(step), num_targets)
-            self._step += 1
-            meter.add(loss_sum, examples, num_targets)
-            if meter.is_due(self._step == self._total_steps or step is plan[-1]):
-                part_loss, part_targets = self._post_step(meter, epoch)
-                epoch_loss, epoch_targets = epoch_loss + part_loss, epoch_targets + part_targets
+    @property
+    def is_finished(self) -> bool:
+        patience = self._config.early_stopping_patience
+        if patience is not None and self._progress.epochs_without_improvement >= patience:
+            return True
+        # Not by steps alone: a checkpoint within the last epoch has its evaluation still ahead.
+        return self._progress.last_epoch.step >= self._total_steps
+
+    def run_epoch(self) -> bool:
+        """The steps that are left of an epoch, its evaluation and checkpoint; False when asked to pause."""
+        epoch = self._progress.last_epoch.epoch
+        first = epoch * self._steps_per_epoch
+        meter = Meter(self._engine.device)
+        for step in self._plan(epoch)[self._progress.step - first : self._total_steps - first]:
+            self._run_step(step, meter)
+            is_last = self._progress.step in (first + self._steps_per_epoch, self._total_steps)
+            is_due, should_pause = agree([meter.is_due, self._heartbeat.should_pause], self._engine.device)
+            if is_due or is_last or should_pause:
+                self._read(meter, epoch)
+            if not is_last and (should_pause or self._is_save_due()):
+                self._checkpoint()
+            if not is_last and should_pause:
+                return False
+        self._end_epoch(epoch)
+        return self.is_finished or not agree([self._heartbeat.should_pause], self._engine.device)[0]
+
+    def keep_best(self) -> None:
+        """With early stopping: go back to the epoch of lowest validation loss before exporting."""
+        best = self._progress.best_epoch
+        if self._config.early_stopping_patience is None or best is None:
+            return
+        if best.step != self._progress.step:
+            self._post(NoticeEvent(f"epoch {best.epoch} was the best; its weights are kept"))
+            progress = self._progress
+            self._load(ray.train.Checkpoint(wait_for_step(self._inputs.run_uri, best.step)))
+            self._progress = replace(progress, last_epoch=best)
+
+    def export(self, uri: str) -> None:
+        self._heartbeat.at(self._progress.step, "saving")
+        export_model(self._engine, self._module, self._config, uri, is_writer=self._rank == 0)
+
+    def result(self, is_paused: bool = False) -> LoopResult:
+        progress = self._progress
+        seconds = max(progress.step_seconds, 1e-9)
+        return LoopResult(
+            self._precision,
+            progress.last_epoch.validation_loss,
+            progress.last_epoch.metrics,
+            progress.trained_tokens,
+            progress.step,
+            progress.step_seconds,
+            examples_per_s=progress.num_examples / seconds,
+            tokens_per_s=progress.num_tokens / seconds,
+            peak_memory_bytes=peak_memory_bytes(self._engine.device),
+            world_size=self._world_size,
+            is_paused=is_paused,
+        )
+
+    def _plan(self, epoch: int) -> list[Step]:
+        return plan_epoch(
+            self._lengths,
+            global_batch_size=self._config.global_batch_size,
+            micro_batch_size=self._config.batch.micro_batch_size_per_gpu,
+            world_size=self._world_size,
+            seed=self._config.seed,
+            epoch=epoch,
+        )
+
+    def _run_step(self, step: Step, meter: Meter) -> None:
+        number = self._progress.step
+        self._heartbeat.at(number, "reading rows")
+        # Dropout draws from a generator seeded by step and rank, so that a resumed run repeats it.
+        torch.manual_seed(step_seed(self._config.seed, number, self._rank))
+        examples = [self._dataset.train[index] for index in step.row_indices]
+        num_targets = sum(example.num_targets for example in examples)
+        loss_sum = self._engine.step(
+            self._micro_batches(step), num_targets, lambda phase: self._heartbeat.at(number, phase)
+        )
+        rows = sum(map(num_rows, examples)) if self._config.packing else len(examples)
+        meter.add(loss_sum, examples, num_targets, rows)
+        self._progress = replace(self._progress, step=number + 1)
+
+    def _read(self, meter: Meter, epoch: int) -> None:
+        """Add up what the meter holds, and tell it."""
+        reading, before = meter.read(), self._progress
+        self._progress = replace(
+            before,
+            epoch_loss_sum=before.epoch_loss_sum + reading.loss_sum,
+            epoch_targets=before.epoch_targets + reading.num_targets,
+            trained_tokens=before.trained_tokens + reading.num_targets,
+            num_examples=before.num_examples + reading.num_examples,
+            num_tokens=before.num_tokens + reading.num_tokens,
+            step_seconds=before.step_seconds + reading.seconds,
+        )
+        self._post(
+            StepEvent(
+                step=before.step,
+                total_steps=self._total_steps,
+                epoch=epoch + 1,
+                loss=reading.loss,
+                learning_rate=self._engine.learning_rate,
+                grad_norm=self._engine.grad_norm,
+                examples_per_s=reading.num_examples / reading.seconds,
+                tokens_per_s=reading.num_tokens / reading.seconds,
+                seconds_left=reading.seconds_left(self._total_steps - before.step),
+            )
+        )
+
+    def _end_epoch(self, epoch: int) -> None:
         validation_loss, metrics = self.evaluate()
-        event = EpochEvent(
-            epoch + 1, self._step, epoch_loss / max(1, epoch_targets), validation_loss, metrics
+        progress = self._progress
+        training_loss = progress.epoch_loss_sum / max(1, progress.epoch_targets)
+        event = EpochEvent(epoch + 1, progress.step, training_loss, validation_loss, metrics)
+        best = progress.best_epoch
+        if best is None or validation_loss < best.validation_loss:
+            best = event
+        self._progress = replace(
+            progress, epoch_loss_sum=0.0, epoch_targets=0, last_epoch=event, best_epoch=best
         )
         self._post(event)
-        return event
+        self._checkpoint()
+        if self._inputs.adapter_uri is not None:
+            self._export_adapter(f"{self._inputs.adapter_uri}{progress.step}", event)
+
+    def _export_adapter(self, uri: str, event: EpochEvent) -> None:
+        # After a restart it may lie there already, and be served: it is the same, and is left alone.
+        exists = agree([self._rank == 0 and folder_exists(uri)], self._engine.device)[0]
+        if not exists:
+            self.export(uri)
+        metrics = {"validation_loss": event.validation_loss, **event.metrics}
+        self._post(AdapterEvent(event.step, uri, metrics))
 
     def evaluate(self) -> tuple[float, dict[str, float]]:
         """Loss and metrics on the validation rows; each row counted once, whatever the world size."""
@@ -154,7 +317,8 @@ class _Worker:
             world_size=self._world_size,
         )
         tally = Tally()
-        for step in plan:
+        for number, step in enumerate(plan):
+            self._heartbeat.at(self._progress.step, "evaluating", number)
             mine = step.rows[self._rank][0]
             examples = [rows[index] for index in mine] or [weightless(rows[step.row_indices[0]])]
             loss_sum, predictions = self._engine.evaluate(self._collate(examples))
@@ -165,15 +329,31 @@ class _Worker:
         whole = Tally.merge(part for part in parts if part is not None)
         return whole.loss, metrics_of(self._config.task, whole, len(self._dataset.labels))
 
-    def checkpoint(self, event: EpochEvent) -> None:
-        """Save every rank's shard; Ray Train makes the checkpoint visible once all have arrived."""
-        with tempfile.TemporaryDirectory() as folder:
-            self._engine.save(Path(folder), {"epoch_event": asdict(event)})
-            ray.train.report(
-                {"validation_loss": event.validation_loss, **event.metrics},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=f"epoch-{event.epoch:04d}",
-            )
+    def _is_save_due(self) -> bool:
+        every = self._config.checkpoint_every_steps
+        return every is not None and self._progress.step % every == 0
+
+    def _checkpoint(self) -> None:
+        """Save every rank's shard. It is uploaded beside the next steps, and counts once all have arrived."""
+        step = self._progress.step
+        self._heartbeat.at(step, "saving")
+        # In the worker's own folder of the Ray session, which goes with it if this process is killed.
+        folder = tempfile.mkdtemp(prefix="checkpoint-", dir=Path.cwd())
+        self._engine.save(Path(folder), asdict(self._progress))
+        event = self._progress.last_epoch
+        # What the best checkpoint is told by: one within an epoch is none, it has not been evaluated.
+        score = event.validation_loss if event.step == step else math.inf
+        ray.train.report(
+            {"step": step, "validation_loss": score},
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=folder_name(step),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def _load(self, checkpoint: ray.train.Checkpoint) -> None:
+        with checkpoint.as_directory() as folder:
+            self._progress = Progress.from_json(self._engine.load(Path(folder)))
 
     def _micro_batches(self, step: Step) -> list[dict[str, torch.Tensor]]:
         spare = weightless(self._dataset.train[step.row_indices[0]])
@@ -185,60 +365,18 @@ class _Worker:
     def _collate(self, examples: list[Example]) -> dict[str, torch.Tensor]:
         return collate(examples, self._config.task, self._inputs.pad_token_id)
 
-    def _post_step(self, meter: _Meter, epoch: int) -> tuple[float, int]:
-        loss_sum, num_targets, examples_per_s, tokens_per_s = meter.read()
-        self._post(
-            StepEvent(
-                step=self._step,
-                total_steps=self._total_steps,
-                epoch=epoch + 1,
-                loss=loss_sum / max(1, num_targets),
-                learning_rate=self._engine.learning_rate,
-                grad_norm=self._engine.grad_norm,
-                examples_per_s=examples_per_s,
-                tokens_per_s=tokens_per_s,
-            )
-        )
-        return loss_sum, num_targets
-
-    def _post(self, event: StepEvent | EpochEvent | NoticeEvent) -> None:
+    def _post(self, event: Event) -> None:
         if self._rank == 0:
             self._inputs.event_log.post.remote(event)
 
 
-class _Meter:
-    """Loss and speed since the last reading. Reading is a collective: all ranks read at the same steps."""
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of the dropout of one step on one rank: other for each, and within torch's 64 bits.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._reset()
-
-    def _reset(self) -> None:
-        self._loss = torch.zeros((), device=self._device)
-        self._targets = self._examples = self._tokens = 0
-        self._since = time.monotonic()
-
-    def add(self, loss_sum: torch.Tensor, examples: list[Example], num_targets: int) -> None:
-        self._loss += loss_sum
-        self._targets += num_targets
-        self._examples += len(examples)
-        self._tokens += sum(len(example.input_ids) for example in examples)
-
-    def is_due(self, must: bool) -> bool:
-        """Whether to read now: rank 0's clock decides for all."""
-        due = torch.tensor([must or time.monotonic() - self._since >= STEP_EVENT_EVERY_S])
-        if dist.get_world_size() > 1 and not must:
-            due = due.to(self._device)
-            dist.broadcast(due, src=0)
-        return bool(due)
-
-    def read(self) -> tuple[float, int, float, float]:
-        """`(loss_sum over all ranks, targets, examples/s, tokens/s)`, and start anew."""
-        dist.all_reduce(self._loss)
-        elapsed = max(time.monotonic() - self._since, 1e-9)
-        reading = (float(self._loss), self._targets, self._examples / elapsed, self._tokens / elapsed)
-        self._reset()
-        return reading
+    >>> step_seed(0, 1, 2)
+    65538
+    """
+    return ((seed << 44) + (step << 16) + rank) % (1 << 63)
 
 
 def seed_everything(seed: int) -> None:

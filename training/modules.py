@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,10 +22,12 @@ from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import local_folder
 from training.config import FinetuneConfig, Method, TaskName
+from training.encoder_modules import EmbeddingModule, MaskedModule, collate_texts, uses_first_token
 from training.examples import IGNORE, Example
+from training.packing import positions
 
 # Causal models that rescale their logits after the head; those must run whole.
-LOGIT_SCALING = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+LOGIT_SCALING = ("final_logit_softcapping", "lm_head_multiplier", "logits_scaling", "logit_scale")
 
 
 class ClassificationModule(nn.Module):
@@ -59,11 +62,10 @@ class LanguageModule(nn.Module):
         # The hidden state at t predicts the token at t + 1.
         targets = batch["labels"][:, 1:]
         has_target = targets != IGNORE
-        inputs = {
-            "input_ids": batch["input_ids"],
-            "attention_mask": batch["attention_mask"],
-            "use_cache": False,
-        }
+        # Of packed rows only their positions are given: from these, and only where there is no mask,
+        # transformers makes one that keeps the rows apart.
+        inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
+        inputs["use_cache"] = False
         if self.runs_whole:
             logits = self.model(**inputs).logits[:, :-1][has_target]
         else:
@@ -76,7 +78,7 @@ class LanguageModule(nn.Module):
 
 def build_module(
     config: FinetuneConfig, folder: Path, labels: Sequence[str], *, frozen_dtype: torch.dtype
-) -> ClassificationModule | LanguageModule:
+) -> nn.Module:
     """The task's module on the base weights in `folder`, ready to train.
 
     Trained weights are float32. Under LoRA the frozen base is kept in `frozen_dtype`: nothing is added to
@@ -89,8 +91,17 @@ def build_module(
         set_dropout(model, config.dropout)
     if is_lora:
         model = add_adapter(model, config)
-    if config.task is TaskName.CLASSIFICATION:
+    return _module_of(config.task, model, folder)
+
+
+def _module_of(task: TaskName, model: Any, folder: Path) -> nn.Module:
+    """The task's loss around a model whose files are in `folder`."""
+    if task is TaskName.CLASSIFICATION:
         return ClassificationModule(model)
+    if task is TaskName.MLM:
+        return MaskedModule(model)
+    if task is TaskName.EMBEDDING:
+        return EmbeddingModule(model, uses_first_token=uses_first_token(folder))
     return LanguageModule(model)
 
 
@@ -102,7 +113,12 @@ def load_base(
     `may_lack_head` lets a classifier start with a new head, also in place of one for other classes. Raises
     JobFailed when any other weight would have to be made up: such a model answers at random.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+    )
     from transformers.utils import logging
 
     # A base has no classification head yet; its report of that as a fault would alarm for nothing.
@@ -112,17 +128,24 @@ def load_base(
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if task is TaskName.SFT:
-        model, report = AutoModelForCausalLM.from_pretrained(folder, **options)
+        load = AutoModelForCausalLM.from_pretrained
+    elif task is TaskName.MLM:
+        load = AutoModelForMaskedLM.from_pretrained
+    elif task is TaskName.EMBEDDING:
+        load = AutoModel.from_pretrained
     else:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={name: index for index, name in enumerate(labels)},
-            **options,
-        )
+        load = AutoModelForSequenceClassification.from_pretrained
+        options["num_labels"] = len(labels)
+        options["id2label"] = dict(enumerate(labels))
+        options["label2id"] = {name: index for index, name in enumerate(labels)}
+    try:
+        model, report = load(folder, **options)
+    except SafetensorError as exc:
+        raise JobFailed(f"the weights in {folder} cannot be read: {exc}; fetch or export them again") from exc
     made_up = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
-    if made_up and not (may_lack_head and task is TaskName.CLASSIFICATION):
+    if task is TaskName.EMBEDDING:
+        made_up = [name for name in made_up if "pooler" not in name]  # no vector passes through it
+    if made_up and not (may_lack_head and task in (TaskName.CLASSIFICATION, TaskName.MLM)):
         raise JobFailed(f"the model in {folder} lacks {len(made_up)} weights, such as {made_up[0]}")
     return model
 
@@ -166,8 +189,11 @@ def collate(examples: Sequence[Example], task: TaskName, pad_token_id: int) -> d
 
     Returns `input_ids`, `attention_mask` (and `token_type_ids` for pairs) of [batch, seq_len], int64, and
     `labels`: [batch] class indices, or [batch, seq_len] with IGNORE at padding. Padding is told by
-    position, not by token id, since many models pad with their end token.
+    position, not by token id, since many models pad with their end token. Packed rows have `position_ids`
+    of [batch, seq_len] in place of a mask.
     """
+    if task is TaskName.EMBEDDING:
+        return collate_texts(examples, pad_token_id)
     width = max(len(example.input_ids) for example in examples)
 
     def padded(values: Sequence[list[int]], fill: int) -> Tensor:
@@ -177,7 +203,10 @@ def collate(examples: Sequence[Example], task: TaskName, pad_token_id: int) -> d
         "input_ids": padded([example.input_ids for example in examples], pad_token_id),
         "attention_mask": padded([[1] * len(example.input_ids) for example in examples], 0),
     }
-    if examples[0].segment_ids:
+    if examples[0].segment_ids and task is TaskName.SFT:
+        del batch["attention_mask"]
+        batch["position_ids"] = torch.tensor([positions(row.segment_ids, width) for row in examples])
+    elif examples[0].segment_ids:
         batch["token_type_ids"] = padded([example.segment_ids for example in examples], 0)
     if task is TaskName.CLASSIFICATION:
         batch["labels"] = torch.tensor([example.labels[0] for example in examples])
@@ -193,22 +222,20 @@ def weightless(example: Example) -> Example:
 
 def reload_module(
     config: FinetuneConfig, export_uri: str, labels: Sequence[str], *, use_bf16: bool
-) -> tuple[ClassificationModule | LanguageModule, int]:
+) -> tuple[nn.Module, int]:
     """An exported model, loaded as serving would, and its pad token id. Raises JobFailed as `load_base`."""
     from transformers import AutoTokenizer
 
     folder = local_folder(export_uri)
-    if config.task is TaskName.CLASSIFICATION:
-        model = load_base(config.task, folder, labels, torch.float32)
-        module: ClassificationModule | LanguageModule = ClassificationModule(model)
-    elif config.method is Method.LORA:
+    if config.task is TaskName.SFT and config.method is Method.LORA:
         from peft import PeftModel
 
         base_dtype = torch.bfloat16 if use_bf16 else torch.float32
         base = load_base(config.task, resolve_model(config.model), labels, base_dtype)
-        module = LanguageModule(PeftModel.from_pretrained(base, folder))
+        module: nn.Module = LanguageModule(PeftModel.from_pretrained(base, folder))
     else:
-        module = LanguageModule(load_base(config.task, folder, labels, torch.float32))
+        model = load_base(config.task, folder, labels, torch.float32)
+        module = _module_of(config.task, model, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return module.eval(), pad_token_id(tokenizer)
 

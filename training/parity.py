@@ -15,19 +15,22 @@ from training.loop import LoopResult
 
 # Largest accepted difference of any validation figure, by the precision of the forward pass.
 TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.BF16: 1e-2}
-# Validation conversations whose token ids are compared.
+# Validation rows whose token ids are compared.
 NUM_PROMPTS = 50
 
 
 @dataclass(frozen=True)
 class ParityInputs:
-    """What to check against. `conversations` are the messages of all validation rows."""
+    """What to check against. `rows` are the columns of all validation rows.
+
+    `trained`: what training measured; None where it is not compared with (an epoch's adapter).
+    """
 
     config: FinetuneConfig
     dataset: Any
     export_uri: str
-    trained: LoopResult
-    conversations: list[list[dict[str, Any]]]
+    trained: LoopResult | None
+    rows: list[dict[str, Any]]
 
 
 def check_parity(inputs: ParityInputs) -> Parity:
@@ -36,45 +39,91 @@ def check_parity(inputs: ParityInputs) -> Parity:
     mismatch = _first_prompt_mismatch(inputs, dataset)
     if mismatch:
         return Parity(passed=False, max_metric_difference=0.0, detail=mismatch)
-    loss, metrics = _evaluate_export(inputs, dataset)
-    differences = {"loss": abs(loss - inputs.trained.validation_loss)}
+    trained = inputs.trained
+    if trained is None:
+        raise ValueError("there is nothing to compare with: parity needs what training measured")
+    loss, metrics = _evaluate_export(inputs, dataset, use_bf16=trained.precision is Precision.BF16)
+    differences = {"loss": abs(loss - trained.validation_loss)}
     # Perplexity is e^loss: comparing it too would only widen the tolerance.
     for name in metrics.keys() - {"perplexity"}:
-        differences[name] = abs(metrics[name] - inputs.trained.metrics[name])
+        differences[name] = abs(metrics[name] - trained.metrics[name])
     worst = max(differences, key=lambda name: differences[name])
-    tolerance = TOLERANCE[inputs.trained.precision]
+    tolerance = TOLERANCE[trained.precision]
     passed = differences[worst] <= tolerance
     detail = (
         "" if passed else f"{worst} differs by {differences[worst]:.4f} after reloading (limit {tolerance})"
     )
-    num_prompts = min(len(dataset.validation), NUM_PROMPTS) if inputs.config.task is TaskName.SFT else 0
     return Parity(
-        passed=passed, max_metric_difference=differences[worst], num_prompts=num_prompts, detail=detail
+        passed=passed,
+        max_metric_difference=differences[worst],
+        num_prompts=_num_prompts(inputs, dataset),
+        detail=detail,
     )
 
 
+def check_adapter(inputs: ParityInputs, dataset: Dataset) -> Parity:
+    """The proof of an epoch's adapter, cheap enough to give while training goes on.
+
+    Proven: its files are complete, every matrix has its partner, the configured rank and only finite
+    numbers, and prompts render to the token ids of training. Not proven: its figures, which are those that
+    training measured and are not measured again on the reloaded adapter.
+    """
+    detail = _adapter_fault(inputs) or _first_prompt_mismatch(inputs, dataset)
+    return Parity(
+        passed=not detail,
+        max_metric_difference=0.0,
+        num_prompts=_num_prompts(inputs, dataset),
+        detail=detail or "weights and prompts checked; figures as training measured them",
+    )
+
+
+def _adapter_fault(inputs: ParityInputs) -> str:
+    from safetensors.torch import load_file
+
+    from cluster.storage import local_folder
+
+    weights = load_file(local_folder(inputs.export_uri) / "adapter_model.safetensors")
+    if not weights:
+        return "the adapter holds no weights"
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            return f"the adapter's {name} holds numbers that are not finite"
+        if ".lora_A." not in name:
+            continue
+        partner = weights.get(name.replace(".lora_A.", ".lora_B."))
+        rank = inputs.config.lora.rank
+        if weight.shape[0] != rank or partner is None or partner.shape[1] != rank:
+            return f"the adapter's {name} has no partner of rank {rank}"
+    return ""
+
+
+def _num_prompts(inputs: ParityInputs, dataset: Dataset) -> int:
+    return min(len(dataset.validation), NUM_PROMPTS) if inputs.config.task is TaskName.SFT else 0
+
+
 def _first_prompt_mismatch(inputs: ParityInputs, dataset: Dataset) -> str:
-    """Render the validation conversations with the exported tokenizer and compare ids with training's."""
+    """Render the validation rows with the exported tokenizer and compare ids with training's."""
     if inputs.config.task is not TaskName.SFT:
         return ""
     from transformers import AutoTokenizer
 
     from cluster.storage import local_folder
-    from training.chat import encode, render
-    from training.sft import fits
+    from training.sft import encode_pieces
 
     tokenizer = AutoTokenizer.from_pretrained(local_folder(inputs.export_uri), local_files_only=True)
-    examples = (encode(render(messages, tokenizer), tokenizer) for messages in inputs.conversations)
-    # Rows that were left out have no counterpart in the data set.
-    kept = (example for example in examples if fits(example, inputs.config.max_length_tokens))
-    pairs = islice(zip(kept, dataset.validation, strict=False), NUM_PROMPTS)
+    limit = inputs.config.max_length_tokens
+    # As training made them: rows that do not fit have no counterpart in the data set, long texts several.
+    examples = (example for row in inputs.rows for example in encode_pieces(row, tokenizer, limit))
+    pairs = islice(zip(examples, dataset.validation, strict=False), NUM_PROMPTS)
     for number, (exported, trained) in enumerate(pairs, 1):
         if exported.input_ids != trained.input_ids:
-            return f"validation conversation {number} renders to other token ids with the exported tokenizer"
+            return f"validation row {number} renders to other token ids with the exported tokenizer"
     return ""
 
 
-def _evaluate_export(inputs: ParityInputs, dataset: Dataset) -> tuple[float, dict[str, float]]:
+def _evaluate_export(
+    inputs: ParityInputs, dataset: Dataset, *, use_bf16: bool
+) -> tuple[float, dict[str, float]]:
     import torch
 
     from training.batching import plan_evaluation
@@ -82,7 +131,6 @@ def _evaluate_export(inputs: ParityInputs, dataset: Dataset) -> tuple[float, dic
     from training.modules import collate, reload_module
 
     config = inputs.config
-    use_bf16 = inputs.trained.precision is Precision.BF16
     module, pad_token_id = reload_module(config, inputs.export_uri, dataset.labels, use_bf16=use_bf16)
     rows = dataset.validation
     tally = Tally()

@@ -1,19 +1,19 @@
 """What a run tells while it goes: events from rank 0 to the driver, and their plain-text form.
 
 Workers never print: with many of them the log would be noise. Rank 0 posts events to a small actor, the
-driver reads them, writes `metrics.jsonl` and prints.
+driver reads them and hands them to sinks: the log, the run's folder, the job's record.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import ray
+
+from training.heartbeat import Beat, Position, next_beat, stuck_ranks
 
 # Seconds between two progress lines, and between two looks for events.
 LINE_EVERY_S = 5.0
@@ -32,6 +32,7 @@ class StepEvent:
     grad_norm: float
     examples_per_s: float
     tokens_per_s: float
+    seconds_left: float
     kind: str = "step"
 
 
@@ -48,54 +49,84 @@ class EpochEvent:
 
 
 @dataclass(frozen=True)
+class AdapterEvent:
+    """An epoch's adapter lies exported at `uri`, ready to be registered."""
+
+    step: int
+    uri: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    kind: str = "adapter"
+
+
+@dataclass(frozen=True)
 class NoticeEvent:
     """Something the user should know, in one sentence."""
 
     text: str
+    level: str = "info"
     kind: str = "notice"
 
 
-Event = StepEvent | EpochEvent | NoticeEvent
+Event = StepEvent | EpochEvent | AdapterEvent | NoticeEvent
+Sink = Callable[[Event], None]
 
 
 class EventLog:
-    """Events of one run, in order. Runs as a Ray actor that lives as long as the driver."""
+    """Events of one run in order, and its ranks' signs of life. Runs as a Ray actor of the driver's."""
 
-    def __init__(self) -> None:
+    def __init__(self, hang_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._hang_timeout_s = hang_timeout_s
+        self._clock = clock
         self._events: list[Event] = []
+        self._beats: dict[int, Beat] = {}
+        self._pause = False
+        self._starts = 0
+        self._told_stuck = ""
 
     def post(self, event: Event) -> None:
         self._events.append(event)
 
     def after(self, position: int) -> list[Event]:
         """Events from `position` on."""
+        self._look_for_stuck_ranks()
         return self._events[position:]
 
+    def start(self) -> int:
+        """Rank 0 begins to train; returns how often one did before, in this driver's time."""
+        self._beats.clear()
+        self._starts += 1
+        return self._starts - 1
 
-def watch(log: Any, is_done: Callable[[], bool], sinks: list[Callable[[Event], None]]) -> None:
-    """Hand every event to every sink until `is_done`; the last look comes after it, so none is missed."""
-    position = 0
-    while True:
-        finished = is_done()
-        for event in ray.get(log.after.remote(position)):
-            position += 1
-            for sink in sinks:
+    def beat(self, rank: int, position: Position) -> bool:
+        """A rank is at `position`; returns whether the run should pause."""
+        self._beats[rank] = next_beat(self._beats.get(rank), position, self._clock())
+        return self._pause
+
+    def pause(self) -> None:
+        """Ask the ranks to save and stop after the step they are in."""
+        self._pause = True
+
+    def _look_for_stuck_ranks(self) -> None:
+        stuck = stuck_ranks(self._beats, self._clock(), self._hang_timeout_s)
+        if stuck and not self._told_stuck:
+            text = f"the run hangs: {stuck}; it is restarted from its last checkpoint"
+            self.post(NoticeEvent(text, level="warn"))
+        self._told_stuck = stuck
+
+
+class EventReader:
+    """Hands each event of a log to every sink, once and in order."""
+
+    def __init__(self, log: Any, sinks: list[Sink]) -> None:
+        self._log = log
+        self._sinks = sinks
+        self._position = 0
+
+    def read(self) -> None:
+        for event in ray.get(self._log.after.remote(self._position)):
+            self._position += 1
+            for sink in self._sinks:
                 sink(event)
-        if finished:
-            return
-        time.sleep(POLL_EVERY_S)
-
-
-class MetricsFile:
-    """Sink that appends one JSON object per event to `metrics.jsonl`."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-
-    def __call__(self, event: Event) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), **asdict(event)}) + "\n")
 
 
 class PlainProgress:
@@ -112,15 +143,20 @@ class PlainProgress:
         if isinstance(event, NoticeEvent):
             self._print(event.text)
         elif isinstance(event, EpochEvent):
-            self._rows.append(event)
-            self._print(epoch_table(self._rows).splitlines()[-1], head=len(self._rows) == 1)
-        elif self._clock() - self._last_line >= LINE_EVERY_S:
+            self._print_epoch(event)
+        elif isinstance(event, StepEvent) and self._clock() - self._last_line >= LINE_EVERY_S:
             self._last_line = self._clock()
             self._print(step_line(event, self._epochs))
 
-    def _print(self, text: str, head: bool = False) -> None:
-        if head:
-            self._output.write("\n".join(epoch_table(self._rows).splitlines()[:-1]) + "\n")
+    def _print_epoch(self, event: EpochEvent) -> None:
+        if self._rows and event.epoch <= self._rows[-1].epoch:
+            return  # a restart repeats what was not in its checkpoint; the table shows it once
+        self._rows.append(event)
+        lines = epoch_table(self._rows).splitlines()
+        for line in lines if len(self._rows) == 1 else lines[-1:]:
+            self._print(line)
+
+    def _print(self, text: str) -> None:
         self._output.write(text + "\n")
         self._output.flush()
 
@@ -129,8 +165,27 @@ def step_line(event: StepEvent, epochs: int) -> str:
     """One progress line, with the time left at the present speed."""
     return (
         f"  epoch {event.epoch}/{epochs}  step {event.step}/{event.total_steps}  loss {event.loss:.4f}  "
-        f"lr {event.learning_rate:.1e}  {event.examples_per_s:.1f} examples/s  {event.tokens_per_s:.0f} tokens/s"
+        f"lr {event.learning_rate:.1e}  {event.examples_per_s:.1f} examples/s  "
+        f"{event.tokens_per_s:.0f} tokens/s  {duration(event.seconds_left)} left"
     )
+
+
+def duration(seconds: float) -> str:
+    """A time for people, to two places.
+
+    >>> [duration(s) for s in (4.2, 75, 7500, 200_000)]
+    ['4 s', '1 min 15 s', '2 h 05 min', '2 d 07 h']
+    """
+    whole = round(seconds)
+    for limit, unit, part, part_unit in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= limit:
+            width = 2 if unit != "min" else 1
+            return f"{whole // limit} {unit} {whole % limit // part:0{width}d} {part_unit}"
+    return f"{whole} s"
 
 
 def epoch_table(rows: list[EpochEvent]) -> str:

@@ -2,176 +2,241 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import secrets
 import sys
-import threading
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any
 
 import ray
-import ray.train
-from ray.train.torch import TorchTrainer
 
-from cluster.cards import ModelCard, ModelKind, Parity, folder_sha256, new_model_id
+from cluster.cards import ModelCard, Parity, new_model_id, slug
 from cluster.connection import connect
-from cluster.errors import HamletError, JobFailed
-from cluster.references import resolve_model
+from cluster.errors import Conflict, JobFailed, NotFound
+from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.registry import Registry
 from cluster.settings import settings
-from cluster.storage import delete_folder, local_folder, storage_uri
-from training.classification import prepare_classification
-from training.config import FinetuneConfig, TaskName
-from training.examples import Dataset
+from cluster.storage import delete_folder, storage_uri
+from training.checkpoints import (
+    FoundCheckpoint,
+    delete_others,
+    newest_complete,
+    require_same_run,
+    require_world_size,
+)
+from training.config import FinetuneConfig
 from training.export import exports_adapter
-from training.loop import LoopInputs, LoopResult, train_loop
+from training.fit import Fit
+from training.job_record import JobRecord
+from training.loop import LoopInputs, LoopResult
+from training.model_card import make_card, measured, readme
 from training.modules import pad_token_id
-from training.parity import ParityInputs, check_parity
-from training.progress import EventLog, MetricsFile, PlainProgress, watch
-from training.sft import prepare_sft
-from training.sources import Rows, load_rows
-from training.workers import torch_config
+from training.parity import ParityInputs, check_adapter, check_parity
+from training.plots import plot_run
+from training.prepare import Prepared, prepare
+from training.progress import AdapterEvent, EventLog, PlainProgress, Sink
+from training.run_folder import RunFolder
+from training.tensorboard import TensorBoard
 
-log = logging.getLogger(__name__)
+
+class RunPaused(Exception):
+    """The run was asked to stop, and has saved a checkpoint from which the same command goes on."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Everything known before a worker starts."""
+class Identity:
+    """What a run is called. With a job, all of it follows from the job's id, so that the same command resumes."""
 
-    rows: Rows
-    dataset: Dataset
-    tokenizer: Any
+    run_name: str
+    model_id: str
+    job_id: str | None = None
+    resumes: bool = False
 
+    @property
+    def run_uri(self) -> str:
+        return storage_uri("runs", self.run_name)
 
-def prepare(config: FinetuneConfig) -> Prepared:
-    """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(config.model), local_files_only=True)
-    rows = load_rows(config.data)
-    if config.task is TaskName.CLASSIFICATION:
-        dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
-    else:
-        dataset = prepare_sft(rows, tokenizer, config.max_length_tokens)
-    return Prepared(rows, dataset, tokenizer)
+    @property
+    def export_uri(self) -> str:
+        return storage_uri("models", self.model_id.replace(":", "-"))
 
 
-def run(config: FinetuneConfig) -> ModelCard:
-    """Train, prove, register. Returns the card; raises a HamletError in one sentence otherwise."""
-    started = time.monotonic()
+def identity_of(
+    config: FinetuneConfig, *, job: str | None = None, run_name: str | None = None, resume: str | None = None
+) -> Identity:
+    """The names of a run, from what the command line was given; at most one of the three.
+
+    Raises Conflict for a `run_name` that was used before, NotFound for a `resume` that was not.
+    """
+    organization, suffix = settings().organization, config.output.suffix
+    if job is not None:
+        model_id = f"ft:{slug(config.model)}:{organization}:{suffix}:{job[-8:]}"
+        return Identity(job, model_id, job, resumes=True)
+    model_id = new_model_id(config.model, organization, suffix)
+    if resume is not None:
+        identity = Identity(resume, model_id, resumes=True)
+        if newest_complete(identity.run_uri)[0] is None:
+            raise NotFound(f"the run {resume} has no complete checkpoint in {identity.run_uri}", "resume")
+        return identity
+    identity = Identity(run_name or f"{config.name}-{secrets.token_hex(4)}", model_id)
+    if RunFolder(identity.run_name).exists() or newest_complete(identity.run_uri)[0] is not None:
+        raise Conflict(
+            f"the run {identity.run_name} exists already; go on with it by --resume {identity.run_name}, or "
+            "choose another name",
+            "run",
+        )
+    return identity
+
+
+def run(config: FinetuneConfig, identity: Identity | None = None) -> ModelCard:
+    """Train, prove, register. Returns the card; raises a HamletError in one sentence otherwise.
+
+    Raises RunPaused when it was asked to stop by SIGTERM.
+    """
+    identity = identity or identity_of(config)
+    checkpoint = _checkpoint_to_resume(config, identity)
     prepared = prepare(config)
-    connect()
-    _say(_opening(config, prepared))
-    run_name = f"{config.name}-{secrets.token_hex(4)}"
-    model_id = new_model_id(config.model, settings().organization, config.output.suffix)
-    export_uri = storage_uri("models", model_id.replace(":", "-"))
-    event_log = ray.remote(num_cpus=0)(EventLog).remote()
-    inputs = LoopInputs(
-        config, ray.put(prepared.dataset), pad_token_id(prepared.tokenizer), export_uri, event_log
-    )
-    result = _train(config, inputs, run_name)
-    _say("checking the exported model in a fresh process")
-    conversations = [row.columns["messages"] for row in prepared.rows.validation if "messages" in row.columns]
-    # Never run twice in one process: a reused worker would not prove a fresh load.
-    check = ray.remote(num_cpus=1, max_calls=1)(check_parity)
-    parity = ray.get(check.remote(ParityInputs(config, inputs.dataset, export_uri, result, conversations)))
-    if not parity.passed:
-        delete_folder(export_uri)
-        raise JobFailed(f"the model is not registered: {parity.detail}")
-    card = _card(config, prepared, result, parity, model_id, export_uri)
-    registry = Registry()
-    registry.register(card)
-    if config.output.alias:
-        registry.promote(config.output.alias, card.id)
-    _say(_closing(card, config, result, time.monotonic() - started))
-    return card
-
-
-def _train(config: FinetuneConfig, inputs: LoopInputs, run_name: str) -> LoopResult:
-    use_gpu = config.scaling.use_gpu
-    if use_gpu is None:
-        use_gpu = ray.cluster_resources().get("GPU", 0) >= config.scaling.num_workers
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config=inputs,
-        torch_config=torch_config(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.scaling.num_workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": config.scaling.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
-        ),
-        run_config=ray.train.RunConfig(
-            name=run_name,
-            storage_path=storage_uri("runs"),
-            failure_config=ray.train.FailureConfig(max_failures=config.scaling.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    sinks = [
-        MetricsFile(settings().home_dir / "runs" / run_name / "metrics.jsonl"),
-        PlainProgress(config.epochs, sys.stdout),
-    ]
-    done = threading.Event()
-    watcher = threading.Thread(target=watch, args=(inputs.event_log, done.is_set, sinks), daemon=True)
-    watcher.start()
+    folder = RunFolder(identity.run_name)
+    folder.open(config)
     try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as exc:
-        raise _explain(exc) from exc
+        connect()
+        return _Run(config, identity, prepared, folder).run(checkpoint)
     finally:
-        done.set()
-        watcher.join(timeout=10)
-    value = result.return_value
-    if not isinstance(value, LoopResult):
-        raise JobFailed(f"the run {run_name} ended without a result; see `ray job logs`")
-    return value
+        folder.close()
 
 
-def _explain(exc: Exception) -> HamletError:
-    """The first worker's own error, with its rank, in place of a page of traces."""
-    failures: dict[int, Exception] = getattr(exc, "worker_failures", {})
-    for rank, failure in sorted(failures.items()):
-        cause = getattr(failure, "cause", None) or failure.__cause__ or failure
-        if isinstance(cause, HamletError):
-            return cause
-        return JobFailed(f"worker {rank} failed: {type(cause).__name__}: {cause}")
-    return JobFailed(f"training failed: {exc}")
+def _checkpoint_to_resume(config: FinetuneConfig, identity: Identity) -> FoundCheckpoint | None:
+    if not identity.resumes:
+        return None
+    found, passed_over = newest_complete(identity.run_uri)
+    for name in passed_over:
+        _say(f"warning: the checkpoint {name} is not complete and is passed over")
+    if found is not None:
+        require_same_run(found.marker, config.model_dump(mode="json"), config.global_batch_size)
+        require_world_size(found.marker, config.scaling.num_workers, config.scaling.zero_stage)
+    if config.early_stopping_patience is None:  # else an older one may be the best, and is gone back to
+        delete_others(identity.run_uri, found)
+    return found
 
 
-def _card(
-    config: FinetuneConfig,
-    prepared: Prepared,
-    result: LoopResult,
-    parity: Parity,
-    model_id: str,
-    export_uri: str,
-) -> ModelCard:
-    template = prepared.tokenizer.chat_template if config.task is TaskName.SFT else None
-    adapter = exports_adapter(config)
-    return ModelCard(
-        id=model_id,
-        kind=ModelKind.GENERATOR if config.task is TaskName.SFT else ModelKind.CLASSIFIER,
-        base_model=config.model,
-        weights_uri=export_uri,
-        is_adapter=adapter,
-        lora_rank=config.lora.rank if adapter else None,
-        chat_template=template,
-        chat_template_sha256=hashlib.sha256(template.encode()).hexdigest() if template else None,
-        labels=prepared.dataset.labels,
-        is_pair=bool(prepared.dataset.train[0].segment_ids),
-        max_length_tokens=config.max_length_tokens,
-        config_sha256=hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
-        data_sha256=prepared.rows.sha256,
-        code_version=version("hamlet"),
-        metrics={"validation_loss": result.validation_loss, **result.metrics},
-        trained_tokens=result.trained_tokens,
-        parity=parity,
-        file_sha256=folder_sha256(local_folder(export_uri)),
-    )
+class _Run:
+    """The parts of one run that share its names, data and folder."""
+
+    def __init__(
+        self, config: FinetuneConfig, identity: Identity, prepared: Prepared, folder: RunFolder
+    ) -> None:
+        self._config, self._identity = config, identity
+        self._prepared, self._folder = prepared, folder
+        self._dataset_ref = ray.put(prepared.dataset)
+        self._record = (
+            JobRecord(identity.job_id, self._adapter_card, FineTuningJobs()) if identity.job_id else None
+        )
+
+    def run(self, checkpoint: FoundCheckpoint | None) -> ModelCard:
+        started = time.monotonic()
+        self._say(f"run {self._identity.run_name}")
+        self._say(_opening(self._config, self._prepared))
+        result = self._train(checkpoint)
+        if result.is_paused:
+            raise RunPaused(
+                f"paused at step {result.steps}; the checkpoint is complete, and the run goes on with "
+                f"{self._resume_command()}"
+            )
+        self._say("checking the exported model in a fresh process")
+        card = self._prove(result)
+        self._write_folder(card, result)
+        self._register(card, result)
+        _say(_closing(card, self._config, result, time.monotonic() - started))
+        return card
+
+    def _train(self, checkpoint: FoundCheckpoint | None) -> LoopResult:
+        event_log = ray.remote(num_cpus=0)(EventLog).remote(self._config.scaling.hang_timeout_s)
+        # Each epoch's adapter is small and can be served at once; whole weights would fill the storage.
+        adapters = self._record is not None and exports_adapter(self._config)
+        inputs = LoopInputs(
+            self._config,
+            self._dataset_ref,
+            pad_token_id(self._prepared.tokenizer),
+            self._identity.run_uri,
+            self._identity.export_uri,
+            event_log,
+            resume_uri=checkpoint.uri if checkpoint else None,
+            adapter_uri=f"{self._identity.export_uri}-ckpt-step-" if adapters else None,
+        )
+        board = TensorBoard(self._folder.path)
+        sinks: list[Sink] = [
+            self._folder.write_event,
+            PlainProgress(self._config.epochs, sys.stdout),
+            board,
+            *([self._record] if self._record else []),
+        ]
+        try:
+            # One folder per attempt: what another one left half written is never mixed with ours.
+            return Fit(self._config, inputs, f"attempt-{secrets.token_hex(4)}", sinks).run()
+        finally:
+            board.close()
+            if self._record is not None:
+                self._record.drain()
+
+    def _prove(self, result: LoopResult) -> ModelCard:
+        inputs = self._parity_inputs(self._identity.export_uri, result)
+        # Never run twice in one process: a reused worker would not prove a fresh load.
+        check = ray.remote(num_cpus=1, max_calls=1)(check_parity)
+        parity: Parity = ray.get(check.remote(inputs))
+        if not parity.passed:
+            delete_folder(self._identity.export_uri)
+            raise JobFailed(f"the model is not registered: {parity.detail}", code="parity_failed")
+        metrics = {"validation_loss": result.validation_loss, **result.metrics}
+        return self._card(
+            self._identity.model_id, self._identity.export_uri, metrics, result.trained_tokens, parity
+        )
+
+    def _register(self, card: ModelCard, result: LoopResult) -> None:
+        if self._identity.job_id is None:
+            Registry().register(card)
+        elif not FineTuningJobs().succeed(self._identity.job_id, card, result.trained_tokens):
+            delete_folder(self._identity.export_uri)
+            raise JobFailed(f"the job {self._identity.job_id} had ended before; its model is not registered")
+        if self._config.output.alias:
+            Registry().promote(self._config.output.alias, card.id)
+
+    def _write_folder(self, card: ModelCard, result: LoopResult) -> None:
+        self._folder.write_json("measured.json", measured(result))
+        plots = plot_run(self._folder.events(), self._folder.path)
+        text = readme(card, self._config, self._prepared, result, plots)
+        (self._folder.path / "README.md").write_text(text, encoding="utf-8")
+
+    def _adapter_card(self, event: AdapterEvent) -> ModelCard:
+        """The card of an epoch's adapter, `<model>:ckpt-step-N`."""
+        parity = check_adapter(self._parity_inputs(event.uri), self._prepared.dataset)
+        model_id = f"{self._identity.model_id}:ckpt-step-{event.step}"
+        return self._card(model_id, event.uri, event.metrics, 0, parity)
+
+    def _card(
+        self, model_id: str, uri: str, metrics: dict[str, float], trained_tokens: int, parity: Parity
+    ) -> ModelCard:
+        return make_card(
+            self._config,
+            self._prepared,
+            model_id=model_id,
+            weights_uri=uri,
+            metrics=metrics,
+            trained_tokens=trained_tokens,
+            parity=parity,
+        )
+
+    def _parity_inputs(self, uri: str, result: LoopResult | None = None) -> ParityInputs:
+        rows = self._prepared.validation_rows
+        return ParityInputs(self._config, self._dataset_ref, uri, result, rows)
+
+    def _resume_command(self) -> str:
+        if self._identity.job_id is not None:
+            return f"--job {self._identity.job_id}"
+        return f"--resume {self._identity.run_name}"
+
+    def _say(self, text: str) -> None:
+        _say(text)
+        if self._record is not None:
+            self._record.say(text)
 
 
 def _opening(config: FinetuneConfig, prepared: Prepared) -> str:

@@ -1,37 +1,97 @@
-"""The supervised fine-tuning task: chat rows -> a model that answers like them.
+"""The supervised fine-tuning task: chat rows, prompts with completions, or plain text -> a model that writes so.
 
 No torch here: the loss lives in `training/modules.py`.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster.errors import DataError
-from training.chat import check_messages, encode, render
-from training.examples import Dataset, Example
-from training.sources import Row, Rows
+from training.chat import Segment, encode, render
+from training.chat_rows import chat_faults
+from training.examples import IGNORE, Dataset, Example
+from training.faults import Fault, raise_first, text_fault
+from training.row_files import Row
+from training.sources import Rows
+
+FORM_KEYS = ("messages", "prompt", "completion", "text")
+
+
+def sft_faults(columns: Mapping[str, Any]) -> Iterator[Fault]:
+    """Everything wrong with one row, in whichever of the three forms it is."""
+    form = row_form(columns)
+    if form == "messages":
+        yield from chat_faults(columns)
+    elif form == "prompt":
+        yield from text_fault(columns, "prompt", may_be_empty=True)
+        yield from text_fault(columns, "completion")
+    elif form == "text":
+        yield from text_fault(columns, "text")
+    else:
+        found = ", ".join(map(str, columns)) or "no key"
+        near = [m for key in columns for m in difflib.get_close_matches(str(key), FORM_KEYS, n=1)]
+        remedy = f"did you mean {near[0]}?" if near else "write messages, or prompt and completion, or text"
+        yield Fault(f"a row needs messages, prompt and completion, or text; it has {found}", remedy)
+
+
+def row_form(columns: Mapping[str, Any]) -> str | None:
+    """`messages`, `prompt` or `text`: the form of a row; None for none of them."""
+    if columns.get("messages") is not None:
+        return "messages"
+    if "prompt" in columns or "completion" in columns:
+        return "prompt"
+    return next((form for form in ("text", "messages") if form in columns), None)
+
+
+def encode_row(columns: Mapping[str, Any], tokenizer: Any) -> Example:
+    """Token ids and labels of a checked row, of any length.
+
+    Chat rows go through the model's template. Prompts, completions and text are written as they stand, as
+    `/v1/completions` reads them: behind the tokenizer's own beginning, closed by the end token. Of a prompt
+    with its completion the completion is trained, of a text all.
+    """
+    if row_form(columns) == "messages":
+        return encode(render(columns["messages"], tokenizer, columns.get("tools")), tokenizer)
+    if row_form(columns) == "prompt":
+        prompt, text = columns["prompt"], columns["completion"]
+    else:
+        prompt, text = "", columns["text"]
+    segments = [
+        Segment(prompt, is_trained=False),
+        Segment(text + (tokenizer.eos_token or ""), is_trained=True),
+    ]
+    return encode(segments, tokenizer, _beginning(tokenizer))
+
+
+def encode_pieces(columns: Mapping[str, Any], tokenizer: Any, max_length_tokens: int) -> list[Example]:
+    """The examples that a checked row becomes: none, one, or the pieces of a long text.
+
+    A chat or completion that does not fit is left out: cut in its answer it would teach the model never to
+    stop, and cut before that it teaches nothing. A plain text is cut into pieces instead.
+    """
+    example = encode_row(columns, tokenizer)
+    if row_form(columns) == "text":
+        return [piece for piece in _pieces(example, max_length_tokens) if piece.num_targets]
+    return [example] if fits(example, max_length_tokens) else []
 
 
 def prepare_sft(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset:
-    """Render and tokenise rows; rows that do not fit whole are left out, and told.
-
-    A row cut in its answer would teach the model never to stop, and one cut before it teaches nothing.
-    """
-    if not tokenizer.chat_template:
-        raise DataError("the base model has no chat template; use an instruct model for sft", "model")
-    train = _encode_all(rows.train, "training", tokenizer, max_length_tokens)
-    validation = _encode_all(rows.validation, "validation", tokenizer, max_length_tokens)
+    """Render and tokenise rows; rows that do not fit whole are left out, and told."""
+    train, left_out = _encode_all(rows.train, "training", tokenizer, max_length_tokens)
+    validation, left_out_too = _encode_all(rows.validation, "validation", tokenizer, max_length_tokens)
     notices = [
-        f"{len(all_rows) - len(kept)} of {len(all_rows)} {what} rows are left out: longer than "
+        f"{number} of {len(all_rows)} {what} rows are left out: longer than "
         f"{max_length_tokens} tokens, or without a trained answer"
-        for what, all_rows, kept in (
-            ("training", rows.train, train),
-            ("validation", rows.validation, validation),
+        for what, all_rows, number in (
+            ("training", rows.train, left_out),
+            ("validation", rows.validation, left_out_too),
         )
-        if len(kept) < len(all_rows)
+        if number
     ]
     return Dataset(train, validation, (), tuple(notices))
 
@@ -39,6 +99,11 @@ def prepare_sft(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset:
 def fits(example: Example, max_length_tokens: int) -> bool:
     """Whether a row is used: it fits whole, and some of it is trained."""
     return len(example.input_ids) <= max_length_tokens and example.num_targets > 0
+
+
+def require_template(tokenizer: Any) -> None:
+    if not tokenizer.chat_template:
+        raise DataError("the base model has no chat template; use an instruct model for chat rows", "model")
 
 
 def sft_metrics(loss: float) -> dict[str, float]:
@@ -50,20 +115,45 @@ def sft_metrics(loss: float) -> dict[str, float]:
     return {"perplexity": math.exp(min(loss, 700.0))}
 
 
-def _encode_all(rows: Sequence[Row], what: str, tokenizer: Any, max_length_tokens: int) -> list[Example]:
-    examples = []
+def _encode_all(
+    rows: Sequence[Row], what: str, tokenizer: Any, max_length_tokens: int
+) -> tuple[list[Example], int]:
+    """The examples of all rows, and how many rows gave none."""
+    examples: list[Example] = []
+    left_out = 0
     for row in rows:
-        where = f"{what} file, line {row.line}"
-        messages = check_messages(row.columns.get("messages"), where)
+        raise_first((replace(fault, line=row.line) for fault in sft_faults(row.columns)), _place(what, row))
+        if row_form(row.columns) == "messages":
+            require_template(tokenizer)
         try:
-            example = encode(render(messages, tokenizer), tokenizer)
+            pieces = encode_pieces(row.columns, tokenizer, max_length_tokens)
         except DataError as exc:
-            raise DataError(f"{where}: {exc.message}", exc.param) from exc
-        if fits(example, max_length_tokens):
-            examples.append(example)
+            raise DataError(f"{_place(what, row)}, line {row.line}: {exc.message}", exc.param) from exc
+        left_out += not pieces
+        examples += pieces
     if not examples:
         raise DataError(
             f"no {what} row has a trained token within {max_length_tokens} tokens; raise max_length_tokens",
             "max_length_tokens",
         )
-    return examples
+    return examples, left_out
+
+
+def _place(what: str, row: Row) -> str:
+    return f"{what} file {row.file}" if row.file else f"{what} file"
+
+
+def _beginning(tokenizer: Any) -> list[int]:
+    """The ids that the tokenizer puts before every text by itself, such as a begin token."""
+    bare, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    start = next((i for i in range(len(whole)) if list(whole[i : i + len(bare)]) == list(bare)), 0)
+    return list(whole[:start])
+
+
+def _pieces(example: Example, size: int) -> list[Example]:
+    ids, labels = example.input_ids, example.labels
+    # The first token of a piece has nothing before it to be predicted from.
+    return [
+        Example(ids[start : start + size], [IGNORE, *labels[start + 1 : start + size]], [])
+        for start in range(0, len(ids), size)
+    ]

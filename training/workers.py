@@ -28,9 +28,13 @@ class _InterfaceTorchConfig(TorchConfig):
         return _InterfaceBackend
 
 
-def torch_config() -> TorchConfig:
-    """Ray Train's torch configuration with the interface chosen on each worker."""
-    return _InterfaceTorchConfig()
+def torch_config(hang_timeout_s: float) -> TorchConfig:
+    """Ray Train's torch configuration with the interface chosen on each worker.
+
+    A collective that a rank does not come to fails on the others after `hang_timeout_s`, which restarts
+    the workers from their last checkpoint.
+    """
+    return _InterfaceTorchConfig(timeout_s=max(1, round(hang_timeout_s)))
 
 
 def _choose_interface() -> None:

@@ -1,7 +1,7 @@
 """Makes the handbook example: one facts file becomes documents to retrieve and questions to train and test.
 
-Owns how `facts.yaml` becomes `docs/*.md`, `train.jsonl`, `validation.jsonl` and `test.jsonl`, and the rules
-that make right answers exact. Owns no fact, question or prose: those stand in `facts.yaml`. Nothing here
+Owns how `facts.yaml` becomes `docs/*.md`, `*.jsonl`, and the rules that
+make right answers exact. Owns no fact, question or prose: those stand in `facts.yaml`. Nothing here
 depends on time, machine or hash order, so the same facts always give the same bytes.
 
     python examples/handbook/make.py            # write the files
@@ -112,6 +112,26 @@ def validation_rows(handbook: Handbook) -> list[dict[str, Any]]:
     return [chat(fact.validation, fact.reply) for fact in handbook.taught]
 
 
+def section_of(document: Document, fact: Fact) -> str:
+    """The passage a question about a fact should find: its section, under its heading."""
+    statements = {other.id: other.statement for other in document.facts}
+    rendered = ((s.heading, s.text.strip().format_map(statements)) for s in document.sections)
+    return next(f"{heading}\n{text}" for heading, text in rendered if fact.statement in text)
+
+
+def pair_rows(handbook: Handbook, *, validation: bool) -> list[dict[str, Any]]:
+    """Questions with the passage that answers them, of taught facts, to tune an embedder with."""
+    rows = [
+        {"query": question, "passage": section_of(document, fact)}
+        for document in handbook.documents
+        for fact in document.facts
+        if fact.taught
+        for question in ([fact.validation] if validation else fact.ask)
+    ]
+    random.Random(SEED).shuffle(rows)
+    return rows
+
+
 def test_rows(handbook: Handbook) -> list[dict[str, Any]]:
     """Facts in the order of the documents, then the questions that have no answer, with `answer` null."""
     rows: list[dict[str, Any]] = []
@@ -213,6 +233,8 @@ def generate(handbook: Handbook) -> dict[str, str]:
         "train": train_rows(handbook),
         "validation": validation_rows(handbook),
         "test": test_rows(handbook),
+        "pairs": pair_rows(handbook, validation=False),
+        "pairs-validation": pair_rows(handbook, validation=True),
     }
     return pages | {
         f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

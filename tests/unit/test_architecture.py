@@ -42,9 +42,14 @@ NAMES_WITHOUT_A_NOUN = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 # Where an unknown exception may end. Elsewhere a broad handler must raise it again.
 BOUNDARIES = {
+    "training/fit.py::_fit": "the thread that trains: whatever ends it is raised again in the one that waits",
     "retrieval/edge_store.py::_translated": "the engine raises nothing but bare Exception",
     "serving/requests.py::__call__": "the request: whatever is left becomes a 500 with the request's id",
+    "serving/conductor.py::_round": "the background round: the fault is logged and the next round tries again",
     "serving/batching.py::_run_batch": "the background task: the fault is told to each waiting request",
+    "serving/vector_store_work.py::run": "the background work: it is logged, and the next item is tried",
+    "serving/vector_store_work.py::run_one": "the background work: the file is marked as failed",
+    "serving/vector_store_work.py::renew": "the lease's thread: it is logged, and the next turn tries again",
     "serving/chat.py::guarded": "the stream: the fault becomes an error object inside it",
 }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cluster.settings import settings
 
 
 class FakeService:
@@ -18,6 +20,7 @@ class FakeService:
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
+        self.answer: Callable[[dict[str, Any]], str] | None = None  # from a request, in place of `texts`
         self.refusals: deque[tuple[int, dict[str, str]]] = deque()
         self.num_served_before_failing: int | None = None
         self.asked: list[tuple[str, str]] = []  # (model, question), answered ones only
@@ -49,17 +52,20 @@ class FakeService:
 
     def chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The stream of one answer: two pieces of text, then citations and extension, then the usage."""
-        text = self.texts.get(body["messages"][-1]["content"], "I do not know.")
+        question = body["messages"][-1]["content"]
+        text = self.answer(body) if self.answer else self.texts.get(question, "I do not know.")
         yield self._chunk(body, {"role": "assistant", "content": text[:3]})
         yield self._chunk(body, {"content": text[3:]})
         if body["model"].endswith("+rag"):
             note = {"type": "file_citation", "index": 1, "file_citation": {"filename": "leave.md"}}
             hit = {"index": 1, "filename": "leave.md", "score": 0.7, "text": "27 days"}
-            extension = {"route": "rag", "hits": [hit], "stage_ms": {"search": 1.5, "generate": 20.0}}
+            route = "tuned+rag" if body["model"].startswith("ft:") else "rag"
+            extension = {"route": route, "hits": [hit], "stage_ms": {"search": 1.5, "generate": 20.0}}
             last = self._chunk(body, {"annotations": [note]}, "stop")
             yield last | {"hamlet": extension}
         else:
-            yield self._chunk(body, {}, "stop") | {"hamlet": {"route": "plain", "hits": [], "stage_ms": {}}}
+            route = "tuned" if body["model"].startswith("ft:") else "plain"
+            yield self._chunk(body, {}, "stop") | {"hamlet": {"route": route, "hits": [], "stage_ms": {}}}
         usage = {"prompt_tokens": 20, "completion_tokens": 4, "total_tokens": 24}
         yield self._chunk(body, None) | {"usage": usage}
 
@@ -103,6 +109,13 @@ class FakeService:
                 """Nothing: the tests look at `asked`."""
 
         return Handler
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state of its own: reports, registry and keys."""
+    monkeypatch.setenv("HAMLET_HOME", str(tmp_path / "home"))
+    settings.cache_clear()
 
 
 @pytest.fixture

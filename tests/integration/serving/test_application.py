@@ -113,6 +113,21 @@ def test_embeddings_through_the_official_client(client: openai.OpenAI) -> None:
         client.embeddings.create(model="minilm", input=["fine", "word " * 600])
 
 
+def test_a_file_in_a_vector_store_is_read_searched_and_answered_from(client: openai.OpenAI) -> None:
+    store = client.vector_stores.create(name="trips")
+    file = client.vector_stores.files.upload_and_poll(
+        vector_store_id=store.id, file=("agency.md", b"Flights are arranged by the travel agency Bluefin.")
+    )
+    assert (file.status, file.last_error) == ("completed", None)
+    page = client.vector_stores.search(store.id, query=QUESTION)
+    assert "Bluefin" in page.data[0].content[0].text
+    tool = {"type": "file_search", "vector_store_ids": [store.id]}
+    answer = ask(client, "smollm2", QUESTION, tools=[tool])
+    assert (answer.model_extra or {})["hamlet"]["hits"][0]["file_id"] == file.id
+    assert "vs_handbook" in [listed.id for listed in client.vector_stores.list()]
+    client.vector_stores.delete(store.id)
+
+
 def test_generation_ends_when_the_client_leaves(base_url: str, client: openai.OpenAI) -> None:
     body = {
         "model": "smollm2",

@@ -29,6 +29,7 @@ STAGES = [0, 2, 3]
 # Five steps of 8 rows and one of 3, in which a rank is left without rows for its second micro-batch.
 NUM_ROWS = 43
 LABELS = ("a", "b")
+TASKS = (TaskName.CLASSIFICATION, TaskName.SFT)
 
 
 def examples_of(task: TaskName) -> list[Example]:
@@ -74,8 +75,8 @@ class Run:
         self.rows = examples_of(task)
         self.plan = plan_epoch(
             [len(row.input_ids) for row in self.rows],
+            global_batch_size=self.config.global_batch_size,
             micro_batch_size=micro,
-            gradient_accumulation_steps=accumulation,
             world_size=workers,
             seed=1,
             epoch=0,
@@ -113,7 +114,7 @@ class Run:
 
 def compare_cuts(folder: Path, workers: int) -> None:
     """Losses, norms and final weights of every task, cut and stage; exports of the runs of two workers."""
-    for task in TaskName:
+    for task in TASKS:
         for cut in [cut for cut in CUTS if cut[2] == workers]:
             for stage in STAGES:
                 run = Run(folder, task, Method.FULL, cut, stage)
@@ -136,7 +137,7 @@ def export(folder: Path, run: Run, name: str) -> None:
 
 
 def export_adapters(folder: Path) -> None:
-    for task in TaskName:
+    for task in TASKS:
         for stage in (0, 3):
             run = Run(folder, task, Method.LORA, (2, 2, 2), stage)
             run.train()

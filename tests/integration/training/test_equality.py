@@ -19,6 +19,7 @@ from training.modules import reload_module
 
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 200.0
+TASKS = (TaskName.CLASSIFICATION, TaskName.SFT)
 REFERENCE = "8x1x1-0"
 OTHERS = [f"{cut}-{stage}" for cut in ("8x1x1", "2x4x1", "2x2x2") for stage in (0, 2, 3)][1:]
 
@@ -68,7 +69,7 @@ def load(path: Path) -> Any:
     return torch.load(path, weights_only=False)
 
 
-@pytest.mark.parametrize("task", list(TaskName))
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", OTHERS)
 def test_loss_and_gradient_do_not_depend_on_the_cut_or_the_stage(
     results: Path, task: TaskName, name: str
@@ -80,7 +81,7 @@ def test_loss_and_gradient_do_not_depend_on_the_cut_or_the_stage(
         assert other_norm == pytest.approx(norm, rel=1e-3)
 
 
-@pytest.mark.parametrize("task", list(TaskName))
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_weight_is_gathered_whole_and_ends_the_same(results: Path, task: TaskName, name: str) -> None:
     one, other = (load(results / f"{task}-{which}.pt")["state"] for which in (REFERENCE, name))
@@ -97,7 +98,7 @@ def test_the_first_loss_of_two_balanced_classes_is_near_ln_2(results: Path, name
     assert loss == pytest.approx(math.log(2), abs=0.05)
 
 
-@pytest.mark.parametrize("task", list(TaskName))
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("kind", ["2x2x2-0", "2x2x2-2", "2x2x2-3", "lora-0", "lora-3"])
 def test_an_export_does_what_the_engine_did(results: Path, task: TaskName, kind: str) -> None:
     found = load(results / f"{task}-{kind}.measured.pt")
@@ -114,7 +115,7 @@ def test_an_export_does_what_the_engine_did(results: Path, task: TaskName, kind:
 def test_a_resumed_engine_goes_on_bit_for_bit(results: Path, stage: int) -> None:
     found = load(results / f"resume-{stage}.pt")
     (steps, state), (resumed_steps, resumed_state) = found["undisturbed"], found["resumed"]
-    assert found["progress"] == {"epoch": 1, "world_size": 2}
+    assert found["progress"] == {"epoch": 1}
     assert resumed_steps == steps
     assert resumed_state.keys() == state.keys()
     assert all(torch.equal(resumed_state[key], weight) for key, weight in state.items())

@@ -26,7 +26,8 @@ from cluster.jobs import follow
 from cluster.registry import Registry
 from cluster.settings import settings
 from cluster.submission import submit, submit_command
-from training.run import _explain
+from training.checkpoints import newest_complete
+from training.fit import explain
 
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 120.0
@@ -150,9 +151,9 @@ def _assert_reloads(card: ModelCard) -> None:
 
 
 def _has_checkpoint(run_name: str) -> bool:
-    """Whether Ray Train lists one: the folder alone may be half written."""
-    lists = (settings().home_dir / "storage" / "runs").glob(f"{run_name}-*/checkpoint_manager_snapshot.json")
-    return any("epoch-" in file.read_text() for file in lists)
+    """Whether one is complete: the folder alone may be half written."""
+    runs = (settings().home_dir / "storage" / "runs").glob(f"{run_name}*")
+    return any(newest_complete(str(run))[0] for run in runs)
 
 
 def _kill_a_worker(head: HeadRecord, run_name: str) -> None:
@@ -174,12 +175,12 @@ def test_a_fault_on_a_worker_ends_the_run_with_its_rank_and_text(
     base.mkdir()
     for file in Path(classification["model"]).iterdir():
         (base / file.name).write_bytes(file.read_bytes()[: 100 if file.suffix == ".safetensors" else None])
-    config = write_config(classification, name="broken", model=str(base), scaling={"max_failures": 0})
+    config = write_config(classification, name="broken", model=str(base))
     process = start(config)
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 2, errors[-3000:]
     last = errors.strip().splitlines()[-1]
-    assert last.startswith("error: worker 0 failed: SafetensorError: ")
+    assert last.startswith(f"error: the weights in {base} cannot be read")
     assert "Traceback" not in last
     assert not any(card.base_model == str(base) for card in Registry().list())
 
@@ -207,7 +208,7 @@ class LostTraining(Exception):
 
 
 def test_the_first_rank_that_failed_is_named_with_its_own_words() -> None:
-    explained = _explain(LostTraining({1: ValueError("bad row 17")}))
+    explained = explain(LostTraining({1: ValueError("bad row 17")}))
     assert isinstance(explained, JobFailed)
     assert str(explained) == "worker 1 failed: ValueError: bad row 17"
 
@@ -215,4 +216,4 @@ def test_the_first_rank_that_failed_is_named_with_its_own_words() -> None:
 def test_an_error_of_ours_crosses_from_a_worker_unchanged() -> None:
     failure = RuntimeError("wrapped")
     failure.__cause__ = DataError("line 3: no label", "label")
-    assert _explain(LostTraining({0: failure})) is failure.__cause__
+    assert explain(LostTraining({0: failure})) is failure.__cause__

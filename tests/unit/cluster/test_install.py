@@ -20,9 +20,10 @@ def test_it_runs_before_anything_is_installed() -> None:
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, cwd="/")
 
 
-def test_torch_comes_first_and_the_tests_extra_last() -> None:
+def test_torch_comes_first_and_what_tests_need_last() -> None:
     assert [step.name for step in steps(has_gpu=False, extra=None)] == ["torch", "project", "vllm"]
-    assert [step.name for step in steps(has_gpu=True, extra="test")] == ["torch", "project", "vllm", "test"]
+    with_tests = [step.name for step in steps(has_gpu=True, extra="test")]
+    assert with_tests == ["torch", "project", "vllm", "test", "browser"]
 
 
 def test_vllms_picture_and_sound_packages_are_left_out_and_markers_kept() -> None:
@@ -64,6 +65,27 @@ def test_the_cpu_build_of_torch_is_tried_first_and_the_plain_one_taken_where_the
     assert asked == ["torch==2.13.0"]
 
 
+def test_chromium_is_asked_of_apt_only_where_there_is_none_and_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[tuple[str, ...]] = []
+    found = {"chromium"}
+    monkeypatch.setattr(install, "_run", lambda *command: ran.append(command))
+    monkeypatch.setattr(install.shutil, "which", lambda name: name if name in found else None)
+    monkeypatch.setattr(install.os, "geteuid", lambda: 0)
+    install.install_browser()
+    assert ran == []
+    found.clear()
+    with pytest.raises(StepFailed, match="install chromium with your system's packages"):
+        install.install_browser()
+    found.add("apt-get")
+    install.install_browser()
+    assert [command[1] for command in ran] == ["update", "install"]
+    monkeypatch.setattr(install.os, "geteuid", lambda: 1000)
+    with pytest.raises(StepFailed, match="needs root"):
+        install.install_browser()
+
+
 class Machine:
     """An environment in a temporary folder, with steps that only count how often they are done."""
 
@@ -76,7 +98,7 @@ class Machine:
         monkeypatch.setattr(install, "steps", lambda has_gpu, extra: self.steps)
         self.steps = [
             Step("torch", "torch", lambda: self.do("torch")),
-            Step("vllm", "vLLM", lambda: self.do("vllm"), is_optional=True),
+            Step("vllm", "vLLM", lambda: self.do("vllm"), instead="the transformers engine will generate"),
         ]
 
     def do(self, name: str) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from cluster.cards import ModelCard, ModelKind, Parity
-from cluster.errors import ConfigError, Conflict, NotFound, Unavailable
-from cluster.registry import Registry, open_database
-from cluster.settings import Settings
+from cluster.errors import Conflict, NotFound
+from cluster.registry import Registry
 
 MakeCard = Callable[..., ModelCard]
 
@@ -109,38 +105,67 @@ def test_promotions_at_once_all_succeed(registry: Registry, make_card: MakeCard)
     assert set(registry.aliases().values()) <= set(names)
 
 
-def test_processes_that_open_a_new_database_at_once_all_succeed(tmp_path: Path) -> None:
-    code = (
-        "import sys; from cluster.registry import open_database; from cluster.settings import Settings;"
-        "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline();"
-        f"open_database(Settings(database_url='sqlite:///{tmp_path}/new.db'))"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    for process in processes:
-        process.communicate("go\n")
-    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+def test_a_tenant_sees_its_own_models_and_the_shared_ones(registry: Registry, make_card: MakeCard) -> None:
+    registry.register(make_card(id="shared"))
+    registry.register(make_card(id="ours"), "us")
+    registry.register(make_card(id="theirs"), "them")
+    assert {card.id for card in registry.list(tenant="us")} == {"shared", "ours"}
+    assert registry.get("ours", "us").id == "ours"
+    with pytest.raises(NotFound, match="registered: ") as unknown:
+        registry.get("theirs", "us")
+    assert "theirs, " not in str(unknown.value)
+    assert len(registry.list()) == 3  # the operator sees all
 
 
-def test_a_url_that_is_none_is_refused_without_showing_it() -> None:
-    with pytest.raises(ConfigError, match="HAMLET_DATABASE_URL") as refused:
-        open_database(Settings(database_url="secret nonsense"))
-    assert "secret" not in str(refused.value)
+def test_two_tenants_have_an_alias_of_the_same_name(registry: Registry, make_card: MakeCard) -> None:
+    for name, tenant in (("ours", "us"), ("theirs", "them")):
+        registry.register(make_card(id=name), tenant)
+        registry.promote("prod", name, tenant)
+    assert registry.get("prod", "us").id == "ours"
+    assert registry.get("prod", "them").id == "theirs"
+    with pytest.raises(NotFound):
+        registry.promote("prod", "theirs", "us")
 
 
-def test_a_missing_driver_is_named() -> None:
-    with pytest.raises(ConfigError, match="pip install"):
-        open_database(Settings(database_url="mssql+pymssql://server/database"))
+def test_an_alias_rolls_back_and_forward_again(registry: Registry, make_card: MakeCard) -> None:
+    for name in ("one", "two"):
+        registry.register(make_card(id=name))
+        registry.promote("prod", name)
+    assert registry.roll_back("prod") == "one"
+    assert registry.get("prod").id == "one"
+    assert registry.roll_back("prod") == "two"
 
 
-def test_a_database_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(Unavailable, match=r"sqlite:///.*file/hamlet\.db cannot be opened"):
-        open_database(Settings(database_url=f"sqlite:///{tmp_path}/file/hamlet.db"))
+def test_an_alias_cannot_roll_back_to_a_model_that_is_deleted(
+    registry: Registry, make_card: MakeCard
+) -> None:
+    for name in ("one", "two"):
+        registry.register(make_card(id=name))
+        registry.promote("prod", name)
+    registry.delete("one")
+    with pytest.raises(Conflict, match="no other model"):
+        registry.roll_back("prod")
+    with pytest.raises(NotFound, match="no alias 'nobody'"):
+        registry.roll_back("nobody")
+
+
+def test_the_weights_of_a_deleted_model_are_noted_until_they_are_removed(make_card: MakeCard) -> None:
+    now = [1000.0]
+    registry = Registry(clock=lambda: now[0])
+    registry.register(make_card(id="one", weights_uri="/weights/one"))
+    registry.delete("one")
+    assert registry.retired_weights(older_than_s=60) == []
+    now[0] += 60
+    assert registry.retired_weights(older_than_s=60) == ["/weights/one"]
+    registry.forget_weights("/weights/one")
+    assert registry.retired_weights() == []
+
+
+def test_all_cards_are_read_once_and_again_only_what_is_new(registry: Registry, make_card: MakeCard) -> None:
+    registry.register(make_card(id="one"))
+    [(_, first)] = registry.owned()
+    registry.register(make_card(id="two"), "us")
+    assert {(tenant, card.id) for tenant, card in registry.owned()} == {("", "one"), ("us", "two")}
+    assert any(card is first for _, card in registry.owned())
+    registry.delete("one")
+    assert [card.id for _, card in registry.owned()] == ["two"]

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import DataError
-from evaluation.asking import Answer, AnswerLog, Request, requests_of
+from evaluation.answers import Answer, AnswerLog, Request
+from evaluation.compare import requests_of
 from evaluation.config import CompareConfig
 from evaluation.questions import Kind, Question
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ConfigError
-from evaluation.config import Weights, load_config
+from evaluation.config import CompareConfig, Weights, load_config, quick_form
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "compare-handbook.yaml"
 
@@ -18,8 +18,31 @@ def test_the_example_is_read_and_overridden() -> None:
 
 
 def test_weights_are_scaled_to_a_sum_of_one() -> None:
-    shares = Weights(customization=2, computational_cost=1, inference_time=1).shares
-    assert shares == {"customization": 0.5, "computational_cost": 0.25, "inference_time": 0.25}
+    given = dict.fromkeys(Weights.model_fields, 0.0) | {
+        "customization": 2,
+        "adaptability": 1,
+        "scalability": 1,
+    }
+    shares = Weights(**given).shares
+    assert sum(shares.values()) == 1
+    assert (shares["customization"], shares["adaptability"]) == (0.5, 0.25)
+
+
+def test_a_right_answer_counts_four_times_as_much_as_all_else_by_default() -> None:
+    shares = Weights().shares
+    assert shares["customization"] == pytest.approx(4 * (1 - shares["customization"]))
+
+
+def test_the_quick_form_trains_once_and_leaves_the_whole_report_alone() -> None:
+    whole = load_config(EXAMPLE, [])
+    quick = quick_form(whole)
+    assert quick.tuning is not None
+    assert len(quick.tuning.seeds) == 1
+    assert quick.data_dependency is None
+    assert quick.adaptability is not None
+    assert not quick.adaptability.retrain
+    assert quick.output != whole.output
+    assert CompareConfig.model_validate(quick.model_dump()) == quick
 
 
 @pytest.mark.parametrize(
@@ -27,7 +50,17 @@ def test_weights_are_scaled_to_a_sum_of_one() -> None:
     [
         ("colour=red", "colour"),
         ("concurrency=0", "concurrency"),
-        ("weights={customization: 0, computational_cost: 0, inference_time: 0}", "all 0"),
+        (
+            "weights={customization: 0, data_dependency: 0, computational_cost: 0, adaptability: 0, "
+            "inference_time: 0, scalability: 0}",
+            "all 0",
+        ),
+        ("tuning=", "cells"),
+        ("tuning.seeds=[1, 1]", "repeat"),
+        ("documents=", "documents"),
+        ("training=", "training"),
+        ("data_dependency.shares=[1.5]", "shares"),
+        ("adaptability.colour=red", "colour"),
         ("system_prompts.router=Answer.", "router"),
         ("concurrency", "form key=value"),
         ("name.first=x", "not a section"),

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from evaluation.config import load_config
 from evaluation.metrics import (
     Failure,
     abstains,
@@ -11,11 +14,14 @@ from evaluation.metrics import (
     exact_match,
     fabricates,
     failure,
+    has_form,
     normalise,
     number_within,
     numbers,
     token_f1,
 )
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "compare-handbook.yaml"
 
 
 def test_normalising_drops_case_punctuation_articles_and_spaces() -> None:
@@ -104,3 +110,17 @@ def test_a_retrieval_miss_is_told_from_a_generation_error() -> None:
     assert failure(False, True, ["leave.md"], "leave.md") is Failure.GENERATION_ERROR
     assert failure(False, False, [], "leave.md") is Failure.NOT_RETRIEVED
     assert failure(True, True, ["travel.md"], "leave.md") is Failure.NONE
+
+
+def test_the_form_is_that_of_the_whole_answer() -> None:
+    assert has_form("It is 27.", "[^.]+[.]")
+    assert not has_form("It is 27. Ask HR.", "[^.]+[.]")
+    assert has_form(" It is 27.\n", "[^.]+[.]"), "space around it is not the answer's"
+
+
+def test_the_examples_form_is_one_whole_sentence() -> None:
+    form = load_config(EXAMPLE, []).form
+    assert form is not None
+    assert has_form("The measuring room is kept at 20.6 degrees Celsius.", form.pattern)
+    for other in ("It is 27. Ask HR.", "It is 27", "A list:\n1. one.", ""):
+        assert not has_form(other, form.pattern), other

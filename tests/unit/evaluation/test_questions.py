@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import DataError
-from evaluation.questions import Kind, check_leakage, load_questions
+from evaluation.questions import GENERAL_QUESTIONS, Kind, check_leakage, limited, load_questions
 
 ROW: dict[str, Any] = {
     "id": "a",
@@ -30,7 +30,7 @@ def chat(question: str) -> dict[str, Any]:
 
 def test_the_example_questions_are_read_and_none_is_in_the_training_file() -> None:
     questions = load_questions(HANDBOOK / "test.jsonl")
-    assert {question.kind for question in questions} == set(Kind)
+    assert {question.kind for question in questions} == set(Kind) - {Kind.GENERAL}
     check_leakage(questions, HANDBOOK / "train.jsonl")
 
 
@@ -77,3 +77,20 @@ def test_a_line_that_is_not_json_and_a_file_that_is_not_there_are_named(tmp_path
     path.write_text("\n")
     with pytest.raises(DataError, match="no questions"):
         load_questions(path)
+
+
+def test_a_limit_takes_questions_of_each_kind_spread_over_the_file() -> None:
+    questions = load_questions(HANDBOOK / "test.jsonl")
+    chosen = limited(questions, 3)
+    assert [sum(question.kind is kind for question in chosen) for kind in Kind] == [3, 3, 3, 3, 0]
+    taught = [question.id for question in questions if question.kind is Kind.TAUGHT]
+    places = [taught.index(question.id) for question in chosen if question.kind is Kind.TAUGHT]
+    assert max(places) > len(taught) / 2
+    assert limited(questions, None) == questions
+    assert limited(questions, 10_000) == questions
+
+
+def test_the_general_set_holds_answers_and_no_document() -> None:
+    general = load_questions(GENERAL_QUESTIONS)
+    assert {question.kind for question in general} == {Kind.GENERAL}
+    assert all(question.answer and question.document is None for question in general)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from cluster.errors import DataError
 from evaluation.config import Weights
 from evaluation.metrics import Failure
 from evaluation.questions import Kind
+from evaluation.rows import Basis
 from evaluation.scores import Score
-from evaluation.verdict import NO_DIFFERENCE, Level, flips, judge
+from evaluation.verdict import NO_DIFFERENCE, Level, Verdict, flips, judge
 
 CELLS = ("plain", "tuned", "rag", "tuned+rag")
 LEVEL = Level(num_resamples=400)
@@ -80,12 +82,13 @@ def test_two_cells_ahead_of_the_rest_are_named_together() -> None:
     assert verdict.overall.winner is None
 
 
-def test_the_cheapest_wins_when_cells_are_equally_right_and_cost_counts() -> None:
+def test_the_cheaper_one_wins_when_cells_are_equally_right_and_training_is_charged() -> None:
     scores = [
-        Score(**(vars(score) | {"is_right": True, "num_tokens": 400 if score.cell == "rag" else 100}))
-        for score in simulate(0, {"plain": 1, "rag": 1})
+        Score(**(vars(score) | {"is_right": True, "total_ms": 100.0}))
+        for score in simulate(0, {"tuned": 1, "rag": 1})
     ]
-    assert judge(scores, Weights(), LEVEL).overall.winner == "plain"
+    assert judge(scores, Weights(), LEVEL).overall.text == NO_DIFFERENCE
+    assert judge(scores, Weights(), LEVEL, Basis(fixed_s={"tuned": 0.3})).overall.winner == "rag"
 
 
 def test_the_weight_that_flips_the_verdict_is_where_two_lines_cross() -> None:
@@ -113,3 +116,44 @@ def test_one_cell_alone_has_nothing_to_win_against() -> None:
     verdict = judge(simulate(0, {"rag": 0.9}), Weights(), LEVEL)
     assert verdict.overall.winner is None
     assert verdict.overall.text == "rag"
+
+
+def simulate_runs(seed: int, p_right: Mapping[str, Mapping[str, float]]) -> list[Score]:
+    """Cell to training run to its probability of a right answer; all on the same questions."""
+    scores = []
+    for number, (cell, runs) in enumerate(p_right.items()):
+        for run_number, (run, probability) in enumerate(runs.items()):
+            own = simulate(1000 * seed + 10 * number + run_number, {cell: probability})
+            scores += [replace(score, variant=run, total_ms=100.0) for score in own]
+    return scores
+
+
+def test_shuffled_labels_do_not_let_the_tuned_cell_win() -> None:
+    p_right = {"plain": {"": 0.1}, "tuned": {"1": 0.03, "2": 0.02, "3": 0.04}, "rag": {"": 0.6}}
+    verdicts = [judge(simulate_runs(s, p_right), Weights(), LEVEL) for s in range(NUM_REPEATS)]
+    assert sum(verdict.overall.winner == "rag" for verdict in verdicts) >= 95
+    assert all("tuned" not in verdict.overall.leaders for verdict in verdicts)
+
+
+def test_equal_cells_with_repeated_trainings_are_not_told_apart() -> None:
+    p_right = {"tuned": {"1": 0.6, "2": 0.6, "3": 0.6}, "rag": {"": 0.6}}
+    verdicts = [judge(simulate_runs(s, p_right), Weights(), LEVEL) for s in range(NUM_REPEATS)]
+    assert sum(verdict.overall.text == NO_DIFFERENCE for verdict in verdicts) >= 95
+
+
+def test_a_cell_that_one_training_run_contradicts_is_not_the_winner() -> None:
+    agreeing = {"tuned": {"1": 0.9, "2": 0.9, "3": 0.9}, "rag": {"": 0.5}}
+    assert judge(simulate_runs(0, agreeing), Weights(), LEVEL).overall.winner == "tuned"
+    one_failed = {"tuned": {"1": 0.9, "2": 0.9, "3": 0.1}, "rag": {"": 0.5}}
+    assert judge(simulate_runs(0, one_failed), Weights(), LEVEL).overall.winner is None
+
+
+def test_the_spread_between_trainings_widens_the_interval() -> None:
+    alike = judge(simulate_runs(0, {"tuned": {"1": 0.6, "2": 0.6, "3": 0.6}}), Weights(), LEVEL)
+    apart = judge(simulate_runs(0, {"tuned": {"1": 0.9, "2": 0.6, "3": 0.3}}), Weights(), LEVEL)
+
+    def width(verdict: Verdict) -> float:
+        value = verdict.kinds[0].cells["tuned"]
+        return value.high - value.low
+
+    assert width(apart) > 1.5 * width(alike)

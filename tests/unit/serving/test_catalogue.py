@@ -28,7 +28,7 @@ class Shelf:
         return Snapshot(list(self.cards), dict(self.aliases))
 
     def find(self, name: str) -> str:
-        return asyncio.run(self.catalogue.find(name, ModelKind.GENERATOR)).name
+        return asyncio.run(self.catalogue.of("default").find(name, ModelKind.GENERATOR)).name
 
 
 def test_cards_are_read_once_a_second_at_most(make_card: Callable[..., Any]) -> None:

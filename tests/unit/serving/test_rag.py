@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from cluster.api_keys import make_key
 from cluster.cards import ModelCard
 from cluster.errors import StoreUnavailable
 from serving.answers import NOTHING_FOUND
+from serving.authentication import Gate, Keyring
 from serving.backends import SearchJob
 from serving.config import GeneratorConfig, RetrieverConfig, RouterConfig, ServingConfig
 from serving.prompts import Passage
@@ -63,18 +65,20 @@ def test_the_number_in_the_text_is_the_number_of_the_document(world: ScriptedApp
 
 def test_the_tenant_is_the_servers_and_never_the_requests(world: ScriptedApplication) -> None:
     world.retriever.by_tenant["a"] = [LEAVE]
-    world.tenant_of = lambda request: request.headers["x-test-tenant"]
+    made = {tenant: make_key(tenant) for tenant in ("a", "b")}
+    world.gate = Gate(Keyring(lambda: [key for key, _ in made.values()]))
     client = TestClient(world.app)
-    request = {"model": "smollm2+rag", "messages": [{"role": "user", "content": "days?"}]}
-    answers = {
-        tenant: client.post("/v1/chat/completions", json=request, headers={"x-test-tenant": tenant}).json()
-        for tenant in ("a", "b")
-    }
+
+    def ask(tenant: str, **changes: Any) -> Any:
+        body = {"model": "smollm2+rag", "messages": [{"role": "user", "content": "days?"}], **changes}
+        headers = {"authorization": f"Bearer {made[tenant][1]}"}
+        return client.post("/v1/chat/completions", json=body, headers=headers)
+
+    answers = {tenant: ask(tenant).json() for tenant in made}
     assert [hit["file_id"] for hit in answers["a"]["hamlet"]["hits"]] == ["doc-1"]
     assert answers["b"]["hamlet"]["hits"] == []
     assert answers["b"]["choices"][0]["message"]["content"] == NOTHING_FOUND
-    forged = request | {"hamlet": {"filters": {"x": 1}, "tenant": "a"}}
-    assert client.post("/v1/chat/completions", json=forged, headers={"x-test-tenant": "b"}).status_code == 400
+    assert ask("b", hamlet={"filters": {"x": 1}, "tenant": "a"}).status_code == 400
 
 
 def test_options_of_the_request_reach_the_search(handbook: ScriptedApplication, chat: Ask) -> None:
@@ -82,7 +86,13 @@ def test_options_of_the_request_reach_the_search(handbook: ScriptedApplication, 
     assert chat(model="smollm2+rag", hamlet=options).status_code == 200
     (job,) = handbook.retriever.jobs
     assert (job.collection, job.top_k) == ("other", 1)
-    assert dict(job.filters) == {"department": "hr", "active": True}
+    assert job.filter == {
+        "type": "and",
+        "filters": [
+            {"type": "eq", "key": "department", "value": "hr"},
+            {"type": "eq", "key": "active", "value": True},
+        ],
+    }
 
 
 def test_nothing_relevant_is_said_and_not_generated(handbook: ScriptedApplication, chat: Ask) -> None:

@@ -170,3 +170,18 @@ def test_a_place_is_given_back_once() -> None:
     leave()
     leave()
     assert admission.num_in_progress == 0
+
+
+def test_a_stream_that_does_not_end_in_time_says_so_and_is_given_up(world: ScriptedApplication) -> None:
+    world.config = ServingConfig(router=RouterConfig(request_timeout_s=0.1))
+    world.engine = ScriptedEngine(script=["t "] * 500, step_s=0.02)
+
+    async def main() -> None:
+        connection = Connection(world.app, body(stream=True))
+        await connection.run()
+        assert connection.status == 200
+        last = json.loads(connection.bodies[-1].removeprefix(b"data: "))
+        assert last["error"]["code"] == "timeout"
+        assert world.engine.num_running == 0
+
+    run(main())

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import DataError
-from training.chat import check_messages, encode, render
+from training.chat import encode, render
 from training.config import TaskName
 from training.examples import IGNORE, Example
 from training.modules import collate, pad_token_id
@@ -51,7 +51,7 @@ def turns(*texts: str) -> list[dict[str, Any]]:
 
 
 def example_of(messages: list[dict[str, Any]], tokenizer: Any) -> Example:
-    return encode(render(check_messages(messages, "line 1"), tokenizer), tokenizer)
+    return encode(render(messages, tokenizer), tokenizer)
 
 
 def trained_text(example: Example, tokenizer: Any) -> str:
@@ -193,45 +193,6 @@ def test_a_row_of_one_answer_is_fine_where_earlier_turns_are_rewritten(make_toke
     )
 
 
-USER = {"role": "user", "content": "a"}
-ANSWER = {"role": "assistant", "content": "b"}
-
-
-@pytest.mark.parametrize(
-    ("messages", "param", "reason"),
-    [
-        (None, "messages", "must be a list with at least one message"),
-        ([], "messages", "must be a list with at least one message"),
-        ([USER, "b"], "messages", r"messages\[1\]: expected an object"),
-        (
-            [USER, {"role": "bot", "content": "b"}],
-            "messages[1].role",
-            r"messages\[1\]: role 'bot' is not one of",
-        ),
-        ([USER, {"role": "tool", "content": "b"}, ANSWER], "messages[1].role", "role 'tool' is not one of"),
-        (
-            [{"role": "user", "content": None}, ANSWER],
-            "messages[0].content",
-            "content must be text, found None",
-        ),
-        (
-            [USER, {"role": "assistant", "content": ""}],
-            "messages[1].content",
-            "content must be text, found ''",
-        ),
-        ([USER, {**ANSWER, "weight": 2}], "messages[1].weight", "weight must be 0 or 1, found 2"),
-        ([USER, {**ANSWER, "weight": "1"}], "messages[1].weight", "weight must be 0 or 1, found '1'"),
-        ([USER, {**ANSWER, "weight": True}], "messages[1].weight", "weight must be 0 or 1, found True"),
-        ([USER, {**ANSWER, "weight": None}], "messages[1].weight", "weight must be 0 or 1, found None"),
-        ([USER, ANSWER, USER], "messages", "the last message is by user"),
-    ],
-)
-def test_messages_out_of_form_are_refused_by_their_index(messages: Any, param: str, reason: str) -> None:
-    with pytest.raises(DataError, match=f"line 7.*{reason}") as refused:
-        check_messages(messages, "line 7")
-    assert refused.value.param == param
-
-
 def rows_of(*conversations: list[dict[str, Any]]) -> Rows:
     rows = [Row(number, {"messages": messages}) for number, messages in enumerate(conversations, 1)]
     return Rows(rows, rows[-1:], "rows.jsonl")
@@ -268,7 +229,7 @@ def test_data_without_one_row_that_fits_is_refused(make_tokenizer: MakeTokenizer
 
 
 def test_a_bad_row_is_named_by_file_and_line(make_tokenizer: MakeTokenizer) -> None:
-    with pytest.raises(DataError, match=r"training file, line 2, messages\[0\]: role 'bot'"):
+    with pytest.raises(DataError, match=r"training file, line 2, messages\[0\]\.role: role 'bot'"):
         prepare_sft(rows_of(turns("a", "b"), [{"role": "bot"}]), make_tokenizer(CHATML), 100)
 
 
@@ -279,7 +240,7 @@ def test_a_row_that_the_template_refuses_is_named_by_file_and_line(make_tokenize
 
 
 def test_a_base_model_without_a_chat_template_is_refused(make_tokenizer: MakeTokenizer) -> None:
-    with pytest.raises(DataError, match="no chat template; use an instruct model"):
+    with pytest.raises(DataError, match="no chat template; use an instruct model for chat rows"):
         prepare_sft(rows_of(turns("a", "b")), make_tokenizer(None), 100)
 
 

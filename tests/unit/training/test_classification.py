@@ -1,23 +1,32 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import DataError
-from training.classification import (
-    classification_metrics,
-    find_labels,
-    find_text_columns,
-    prepare_classification,
-)
+from training.classification import classification_metrics, prepare_classification
+from training.classification_rows import LabelledRows, Labels, find_text_columns
 from training.config import DataConfig
 from training.examples import Dataset
-from training.sources import Row, Rows
+from training.faults import raise_first
+from training.row_files import Row
+from training.sources import Rows
 
 CONFIG = DataConfig(path="rows.tsv")
 TEXT = ("text",)
+
+
+def find_labels(rows: list[Row], column: str, text_columns: tuple[str, ...]) -> Labels:
+    """The labels of rows, or the first fault as a run raises it."""
+    check = LabelledRows(text_columns, column)
+    for row in rows:
+        whole = replace(row, columns={**dict.fromkeys(text_columns, "the cat"), **row.columns})
+        raise_first((replace(fault, line=row.line) for fault in check.faults(whole)), "rows.tsv")
+    raise_first(check.closing_faults(), "rows.tsv")
+    return check.labels()
 
 
 def labelled(*labels: Any) -> list[Row]:
@@ -66,7 +75,7 @@ def test_pairs_labelled_like_the_paraphrase_corpus_get_its_class_names() -> None
 
 @pytest.mark.parametrize("label", [None, "", "  ", float("nan")])
 def test_a_row_without_a_label_is_refused_by_line(label: Any) -> None:
-    with pytest.raises(DataError, match="line 4: no label in column 'label'"):
+    with pytest.raises(DataError, match="line 4, label: no label; label the row"):
         find_labels(labelled("a", "b", label), "label", TEXT)
 
 
@@ -76,8 +85,8 @@ def test_one_class_is_too_few() -> None:
 
 
 def test_a_missing_label_column_is_named_with_those_there_are() -> None:
-    with pytest.raises(DataError, match=r"no column 'y' among text, label; name it with data.label_column="):
-        find_labels(labelled("a", "b"), "y", TEXT)
+    with pytest.raises(DataError, match=r"no column 'y' among .*label; name it with data.label_column="):
+        LabelledRows.of(labelled("a", "b")[0], CONFIG.model_copy(update={"label_column": "y"}))
 
 
 @pytest.mark.parametrize(
@@ -90,16 +99,16 @@ def test_a_missing_label_column_is_named_with_those_there_are() -> None:
     ],
 )
 def test_text_columns_are_found_by_their_usual_names(have: tuple[str, ...], found: tuple[str, ...]) -> None:
-    assert find_text_columns(Row(1, dict.fromkeys(have, "x")), CONFIG) == found
+    assert find_text_columns(have) == found
 
 
 def test_configured_text_columns_come_first_and_must_exist() -> None:
     row = Row(1, {"text": "x", "body": "y", "label": "0"})
-    assert find_text_columns(row, CONFIG.model_copy(update={"text_columns": ("body",)})) == ("body",)
+    assert find_text_columns(row.columns, ("body",)) == ("body",)
     with pytest.raises(DataError, match="names title, but the file has body, label, text"):
-        find_text_columns(row, CONFIG.model_copy(update={"text_columns": ("title", "text")}))
+        find_text_columns(row.columns, ("title", "text"))
     with pytest.raises(DataError, match="no text columns among a, b; name them"):
-        find_text_columns(Row(1, {"a": "x", "b": "y"}), CONFIG)
+        find_text_columns(["a", "b"])
 
 
 def prepare(
@@ -139,16 +148,22 @@ def test_a_row_without_text_is_refused_by_file_and_line(
 ) -> None:
     rows = labelled("a", "b")
     bad = [Row(9, {"text": text, "label": "a"})]
-    with pytest.raises(DataError, match="training file, line 9: text must be text, found"):
+    with pytest.raises(
+        DataError, match=r"training file, line 9, text: text (must be text, found|holds no visible)"
+    ):
         prepare([*rows, *bad], word_tokenizer)
-    with pytest.raises(DataError, match="validation file, line 9: text must be text, found"):
+    with pytest.raises(
+        DataError, match=r"validation file, line 9, text: text (must be text, found|holds no visible)"
+    ):
         prepare(rows, word_tokenizer, validation=bad)
 
 
 def test_a_validation_label_that_training_never_saw_is_refused(
     word_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    expected = r"validation file, line 3: label 'c' does not occur in the training rows \(known: a, b\)"
+    expected = (
+        r"validation file, line 3, label: label 'c' does not occur in the training rows \(known: a, b\)"
+    )
     with pytest.raises(DataError, match=expected):
         prepare(labelled("a", "b"), word_tokenizer, validation=labelled("a", "c"))
 

@@ -28,7 +28,7 @@ def load(tmp_path: Path) -> Load:
 
 def test_a_minimal_file_is_enough(load: Load) -> None:
     config = load()
-    assert (config.task, config.model, config.data.path) == ("sft", "builtin:smollm2", Path("rows.jsonl"))
+    assert (config.task, config.model, config.data.path) == ("sft", "builtin:smollm2", "rows.jsonl")
     assert config.global_batch_size == 8
 
 
@@ -87,7 +87,7 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
         ("just words", "must hold keys and values.*it holds str"),
         ("", "it holds NoneType"),
         (MINIMAL.replace("  path: rows.jsonl", "  limit: 3"), "data needs one of path, hub or fallback_path"),
-        (MINIMAL.replace("sft", "dpo"), "task: .*'classification' or 'sft'.*got 'dpo'"),
+        (MINIMAL.replace("sft", "dpo"), "task: .*'classification', 'sft'.*got 'dpo'"),
         (MINIMAL.replace("trial", "My Trial"), "name: .*got 'My Trial'"),
     ],
 )
@@ -116,7 +116,7 @@ def test_overrides_are_yaml_values_at_dotted_keys(load: Load) -> None:
     assert config.learning_rate == 1e-4
     assert config.data.text_columns == ("premise", "hypothesis")
     assert config.scaling.use_gpu is False
-    assert config.data.path == Path("a=b.tsv")
+    assert config.data.path == "a=b.tsv"
     assert config.lora.alpha is None
 
 
@@ -143,7 +143,7 @@ def test_an_override_that_cannot_be_applied_is_refused(load: Load, override: str
 CUT = ("batch.micro_batch_size_per_gpu=2", "batch.gradient_accumulation_steps=4", "scaling.num_workers=2")
 
 
-@pytest.mark.parametrize("given", [(), ("batch.global_batch_size=16",)])
+@pytest.mark.parametrize("given", [(), ("batch.global_batch_size=16",), ("batch.global_batch_size=auto",)])
 def test_the_global_batch_follows_from_its_parts_or_agrees_with_them(
     load: Load, given: tuple[str, ...]
 ) -> None:
@@ -155,6 +155,23 @@ def test_a_global_batch_that_is_no_product_is_refused_with_every_number(load: Lo
         load(*CUT, "batch.global_batch_size=8")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("scaling.min_workers=3", "scaling.num_workers=2"), "min_workers is 3, more than num_workers, 2"),
+        (("scaling.min_workers=1", "scaling.num_workers=2"), "min_workers needs zero_stage 0"),
+        (("task=classification", "packing=true"), "packing is for task sft"),
+        (("method=qlora",), "qlora needs a GPU with bitsandbytes"),
+        (("early_stopping_patience=0",), "early_stopping_patience"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    load: Load, overrides: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load(*overrides)
+
+
 def test_the_adapter_scale_is_twice_the_rank_unless_given() -> None:
     assert LoraConfig(rank=4).scale_numerator == 8
     assert LoraConfig(rank=4, alpha=4).scale_numerator == 4
@@ -163,3 +180,10 @@ def test_the_adapter_scale_is_twice_the_rank_unless_given() -> None:
 def test_a_config_cannot_be_changed(load: Load) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().epochs = 2
+
+
+def test_adapters_are_refused_for_tasks_that_train_all_weights(load: Load) -> None:
+    with pytest.raises(
+        ConfigError, match="method lora is for classification and sft; mlm trains method full"
+    ):
+        load("task=mlm", "method=lora")

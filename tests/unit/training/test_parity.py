@@ -66,7 +66,7 @@ def base(tmp_path: Path, tiny_llama: MakeModel, make_tokenizer: MakeTokenizer) -
 
 def inputs_of(config: FinetuneConfig, uri: str, conversations: list[list[dict[str, Any]]]) -> ParityInputs:
     trained = LoopResult(Precision.FLOAT32, 0.0, {}, 1, 1, 1.0)
-    return ParityInputs(config, None, uri, trained, conversations)
+    return ParityInputs(config, None, uri, trained, [{"messages": messages} for messages in conversations])
 
 
 def prepared(conversations: list[list[dict[str, Any]]], tokenizer: Any) -> Dataset:
@@ -92,7 +92,7 @@ def test_a_tokenizer_that_renders_otherwise_is_found_by_the_first_conversation(
     make_tokenizer(CHATML.replace("<|im_end|>\n", "<|im_end|>\n\n")).save_pretrained(base)
     uri = upload_folder(base, str(tmp_path / "export"))
     mismatch = _first_prompt_mismatch(inputs_of(config_of(base), uri, conversations), dataset)
-    assert mismatch.startswith("validation conversation 1 renders to other token ids")
+    assert mismatch.startswith("validation row 1 renders to other token ids")
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -108,7 +108,7 @@ def test_an_export_evaluates_as_the_module_it_came_from(
     export_model(StillEngine(module), module, config, uri, is_writer=True)  # type: ignore[arg-type]
     dataset = prepared([conversation("a", "x y"), conversation("b")], make_tokenizer(CHATML))
     inputs = inputs_of(config, uri, [])
-    loss, _ = _evaluate_export(inputs, dataset)
+    loss, _ = _evaluate_export(inputs, dataset, use_bf16=False)
     untouched = LanguageModule(load_base(config.task, base, (), torch.float32))
     export_model(
         StillEngine(untouched),  # type: ignore[arg-type]
@@ -117,7 +117,9 @@ def test_an_export_evaluates_as_the_module_it_came_from(
         str(tmp_path / "untouched"),
         is_writer=True,
     )
-    before, _ = _evaluate_export(inputs_of(config_of(base), str(tmp_path / "untouched"), []), dataset)
+    before, _ = _evaluate_export(
+        inputs_of(config_of(base), str(tmp_path / "untouched"), []), dataset, use_bf16=False
+    )
     assert abs(loss - before) > 0.01
     with torch.no_grad():
         tally = Tally()

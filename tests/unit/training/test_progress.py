@@ -1,24 +1,22 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from training import progress
+from training.heartbeat import Position
 from training.progress import (
     EpochEvent,
     Event,
     EventLog,
-    MetricsFile,
+    EventReader,
     NoticeEvent,
     PlainProgress,
     StepEvent,
     epoch_table,
     step_line,
-    watch,
 )
 
 STEP = StepEvent(
@@ -30,6 +28,7 @@ STEP = StepEvent(
     grad_norm=1.25,
     examples_per_s=10.0,
     tokens_per_s=500.0,
+    seconds_left=3725.0,
 )
 FIRST = EpochEvent(1, 10, 0.61, 0.5, {"accuracy": 0.75, "f1": 0.8})
 SECOND = EpochEvent(2, 20, 0.31, 0.4, {"accuracy": 1.0, "f1": 1.0})
@@ -61,7 +60,15 @@ def test_the_epoch_table_of_a_language_model_has_its_perplexity() -> None:
 
 def test_a_step_line_says_where_the_run_is_and_how_fast() -> None:
     line = step_line(STEP, epochs=3)
-    for part in ("epoch 1/3", "step 30/120", "loss 0.5000", "lr 5.0e-05", "10.0 examples/s", "500 tokens/s"):
+    for part in (
+        "epoch 1/3",
+        "step 30/120",
+        "loss 0.5000",
+        "lr 5.0e-05",
+        "10.0 examples/s",
+        "500 tokens/s",
+        "1 h 02 min left",
+    ):
         assert part in line
     assert line.isprintable()
 
@@ -87,41 +94,60 @@ def test_rows_of_the_table_come_one_by_one_under_one_head() -> None:
     assert output.getvalue() == epoch_table([FIRST, SECOND]) + "\n"
 
 
-def test_the_metrics_file_holds_one_object_per_event(tmp_path: Path) -> None:
-    path = tmp_path / "runs" / "one" / "metrics.jsonl"
-    sink = MetricsFile(path)
-    for event in (NoticeEvent("begin"), STEP, FIRST):
-        sink(event)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["kind"] for line in lines] == ["notice", "step", "epoch"]
-    assert lines[0]["text"] == "begin"
-    assert (lines[1]["loss"], lines[1]["grad_norm"], lines[1]["total_steps"]) == (0.5, 1.25, 120)
-    assert lines[2]["metrics"] == {"accuracy": 0.75, "f1": 0.8}
-    assert all(line["time"] > 1e9 for line in lines)
+def test_a_restart_that_repeats_an_epoch_does_not_repeat_its_row() -> None:
+    output = io.StringIO()
+    show = PlainProgress(2, output, Clock())
+    for event in (FIRST, NoticeEvent("restarted"), FIRST, SECOND):
+        show(event)
+    lines = output.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["Epoch", "1", "restarted", "2"]
 
 
 class LocalLog:
     """An event log in this process, in the form of an actor's handle."""
 
     def __init__(self) -> None:
-        self.inner = EventLog()
+        self.inner = EventLog(60.0)
         self.after = self
 
     def remote(self, position: int) -> list[Event]:
         return self.inner.after(position)
 
 
-def test_watching_hands_on_each_event_once_and_misses_none_at_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_reader_hands_on_each_event_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress.ray, "get", lambda value: value)
-    monkeypatch.setattr(progress.time, "sleep", lambda _seconds: None)
-    log, seen, looks = LocalLog(), [], iter([False, False, True])
+    log, seen = LocalLog(), []
+    reader = EventReader(log, [seen.append])
+    for text in ("one", "two"):
+        log.inner.post(NoticeEvent(text))
+        reader.read()
+    reader.read()
+    assert [event.text for event in seen] == ["one", "two"]
 
-    def is_done() -> bool:
-        done = next(looks)
-        log.inner.post(NoticeEvent("last" if done else "more"))
-        return done
 
-    watch(log, is_done, [seen.append])
-    assert [event.text for event in seen] == ["more", "more", "last"]
+def test_a_rank_that_beats_learns_that_the_run_should_pause() -> None:
+    log = EventLog(60.0, Clock())
+    assert not log.beat(0, Position(1))
+    log.pause()
+    assert log.beat(0, Position(2))
+
+
+def test_the_log_counts_starts_so_that_a_restart_can_say_so() -> None:
+    log = EventLog(60.0, Clock())
+    assert [log.start(), log.start()] == [0, 1]
+
+
+def test_a_hang_is_told_once_and_names_the_rank_behind() -> None:
+    clock = Clock()
+    log = EventLog(60.0, clock)
+    log.beat(0, Position(7, 3))
+    log.beat(1, Position(7, 2))
+    for _ in range(10):
+        clock.now += 30
+        for rank, phase in ((0, 3), (1, 2)):
+            log.beat(rank, Position(7, phase))
+        log.after(0)
+    (notice,) = log.after(0)
+    assert isinstance(notice, NoticeEvent)
+    assert notice.level == "warn"
+    assert "rank 1 has not moved for 60 s (step 7, forward)" in notice.text

@@ -6,16 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import DataError, HubUnreachable
+from cluster.errors import DataError, HubUnreachable, NotFound
+from cluster.settings import settings
 from training import sources
 from training.config import DataConfig
-from training.sources import Row, load_rows, read_file, split_by_hash
+from training.row_files import Row
+from training.sources import load_rows, read_file, split_by_hash
 
 CHAT = [{"messages": [{"role": "user", "content": f"question {number}"}]} for number in range(12)]
 
@@ -29,7 +32,7 @@ def jsonl(rows: list[Any]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def columns(path: Path) -> list[dict[str, Any]]:
+def columns(path: Path | str) -> list[dict[str, Any]]:
     return [row.columns for row in read_file(path)]
 
 
@@ -43,7 +46,9 @@ def test_a_byte_order_mark_at_the_start_is_dropped_and_one_inside_text_is_kept(t
 
 def test_a_half_written_last_line_is_refused_by_its_number(tmp_path: Path) -> None:
     path = write(tmp_path / "cut.jsonl", jsonl(CHAT)[:-20])
-    with pytest.raises(DataError, match=r"cut\.jsonl, line 12, column \d+: not JSON \(Unterminated string"):
+    with pytest.raises(
+        DataError, match=r"cut\.jsonl, line 12, column \d+: the JSON ends in the middle \(half-written"
+    ):
         read_file(path)
 
 
@@ -51,16 +56,16 @@ def test_an_inner_quote_is_refused_with_line_and_column(tmp_path: Path) -> None:
     lines = jsonl(CHAT).splitlines()
     lines[6] = '{"messages":[{"role":"user","content":"say "hi" now"}]}'
     path = write(tmp_path / "quote.jsonl", "\n".join(lines))
-    column = lines[6].index("hi") + 1
-    with pytest.raises(DataError, match=f"line 7, column {column}: not JSON"):
+    column = lines[6].index('"hi') + 1
+    with pytest.raises(DataError, match=f"line 7, column {column}: a quotation mark inside the text"):
         read_file(path)
 
 
 def test_half_of_a_character_is_refused_by_its_line(tmp_path: Path) -> None:
     path = write(tmp_path / "half.jsonl", '{"text": "\\ud83d\\ude00 whole"}\n{"text": "\\ud83d half"}\n')
-    with pytest.raises(DataError, match="line 2: holds half of a character"):
+    with pytest.raises(DataError, match="line 2, column 11: holds half of a character"):
         read_file(path)
-    with pytest.raises(DataError, match="item 1: holds half of a character"):
+    with pytest.raises(DataError, match="line 1, column 12: holds half of a character"):
         read_file(write(tmp_path / "half.json", '[{"text": "\\ud83d half"}]'))
 
 
@@ -146,20 +151,20 @@ def test_a_second_header_is_refused_by_its_line(tmp_path: Path, suffix: str, sep
 
 def test_a_field_that_is_null_in_200_000_rows_keeps_the_text_of_the_last(tmp_path: Path) -> None:
     path = write(tmp_path / "late.jsonl", '{"name": null}\n' * 200_000 + '{"name": "ann"}\n')
-    started = time.monotonic()
+    started = time.process_time()
     rows = read_file(path)
     assert rows[-1] == Row(200_001, {"name": "ann"})
     assert rows[0].columns["name"] is None
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_json_holds_one_list_of_objects(tmp_path: Path) -> None:
     assert columns(write(tmp_path / "rows.json", '[{"a": 1}, {"a": null}]')) == [{"a": 1}, {"a": None}]
     with pytest.raises(DataError, match="one list of objects"):
         read_file(write(tmp_path / "rows.json", '{"a": 1}'))
-    with pytest.raises(DataError, match="item 2: expected an object"):
+    with pytest.raises(DataError, match="line 1: expected an object, found 2"):
         read_file(write(tmp_path / "rows.json", '[{"a": 1}, 2]'))
-    with pytest.raises(DataError, match="line 2, column 1: not JSON"):
+    with pytest.raises(DataError, match="line 1, column 11: the JSON ends in the middle"):
         read_file(write(tmp_path / "rows.json", '[{"a": 1},\n'))
 
 
@@ -178,7 +183,7 @@ def test_parquet_keeps_types_and_nulls(tmp_path: Path) -> None:
     [
         ("rows.xlsx", b"PK", r"unknown form '\.xlsx'; use \.jsonl"),
         ("rows", b"{}", "unknown form 'without suffix'"),
-        ("rows.tsv", b"a\tb\nx\ty\nx\t\xe9\n", "line 3: not UTF-8"),
+        ("rows.tsv", b"a\tb\nx\ty\nx\t\xe9\n", "line 3, column 3: not UTF-8"),
         ("rows.jsonl", b"\n\n", "holds no rows"),
         ("rows.csv", b"text,label\n", "holds no rows"),
         ("rows.csv", b"", "holds no rows"),
@@ -267,3 +272,36 @@ def test_an_unreachable_hub_without_a_fallback_is_an_error(monkeypatch: pytest.M
     monkeypatch.setattr(sources, "hub_is_reachable", lambda: False)
     with pytest.raises(HubUnreachable, match=r"acme/rows; give data.path or data.fallback_path"):
         load_rows(DataConfig(hub="acme/rows"))
+
+
+def test_a_folder_is_read_file_by_file_and_a_field_null_throughout_the_first_keeps_its_text(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "1.jsonl", jsonl([{"name": None}] * 3))
+    write(tmp_path / "2.jsonl", jsonl([{"name": "ann"}]))
+    rows = read_file(tmp_path)
+    assert rows[-1] == Row(1, {"name": "ann"}, "2.jsonl")
+    assert [row.columns["name"] for row in rows] == [None, None, None, "ann"]
+
+
+def test_a_text_file_is_read_by_paragraphs(tmp_path: Path) -> None:
+    path = write(tmp_path / "notes.md", "# Title\n\nTwo\nlines.\n\n\nEnd.")
+    assert read_file(path) == [
+        Row(1, {"text": "# Title"}),
+        Row(3, {"text": "Two\nlines."}),
+        Row(7, {"text": "End."}),
+    ]
+
+
+def test_a_uri_is_fetched_once_for_each_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HAMLET_HOME", str(tmp_path))
+    settings.cache_clear()
+    store = fsspec.filesystem("memory")
+    for word in ("one", "two!"):
+        store.pipe_file("/bucket/rows.csv", f"a\n{word}\n".encode())
+        for _ in range(2):
+            assert columns("memory://bucket/rows.csv") == [{"a": word}]
+    assert len(list((tmp_path / "cache" / "data").iterdir())) == 2
+    settings.cache_clear()
+    with pytest.raises(NotFound, match=r"nothing lies at memory://bucket/none.csv"):
+        read_file("memory://bucket/none.csv")

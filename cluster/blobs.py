@@ -1,0 +1,110 @@
+"""Single files in storage, a local folder or any fsspec URI, however large they are.
+
+Owns that a file placed there is whole and durable. Which uploaded files there are, and whose, is in `files`.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import fsspec
+
+from cluster.errors import NotFound, Unavailable
+from cluster.settings import settings
+from cluster.storage import storage_uri
+
+STAGING = ".uploads"
+
+
+def staging_path(suffix: str = "") -> Path:
+    """A path that is free, for a file that is being written.
+
+    On the file system of a local storage, so that placing it is a rename; else in this machine's cache.
+    """
+    folder = (_local_path(storage_uri()) or settings().cache_dir) / STAGING
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{uuid.uuid4().hex}{suffix}"
+
+
+def place(source: Path, uri: str) -> None:
+    """Move `source` to `uri`; on return it outlives a power cut, and before it nobody sees a part of it.
+
+    Raises Unavailable when storage cannot be written.
+    """
+    try:
+        target = _local_path(uri)
+        if target is None:
+            filesystem, path = fsspec.core.url_to_fs(uri)
+            filesystem.put_file(str(source), path)
+            source.unlink()
+            return
+        _sync(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+        _sync(target.parent)
+    except (OSError, ImportError, ValueError) as exc:
+        raise Unavailable(f"cannot write {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+
+
+def place_bytes(content: bytes, uri: str) -> None:
+    """Make `content` the file at `uri`: a reader sees what was there before, or all of it."""
+    path = staging_path()
+    path.write_bytes(content)
+    place(path, uri)
+
+
+def open_blob(uri: str) -> BinaryIO:
+    """The bytes at `uri`, from their beginning. Raises NotFound when they are missing."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return cast(BinaryIO, filesystem.open(path, "rb"))
+    except FileNotFoundError as exc:
+        raise NotFound(f"{uri} is missing in storage") from exc
+    except (OSError, ImportError, ValueError) as exc:
+        raise Unavailable(f"cannot read {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+
+
+def read_blob(uri: str) -> bytes | None:
+    """The content of the file at `uri`; None when there is none."""
+    try:
+        with open_blob(uri) as file:
+            return file.read()
+    except NotFound:
+        return None
+
+
+def delete_blob(uri: str) -> None:
+    """Remove the file at `uri`; removing what is not there is not an error."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        if filesystem.exists(path):
+            filesystem.rm_file(path)
+    except (OSError, ImportError, ValueError) as exc:
+        raise Unavailable(f"cannot delete {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+
+
+def remove_staged(before: float) -> None:
+    """Remove what was last written before this time (Unix seconds): the process that wrote it has died."""
+    for path in staging_path().parent.iterdir():
+        try:
+            if path.stat().st_mtime < before:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # placed, or removed by another process
+
+
+def _local_path(uri: str) -> Path | None:
+    """`uri` as a path of this machine, None when it lies elsewhere."""
+    local = uri.removeprefix("file://")
+    return None if "://" in local else Path(local).expanduser().resolve()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

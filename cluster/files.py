@@ -1,0 +1,202 @@
+"""Uploaded files: rows in SQL, bytes in storage at `files/<tenant>/<id><suffix>`.
+
+A file is there once its row is there, and the row is written last: after a crash at any moment a file is
+either whole or unknown. A row is removed first, so that a file without bytes is never listed.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    Index,
+    String,
+    Table,
+    delete,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.engine import Engine
+
+from cluster.blobs import delete_blob, open_blob, place, staging_path
+from cluster.database import METADATA, open_database, reading
+from cluster.errors import NotFound
+from cluster.paging import Page, page_of_rows
+from cluster.storage import local_copy, storage_uri
+
+FILES = Table(
+    "files",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, index=True),
+    Column("filename", String(512), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("uri", String(2048), nullable=False),
+    Column("details", JSON, nullable=False),
+    Index("ix_files_listing", "tenant", "created_at", "id"),
+)
+
+
+@dataclass(frozen=True)
+class File:
+    """One uploaded file. Times are Unix seconds; `details` is what its validation found (rows, statistics)."""
+
+    id: str
+    tenant: str
+    created_at: float
+    expires_at: float | None
+    filename: str
+    purpose: str
+    num_bytes: int
+    uri: str
+    details: dict[str, Any]
+
+
+class Files:
+    """Files by tenant. Every method is one transaction, safe from several processes."""
+
+    def __init__(self, engine: Engine | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._engine = engine or open_database()
+        self._clock = clock
+
+    def create(
+        self,
+        tenant: str,
+        filename: str,
+        purpose: str,
+        content: Path | bytes,
+        *,
+        expires_at: float | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> File:
+        """Keep `content`, durable on return. A path, best one of `staging_path`, is moved away from where it is."""
+        file = self.stored(tenant, filename, purpose, content, expires_at=expires_at, details=details)
+        with self._engine.begin() as connection:
+            add_file(connection, file)
+        return file
+
+    def stored(
+        self,
+        tenant: str,
+        filename: str,
+        purpose: str,
+        content: Path | bytes,
+        *,
+        expires_at: float | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> File:
+        """The first half of `create`: the bytes are kept; `add_file` makes the file known in a transaction."""
+        source = content if isinstance(content, Path) else _staged(content)
+        num_bytes = source.stat().st_size
+        file_id = f"file-{secrets.token_hex(12)}"
+        uri = storage_uri("files", tenant, file_id + suffix_of(filename))
+        place(source, uri)
+        return File(
+            file_id, tenant, self._clock(), expires_at, filename, purpose, num_bytes, uri, dict(details or {})
+        )
+
+    def get(self, tenant: str, file_id: str) -> File:
+        """Raises NotFound for an id that is unknown, expired, or another tenant's."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_living(tenant, self._clock()).where(FILES.c.id == file_id)).first()
+        if row is None:
+            raise _unknown(file_id)
+        return File(**row._mapping)
+
+    def list(
+        self,
+        tenant: str,
+        *,
+        purpose: str | None = None,
+        after: str | None = None,
+        limit: int = 10_000,
+        ascending: bool = False,
+    ) -> Page[File]:
+        """A page of files, newest first unless `ascending`. Raises NotFound for an unknown `after`."""
+        query = _living(tenant, self._clock())
+        if purpose is not None:
+            query = query.where(FILES.c.purpose == purpose)
+        with reading(self._engine) as connection:
+            rows = page_of_rows(connection, query, FILES, limit=limit, after=after, ascending=ascending)
+        return rows.map(lambda row: File(**row._mapping))
+
+    def delete(self, tenant: str, file_id: str) -> File:
+        """Remove a file, row first. Raises NotFound."""
+        file = self.get(tenant, file_id)
+        with self._engine.begin() as connection:
+            if not connection.execute(delete(FILES).where(FILES.c.id == file.id)).rowcount:
+                raise _unknown(file_id)
+        delete_blob(file.uri)
+        return file
+
+    def open(self, file: File) -> BinaryIO:
+        """Its bytes, from their beginning."""
+        return open_blob(file.uri)
+
+    def local_path(self, file: File) -> Path:
+        """Its bytes as a file of this machine: the stored file itself, not to be changed, or a cached copy."""
+        return local_copy(file.uri)
+
+    def expired(self) -> Sequence[File]:
+        """Files whose time is over, of every tenant."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(select(FILES).where(FILES.c.expires_at <= self._clock())).all()
+        return [File(**row._mapping) for row in rows]
+
+    def remove(self, files: Collection[File]) -> None:
+        """Remove these files, which may be gone already."""
+        for file in files:
+            with self._engine.begin() as connection:
+                connection.execute(delete(FILES).where(FILES.c.id == file.id))
+            delete_blob(file.uri)
+
+    def num_bytes(self, tenant: str) -> int:
+        """Bytes that a tenant's files take in storage."""
+        total = select(func.coalesce(func.sum(FILES.c.num_bytes), 0)).where(FILES.c.tenant == tenant)
+        with reading(self._engine) as connection:
+            return int(connection.scalar(total) or 0)
+
+
+def add_file(connection: Connection, file: File) -> None:
+    """Make a stored file known, in the caller's transaction."""
+    connection.execute(insert(FILES).values(**vars(file)))
+
+
+def suffix_of(filename: str) -> str:
+    """The suffix that tells a file's form, as it is kept in storage too; none when it is out of the ordinary.
+
+    >>> suffix_of("Rows v2.JSONL"), suffix_of("../../etc/passwd"), suffix_of("a.b/c")
+    ('.jsonl', '', '')
+    """
+    suffix = Path(filename).suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,10}", suffix) else ""
+
+
+def _staged(data: bytes) -> Path:
+    path = staging_path()
+    path.write_bytes(data)
+    return path
+
+
+def _living(tenant: str, now: float) -> Any:
+    expires = FILES.c.expires_at
+    return select(FILES).where(FILES.c.tenant == tenant, expires.is_(None) | (expires > now))
+
+
+def _unknown(file_id: str) -> NotFound:
+    return NotFound(f"no file {file_id!r}; list them with GET /v1/files", "file_id", "file_not_found")

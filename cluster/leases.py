@@ -1,0 +1,58 @@
+"""Leases in SQL: of several processes that would do the same work, one holds it, until it stops renewing.
+
+A holder that was suspended for longer than its lease may go on beside its successor; so what is done under a
+lease must do no harm when it is done twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Column, Double, String, Table, delete, insert, update
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
+
+from cluster.database import METADATA, open_database
+
+LEASES = Table(
+    "leases",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
+
+class Leases:
+    """Leases of one owner."""
+
+    def __init__(
+        self, owner: str, engine: Engine | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._owner = owner
+        self._engine = engine or open_database()
+        self._clock = clock
+
+    def hold(self, name: str, for_s: float) -> bool:
+        """Take a lease that is free, expired or ours, for so long from now; whether it is ours."""
+        now = self._clock()
+        values = {"owner": self._owner, "expires_at": now + for_s}
+        free = (LEASES.c.owner == self._owner) | (LEASES.c.expires_at <= now)
+        with self._engine.begin() as connection:
+            taken = connection.execute(update(LEASES).where(LEASES.c.name == name, free).values(**values))
+        return bool(taken.rowcount) or self._first(name, values)
+
+    def _first(self, name: str, values: dict[str, object]) -> bool:
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(insert(LEASES).values(name=name, **values))
+        except IntegrityError:
+            return False  # another holds it
+        return True
+
+    def release(self, name: str) -> None:
+        """Give a lease back before its time, so that another need not wait for it to expire."""
+        with self._engine.begin() as connection:
+            mine = (LEASES.c.name == name) & (LEASES.c.owner == self._owner)
+            connection.execute(delete(LEASES).where(mine))

@@ -1,0 +1,67 @@
+"""Pages of a listing: rows by (created_at, id), continued after the last row that was seen.
+
+A cursor names a row, not a count, so that rows which come or go between two pages cause no repeat and no gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Connection, Row, Select, Table, select, tuple_
+
+from cluster.errors import NotFound
+
+Item = TypeVar("Item")
+Other = TypeVar("Other")
+
+
+@dataclass(frozen=True)
+class Page(Generic[Item]):
+    """One page, and whether another follows."""
+
+    data: list[Item]
+    has_more: bool = False
+
+    def map(self, make: Callable[[Item], Other]) -> Page[Other]:
+        return Page([make(item) for item in self.data], self.has_more)
+
+
+def page_of_rows(
+    connection: Connection,
+    query: Select[Any],
+    table: Table,
+    *,
+    limit: int,
+    after: str | None = None,
+    ascending: bool = False,
+) -> Page[Row[Any]]:
+    """A page of `query` over `table`, newest first unless `ascending`, of the rows behind the one named `after`.
+
+    `query` has already been narrowed to the tenant. Raises NotFound when `after` is none of its rows.
+    """
+    order = tuple_(table.c.created_at, table.c.id)
+    if after is not None:
+        cursor = connection.execute(query.where(table.c.id == after)).first()
+        if cursor is None:
+            raise NotFound(f"after: there is no {after!r} here; give the last id of the page before", "after")
+        seen = tuple_(
+            *(
+                select(table.c[name]).where(table.c.id == after).scalar_subquery()
+                for name in ("created_at", "id")
+            )
+        )
+        query = query.where(order > seen if ascending else order < seen)
+    columns = (table.c.created_at, table.c.id)
+    ordered = query.order_by(*(column.asc() if ascending else column.desc() for column in columns))
+    return cut(connection.execute(ordered.limit(limit + 1)).all(), limit)
+
+
+def cut(rows: Sequence[Item], limit: int) -> Page[Item]:
+    """A page of at most `limit` of `rows`, which were asked for with one more to see whether there is any.
+
+    >>> cut([1, 2, 3], 2)
+    Page(data=[1, 2], has_more=True)
+    """
+    return Page(list(rows[:limit]), len(rows) > limit)

@@ -1,0 +1,93 @@
+"""Commands as Ray jobs: they run on the cluster's head, outlive their router, and Ray knows them by name."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.connection import dashboard_url, prepare_client
+from cluster.errors import Unavailable
+from cluster.jobs import OUT_OF_REACH, TERMINAL
+from cluster.launcher import Run, RunState
+
+KEPT_RUNTIME_ENV = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda", "image_uri")
+
+
+class RayLauncher:
+    """A launcher over Ray's jobs API, in the runtime environment of the process that it belongs to."""
+
+    def __init__(self, client: Any = None, runtime_env: dict[str, Any] | None = None) -> None:
+        self._client = client
+        self._runtime_env = runtime_env
+
+    def start(self, name: str, command: Sequence[str]) -> None:
+        if self.look(name).state is not RunState.ABSENT:
+            return
+        try:
+            self._jobs().submit_job(
+                entrypoint=shlex.join(command), submission_id=name, runtime_env=self._environment()
+            )
+        except OUT_OF_REACH as exc:
+            # Ray refuses a name it knows: another process was faster, which is as good.
+            if "already exists" not in str(exc):
+                raise Unavailable(f"Ray did not take the job {name}: {_first_line(exc)}") from exc
+
+    def look(self, name: str) -> Run:
+        try:
+            job = self._jobs().get_job_info(name)
+        except OUT_OF_REACH as exc:
+            if "does not exist" in str(exc):
+                return Run(RunState.ABSENT)
+            raise Unavailable(f"Ray's jobs API does not answer: {_first_line(exc)}") from exc
+        if str(job.status) not in TERMINAL:
+            return Run(RunState.RUNNING)
+        code = job.driver_exit_code if str(job.status) != "SUCCEEDED" else 0
+        return Run(RunState.ENDED, code, self._last_words(name, job.message or ""))
+
+    def stop(self, name: str) -> None:
+        try:
+            self._jobs().stop_job(name)
+        except OUT_OF_REACH as exc:
+            if "does not exist" not in str(exc):
+                raise Unavailable(f"Ray's jobs API does not answer: {_first_line(exc)}") from exc
+
+    def _last_words(self, name: str, message: str) -> str:
+        try:
+            log = self._jobs().get_job_logs(name)
+        except OUT_OF_REACH:
+            log = ""
+        lines = [line.strip() for line in (log or message).splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    def _jobs(self) -> Any:
+        if self._client is None:
+            prepare_client()
+            from ray.job_submission import JobSubmissionClient
+
+            try:
+                self._client = JobSubmissionClient(_address())
+            except OUT_OF_REACH as exc:
+                raise Unavailable(f"Ray's jobs API does not answer: {_first_line(exc)}") from exc
+        return self._client
+
+    def _environment(self) -> dict[str, Any]:
+        """Ours, so that a job has the code and settings of the application that starts it."""
+        if self._runtime_env is None:
+            import ray
+
+            ours = ray.get_runtime_context().runtime_env if ray.is_initialized() else {}
+            self._runtime_env = {key: ours[key] for key in KEPT_RUNTIME_ENV if ours.get(key)}
+        return self._runtime_env
+
+
+def _address() -> str | None:
+    """The jobs API of the head that runs here; None, on other nodes, lets Ray look for it."""
+    try:
+        return dashboard_url()
+    except Unavailable:
+        return None
+
+
+def _first_line(exc: BaseException) -> str:
+    return next((line.strip() for line in str(exc).splitlines() if line.strip()), exc.__class__.__name__)

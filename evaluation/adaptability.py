@@ -1,0 +1,219 @@
+"""A fact changes: how long until each cell answers rightly, and what it answers meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field
+
+from cluster.errors import DataError
+from evaluation.answers import Request
+from evaluation.asking import ask_again
+from evaluation.config import TUNED, AdaptabilityConfig, CompareConfig, retrieves
+from evaluation.indexing import ingest
+from evaluation.kept import Kept
+from evaluation.metrics import contains_answer
+from evaluation.questions import Kind, Question
+from evaluation.tuning import TrainedModel, Trainer, train_one
+
+# Answers are greedy: what is wrong this often after the change is there stays wrong.
+MAX_WRONG_AFTER = 2
+
+
+class Way(StrEnum):
+    REINGEST = "re-ingested"
+    RETRAIN = "re-trained"
+    NONE = "cannot learn it"
+    NOT_TRIED = "re-training not tried"
+
+
+class Told(StrEnum):
+    """What an answer says about the fact."""
+
+    NEW = "new"
+    OLD = "old"
+    OTHER = "neither"
+
+
+class Change(Kept):
+    """What one cell did with the change. `seconds` is None when it never gave the new answer."""
+
+    cell: str
+    way: Way
+    seconds: float | None
+    before: str  # the answer before the change
+    after: str  # the last answer
+    meanwhile: dict[Told, int] = Field({})  # answers between the change and the first right one
+
+
+class Adaptability(Kept):
+    changes: tuple[Change, ...]
+    ingest_s: float
+
+    @property
+    def seconds(self) -> dict[str, float | None]:
+        return {change.cell: change.seconds for change in self.changes}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every way that a cell has was tried."""
+        return all(change.way is not Way.NOT_TRIED for change in self.changes)
+
+
+def told(text: str, old: Sequence[str], new: Sequence[str]) -> Told:
+    """("You get 31 days.", ["27"], ["31"]) -> NEW; naming both is neither."""
+    has_new, has_old = contains_answer(text, new), contains_answer(text, old)
+    if has_new == has_old:
+        return Told.OTHER
+    return Told.NEW if has_new else Told.OLD
+
+
+def measure_adaptability(
+    config: CompareConfig, trained: Sequence[TrainedModel], run_id: str, trainer: Trainer
+) -> Adaptability:
+    """Change the fact in a copy of the documents, ingest it again, and train again where that is asked for."""
+    change = config.adaptability
+    assert change is not None
+    assert config.documents is not None
+    folder = config.output / "changed-documents"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(config.documents, folder)
+    collection = f"{config.collection}-changed"
+    ingest(folder, collection)
+    model = trained[0].model if trained else TUNED
+    before = {
+        cell: _ask(config, change, cell, name.replace(TUNED, model), collection)
+        for cell, name in config.cells.items()
+    }
+    _edit(folder / change.document, change)
+    ingest_s, changes = _watch(config, change, before, model, folder, collection)
+    if change.retrain and config.tuned_cells:
+        changes |= _retrained(config, change, changes, collection, run_id, trainer)
+    return Adaptability(changes=tuple(changes[cell] for cell in config.cells), ingest_s=ingest_s)
+
+
+def _watch(
+    config: CompareConfig,
+    change: AdaptabilityConfig,
+    before: Mapping[str, str],
+    model: str,
+    folder: Path,
+    collection: str,
+) -> tuple[float, dict[str, Change]]:
+    """Ingest the changed folder, and go on asking the cells that retrieve until they know."""
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        ingesting = pool.submit(ingest, folder, collection)
+        changes = {}
+        for cell, name in config.cells.items():
+            if retrieves(name):
+                asked = name.replace(TUNED, model)
+                changes[cell] = _until_new(
+                    partial(_ask, config, change, cell, asked, collection),
+                    ingesting.done,
+                    change,
+                    Change(
+                        cell=cell, way=Way.REINGEST, seconds=None, before=before[cell], after=before[cell]
+                    ),
+                    started,
+                )
+            else:
+                way = Way.NOT_TRIED if TUNED in name else Way.NONE
+                changes[cell] = Change(
+                    cell=cell, way=way, seconds=None, before=before[cell], after=before[cell]
+                )
+    return ingesting.result(), changes
+
+
+def _until_new(
+    ask: Callable[[], str],
+    is_changed: Callable[[], bool],
+    change: AdaptabilityConfig,
+    found: Change,
+    started: float,
+) -> Change:
+    meanwhile: dict[Told, int] = {}
+    num_wrong_after = 0
+    while True:
+        was_changed = is_changed()
+        text = ask()
+        what = told(text, change.old, change.new)
+        if what is Told.NEW or num_wrong_after == MAX_WRONG_AFTER:
+            seconds = time.monotonic() - started if what is Told.NEW else None
+            return found.model_copy(update={"seconds": seconds, "after": text, "meanwhile": meanwhile})
+        meanwhile[what] = meanwhile.get(what, 0) + 1
+        num_wrong_after += was_changed
+
+
+def _retrained(
+    config: CompareConfig,
+    change: AdaptabilityConfig,
+    changes: Mapping[str, Change],
+    collection: str,
+    run_id: str,
+    trainer: Trainer,
+) -> dict[str, Change]:
+    """Tuned cells that re-ingesting alone did not put right, asked with a model trained on the changed rows."""
+    assert config.tuning is not None
+    rows = (config.output / "changed-training.jsonl").resolve()
+    num_changed = _write_changed_rows(config, change, rows)
+    trained = train_one(
+        config,
+        run_id,
+        f"changed fact, {num_changed} rows",
+        config.tuning.seeds[0],
+        [f"data.path={rows}"],
+        trainer,
+    )
+    found = {}
+    for cell, name in config.tuned_cells.items():
+        if changes[cell].seconds is None:
+            started = time.monotonic()
+            text = _ask(config, change, cell, name.replace(TUNED, trained.model), collection)
+            seconds = trained.seconds + time.monotonic() - started
+            is_new = told(text, change.old, change.new) is Told.NEW
+            update = {"way": Way.RETRAIN, "seconds": seconds if is_new else None, "after": text}
+            found[cell] = changes[cell].model_copy(update=update)
+    return found
+
+
+def _write_changed_rows(config: CompareConfig, change: AdaptabilityConfig, target: Path) -> int:
+    assert config.training is not None
+    lines = config.training.read_text(encoding="utf-8").splitlines()
+    changed = [line.replace(change.find, change.replace) for line in lines]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("\n".join(changed) + "\n", encoding="utf-8")
+    num_changed = sum(a != b for a, b in zip(lines, changed, strict=True))
+    if not num_changed:
+        raise DataError(f"{config.training} does not hold {change.find!r}", "adaptability.find")
+    return num_changed
+
+
+def _edit(path: Path, change: AdaptabilityConfig) -> None:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise DataError(f"cannot read {change.document}: {exc.strerror}", "adaptability.document") from exc
+    if change.find not in text:
+        raise DataError(f"{change.document} does not hold {change.find!r}", "adaptability.find")
+    path.write_text(text.replace(change.find, change.replace), encoding="utf-8")
+
+
+def _ask(config: CompareConfig, change: AdaptabilityConfig, cell: str, model: str, collection: str) -> str:
+    question = Question(id="changed-fact", question=change.question, kind=Kind.TAUGHT, answer=change.new[0])
+    request = Request(
+        cell,
+        model,
+        config.system_prompts.get(cell, ""),
+        question,
+        config.max_tokens,
+        config.seed,
+        collection=collection if retrieves(model) else None,
+    )
+    return ask_again(config, [request], at_once=1)[0].text

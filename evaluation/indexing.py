@@ -1,0 +1,33 @@
+"""Filling collections as a user does: by `python -m retrieval`, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.errors import JobFailed
+
+
+def ingest(folder: Path, collection: str) -> float:
+    """Make the collection agree with the folder; returns seconds, start-up included. Raises JobFailed."""
+    started = time.monotonic()
+    _retrieval("ingest", str(folder), "--collection", collection)
+    return time.monotonic() - started
+
+
+def drop(collection: str) -> None:
+    _retrieval("delete", "--collection", collection, "--whole-collection")
+
+
+def _retrieval(*arguments: str) -> None:
+    result = run(("-m", "retrieval", *arguments))
+    if result.returncode:
+        words = " ".join((result.stderr or result.stdout).split())[-500:]
+        raise JobFailed(f"python -m retrieval {arguments[0]} failed: {words}")
+
+
+def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)

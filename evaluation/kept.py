@@ -1,0 +1,43 @@
+"""Files of a comparison that let it go on where it stopped: steps that are done once, and whole writes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Figures = TypeVar("Figures", bound=BaseModel)
+
+
+class Kept(BaseModel):
+    """Figures that are kept in a file of their own. Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def once(
+    folder: Path, name: str, asked: object, kind: type[Figures], measure: Callable[[], Figures]
+) -> Figures:
+    """What `measure` returned for `asked`, from `<folder>/<name>-<fingerprint>.json` if it was done before.
+
+    `asked` is everything that the figures depend on; its repr is the fingerprint.
+    """
+    fingerprint = hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
+    path = folder / f"{name}-{fingerprint}.json"
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):  # never done, or by a version with other figures
+        figures = measure()
+        write_whole(path, figures.model_dump_json(indent=2).encode())
+        return figures
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is never seen half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)

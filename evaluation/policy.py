@@ -1,0 +1,112 @@
+"""From a verdict to the router's policy: which route `auto` takes, and from which similarity on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from cluster.errors import ConfigError, Unprocessable
+from cluster.router_policy import RouterPolicy
+from evaluation.answers import Answer
+from evaluation.questions import Kind, Question
+from evaluation.tuning import TrainedModel
+
+COVERED = (Kind.TAUGHT, Kind.UNTAUGHT)
+DEFAULT_THRESHOLD = 0.34  # the router's own, where there was no small talk to calibrate with
+AUTO = "auto"
+ROUTES = ("plain", "rag", "tuned", "tuned+rag")
+
+
+def calibrated_threshold(covered: Sequence[float], uncovered: Sequence[float]) -> float | None:
+    """The similarity that parts questions that the documents cover from small talk best; None without either.
+
+    Maximises sensitivity + specificity (Youden 1950); of equal ones the middle of the widest gap.
+    ([0.5, 0.6, 0.7], [0.1, 0.3]) -> 0.4
+    """
+    if not covered or not uncovered:
+        return None
+    seen = sorted({*covered, *uncovered})
+    gaps = list(pairwise(seen))
+
+    def quality(gap: tuple[float, float]) -> tuple[float, float]:
+        threshold = sum(gap) / 2
+        found = sum(score >= threshold for score in covered) / len(covered)
+        left_alone = sum(score < threshold for score in uncovered) / len(uncovered)
+        return round(found + left_alone, 9), gap[1] - gap[0]
+
+    if not gaps:
+        return None
+    low, high = max(gaps, key=quality)
+    return round((low + high) / 2, 4)
+
+
+def best_scores(answers: Sequence[Answer], questions: Sequence[Question]) -> tuple[list[float], list[float]]:
+    """Best similarity for each covered question, and for each small talk; 0 where no hit was relevant.
+
+    Taken from the first cell that retrieves.
+    """
+    kinds = {question.id: question.kind for question in questions}
+    cell = next((answer.cell for answer in answers if answer.hits), None)
+    own = [answer for answer in answers if answer.cell == cell] if cell is not None else []
+    own = [answer for answer in own if answer.variant == own[0].variant]
+
+    def of(*wanted: Kind) -> list[float]:
+        return [
+            max((hit.score for hit in answer.hits), default=0.0)
+            for answer in own
+            if kinds[answer.question_id] in wanted
+        ]
+
+    return of(*COVERED), of(Kind.SMALLTALK)
+
+
+def best_trained(trained: Sequence[TrainedModel]) -> TrainedModel | None:
+    """The run with the least validation loss: chosen by data that no cell was judged on."""
+    return min(
+        trained,
+        key=lambda run: (run.validation_loss is None, run.validation_loss or 0.0, run.seed),
+        default=None,
+    )
+
+
+def policies(
+    cells: Mapping[str, str],
+    answers: Sequence[Answer],
+    questions: Sequence[Question],
+    trained: Sequence[TrainedModel],
+    report: str,
+) -> dict[str, RouterPolicy]:
+    """Cell to the policy that puts it behind `auto`; without cells whose route `auto` cannot take."""
+    threshold = calibrated_threshold(*best_scores(answers, questions))
+    best = best_trained(trained)
+    found = {}
+    for answer in answers:
+        if answer.cell in found or answer.route not in ROUTES or cells[answer.cell] == AUTO:
+            continue
+        is_trained_here = best is not None and answer.variant in {run.variant for run in trained}
+        tuned = (
+            (best.model if best and is_trained_here else answer.model) if "tuned" in answer.route else None
+        )
+        found[answer.cell] = RouterPolicy.model_validate(
+            {
+                "grounded_route": answer.route,
+                "score_threshold": DEFAULT_THRESHOLD if threshold is None else threshold,
+                "tuned_model": tuned,
+                "report": report,
+            }
+        )
+    return found
+
+
+def chosen_policy(results: Mapping[str, Any], cell: str | None) -> tuple[str, RouterPolicy]:
+    """The cell to promote and its policy, from results.json. Raises ConfigError or Unprocessable."""
+    offered = results["policies"]
+    if cell is None:
+        cell = results["winner"]
+        if cell is None:
+            said = results["conclusion"]["all questions"]
+            raise Unprocessable(f"the verdict is {said!r}; choose one of {list(offered)} with --cell", "cell")
+    if cell not in offered:
+        raise ConfigError(f"cell {cell!r} cannot stand behind auto; choose one of {list(offered)}", "cell")
+    return cell, RouterPolicy.model_validate(offered[cell])

@@ -1,0 +1,138 @@
+"""The training runs of a comparison: Ray jobs of `python -m training run`, followed to their end.
+
+A run that is done is kept by its seed and data, so that a comparison that was interrupted does not train
+again; a job that still runs is found by its id and followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from cluster import jobs
+from cluster.connection import dashboard_url, prepare_client
+from cluster.errors import JobFailed, NotFound
+from cluster.registry import Registry
+from cluster.reports import new_report_id
+from cluster.submission import submit, submit_command
+from evaluation.config import CompareConfig, TuningConfig
+from evaluation.kept import Kept, once, write_whole
+
+MAX_ATTEMPTS = 20
+LOG_LINES_IN_ERROR = 3
+
+
+class TrainedModel(Kept):
+    """One finished training run."""
+
+    variant: str  # names the run in answers: "seed 1"
+    seed: int
+    model: str  # card id
+    seconds: float  # from the job's start to its end, start-up and checks included
+    trained_tokens: int
+    validation_loss: float | None
+
+
+class Trainer(Protocol):
+    """Runs one training; a fake in tests."""
+
+    def __call__(self, tuning: TuningConfig, run_id: str, overrides: Sequence[str]) -> tuple[str, float]:
+        """Train with `overrides` and return the model's id and the seconds it took."""
+
+
+def train_seeds(config: CompareConfig, run_id: str, trainer: Trainer) -> list[TrainedModel]:
+    """A model for each seed, on all of the data; none where no cell needs one."""
+    if config.tuning is None or not config.tuned_cells:
+        return []
+    return [train_one(config, run_id, f"seed {seed}", seed, (), trainer) for seed in config.tuning.seeds]
+
+
+def train_one(
+    config: CompareConfig, run_id: str, variant: str, seed: int, overrides: Sequence[str], trainer: Trainer
+) -> TrainedModel:
+    """One training run, or what it left the last time. Raises JobFailed with the job's last words."""
+    tuning = config.tuning
+    assert tuning is not None
+    given = [*tuning.overrides, f"seed={seed}", *overrides]
+
+    def measure() -> TrainedModel:
+        model, seconds = trainer(tuning, f"{run_id}-{_short(variant, given)}", given)
+        card = Registry().get(model)
+        return TrainedModel(
+            variant=variant,
+            seed=seed,
+            model=card.id,
+            seconds=seconds,
+            trained_tokens=card.trained_tokens,
+            validation_loss=card.metrics.get("validation_loss"),
+        )
+
+    asked = (tuning.config.read_text(encoding="utf-8"), variant, given)
+    return once(config.output / "training", "run", asked, TrainedModel, measure)
+
+
+def train_as_job(tuning: TuningConfig, run_id: str, overrides: Sequence[str]) -> tuple[str, float]:
+    """Train as a Ray job, or follow the job of this run that was submitted before."""
+    alias = run_id
+    entrypoint = ["python", "-m", "training", "run", str(tuning.config), *overrides, f"output.alias={alias}"]
+    job_id = _finished_job(entrypoint, run_id)
+    return Registry().get(alias).id, _seconds(job_id)
+
+
+def _finished_job(entrypoint: Sequence[str], run_id: str) -> str:
+    """The id of the first job of this run that succeeds. Ids of failed jobs cannot be used again."""
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        job_id = f"{run_id}-{attempt}"
+        log = _Tail()
+        try:
+            status, is_new = jobs.follow(job_id, write=log.write), False
+        except NotFound:
+            submit(submit_command(entrypoint), job_id)
+            status, is_new = jobs.follow(job_id, write=log.write), True
+        if status == "SUCCEEDED":
+            return job_id
+        if is_new:
+            raise JobFailed(f"the training job {job_id} ended as {status}: {log.last_words}")
+    raise JobFailed(f"the training {run_id} failed {MAX_ATTEMPTS} times; see ray job logs {run_id}-1")
+
+
+def _seconds(job_id: str) -> float:
+    prepare_client()
+    from ray.job_submission import JobSubmissionClient
+
+    info = JobSubmissionClient(dashboard_url()).get_job_info(job_id)
+    return (int(info.end_time) - int(info.start_time)) / 1000
+
+
+class _Tail:
+    """The end of a log that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def write(self, text: str) -> None:
+        self._text = (self._text + text)[-4000:]
+
+    @property
+    def last_words(self) -> str:
+        lines = [line.strip() for line in self._text.splitlines() if line.strip()]
+        return " ".join(lines[-LOG_LINES_IN_ERROR:]) or "it said nothing"
+
+
+def _short(variant: str, given: Sequence[str]) -> str:
+    """A run's name that is fit for an alias, and differs where the overrides do.
+
+    ("1/4 of the rows", ["seed=1"]) -> "1-4-of-the-rows-0b5f2f"
+    """
+    name = "".join(char if char.isalnum() else "-" for char in variant.lower())
+    return f"{name}-{hashlib.sha256(repr(list(given)).encode()).hexdigest()[:6]}"
+
+
+def run_id_of(output: Path) -> str:
+    """The id of the comparison in this folder: made once, so that its jobs and its report are found again."""
+    path = output / "run-id"
+    if not path.exists():
+        write_whole(path, new_report_id().encode())
+    return path.read_text().strip()

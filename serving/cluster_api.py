@@ -1,0 +1,28 @@
+"""`GET /v1/cluster`: what runs where, as one JSON object."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from serving.cluster_view import ClusterView
+
+# The caller without keys, or the project of that name: the operator. Others see how many jobs there are, not whose.
+OPERATOR_TENANT = "default"
+
+
+def router(view: ClusterView) -> APIRouter:
+    routes = APIRouter(tags=["hamlet"])
+
+    @routes.get("/v1/cluster")
+    async def cluster(request: Request) -> dict[str, Any]:
+        """Nodes with their load, reserved resources, deployments with their replicas, jobs, and where to see more."""
+        state = await asyncio.to_thread(view.state)
+        answer = {"object": "cluster"} | state.model_dump(mode="json")
+        if getattr(request.state, "tenant", OPERATOR_TENANT) != OPERATOR_TENANT:
+            answer["jobs"]["recent"] = []
+        return answer
+
+    return routes

@@ -1,0 +1,88 @@
+"""Background work of the router: duties done again and again, each by one router at a time.
+
+Every router has a conductor. Before each round of a duty it takes the duty's lease; the one that has it does
+the round, and when its router dies another has it within `LEASE_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from cluster.errors import HamletError
+from cluster.leases import Leases
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Duty:
+    """Work that is done every `every_s` seconds. `work` blocks, and may be cut off at any moment by a crash."""
+
+    name: str
+    work: Callable[[], None]
+    every_s: float
+
+
+class Conductor:
+    """Does duties from `start` to its end."""
+
+    def __init__(self, leases: Leases, duties: Sequence[Duty], lease_s: float = LEASE_S) -> None:
+        self._leases = leases
+        self._duties = duties
+        self._lease_s = lease_s
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Duties are done while this is entered. A round that has begun is finished at the end."""
+        leaving = asyncio.Event()
+        loops = [asyncio.create_task(self._repeat(duty, leaving)) for duty in self._duties]
+        try:
+            yield
+        finally:
+            leaving.set()
+            await asyncio.gather(*loops)
+
+    async def _repeat(self, duty: Duty, leaving: asyncio.Event) -> None:
+        while not leaving.is_set():
+            await self._round(duty)
+            try:
+                async with asyncio.timeout(duty.every_s):
+                    await leaving.wait()
+            except TimeoutError:
+                continue
+        await asyncio.to_thread(self._give_back, duty)
+
+    async def _round(self, duty: Duty) -> None:
+        try:
+            if not await asyncio.to_thread(self._leases.hold, duty.name, self._lease_s):
+                return
+            work = asyncio.create_task(asyncio.to_thread(duty.work))
+            while not (await asyncio.wait([work], timeout=self._lease_s / 3))[0]:
+                await asyncio.to_thread(self._leases.hold, duty.name, self._lease_s)
+            await work
+        except HamletError as exc:
+            log.warning("%s: %s", duty.name, exc)
+        except Exception:
+            log.exception("%s failed; it is tried again", duty.name)
+
+    def _give_back(self, duty: Duty) -> None:
+        try:
+            self._leases.release(duty.name)
+        except (HamletError, SQLAlchemyError):
+            log.exception("the lease of %s could not be given back; it expires", duty.name)
+
+
+def owner_name() -> str:
+    """A name for this process that no other has had."""
+    return f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"

@@ -1,0 +1,150 @@
+"""`/v1/files`: uploads that are durable before they are acknowledged, in OpenAI's shapes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+
+from cluster.errors import InvalidInput
+from cluster.files import File, Files
+from serving.config import ServingConfig
+from serving.limits import require_storage
+from serving.training_commands import TrainingCommands
+from serving.uploads import Upload, received
+
+PURPOSES = ("fine-tune", "assistants", "user_data", "batch", "vision", "evals")
+TRAINING_PURPOSE = "fine-tune"
+EXPIRY_S = (3600, 2_592_000)
+# OpenAI's: files for batches go by themselves.
+BATCH_EXPIRY_S = 30 * 24 * 3600
+CHUNK_BYTES = 1024 * 1024
+
+FilePage = Annotated[int, Query(ge=1, le=10_000)]
+
+
+def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> APIRouter:
+    """The endpoints over `files`; `commands` check training files."""
+    api = APIRouter(prefix="/v1/files", tags=["openai"])
+
+    @api.post("")
+    async def create(request: Request) -> dict[str, Any]:
+        async with received(request, config.files.max_bytes) as upload:
+            purpose = _purpose(upload)
+            expires_in_s = expiry(upload.fields, purpose)
+            file = await asyncio.to_thread(_keep, upload, purpose, expires_in_s, tenant_of(request))
+        return file_object(file)
+
+    def _keep(upload: Upload, purpose: str, expires_in_s: float | None, tenant: str) -> File:
+        require_storage(config.limits, files.num_bytes(tenant), upload.path.stat().st_size)
+        report = None
+        if purpose == TRAINING_PURPOSE:
+            report = commands.validate(upload.path, upload.filename)
+        expires_at = time.time() + expires_in_s if expires_in_s is not None else None
+        return files.create(
+            tenant, upload.filename, purpose, upload.path, expires_at=expires_at, details=report
+        )
+
+    @api.get("")
+    def listing(
+        request: Request,
+        purpose: str | None = None,
+        after: str | None = None,
+        limit: FilePage = 10_000,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> dict[str, Any]:
+        page = files.list(
+            tenant_of(request), purpose=purpose, after=after, limit=limit, ascending=order == "asc"
+        )
+        return {
+            "object": "list",
+            "data": [file_object(file) for file in page.data],
+            "first_id": page.data[0].id if page.data else "",
+            "last_id": page.data[-1].id if page.data else "",
+            "has_more": page.has_more,
+        }
+
+    @api.get("/{file_id}")
+    def retrieve(file_id: str, request: Request) -> dict[str, Any]:
+        return file_object(files.get(tenant_of(request), file_id))
+
+    @api.get("/{file_id}/content")
+    def content(file_id: str, request: Request) -> StreamingResponse:
+        file = files.get(tenant_of(request), file_id)
+        headers = {
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}",
+            "content-length": str(file.num_bytes),
+        }
+        return StreamingResponse(_chunks(files, file), headers=headers, media_type="application/octet-stream")
+
+    @api.delete("/{file_id}")
+    def delete(file_id: str, request: Request) -> dict[str, Any]:
+        file = files.delete(tenant_of(request), file_id)
+        return {"id": file.id, "object": "file", "deleted": True}
+
+    return api
+
+
+def tenant_of(request: Request) -> str:
+    """Whose request this is, as the authentication found; `default` where no keys are configured."""
+    return str(getattr(request.state, "tenant", "default"))
+
+
+def file_object(file: File) -> dict[str, Any]:
+    """OpenAI's file object; what the validation found is in `hamlet`."""
+    body: dict[str, Any] = {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.num_bytes,
+        "created_at": int(file.created_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+    }
+    if file.expires_at is not None:
+        body["expires_at"] = int(file.expires_at)
+    return body | ({"hamlet": file.details} if file.details else {})
+
+
+def expiry(fields: dict[str, str], purpose: str) -> float | None:
+    """Seconds until a file of this upload expires, None for never. Raises InvalidInput.
+
+    >>> expiry({"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}, "user_data")
+    3600
+    """
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return BATCH_EXPIRY_S if purpose == "batch" else None
+    least, most = EXPIRY_S
+    if anchor != "created_at":
+        raise InvalidInput("expires_after.anchor must be created_at", "expires_after.anchor")
+    if seconds is None or not seconds.isdecimal() or not least <= int(seconds) <= most:
+        raise InvalidInput(f"expires_after.seconds must be {least} to {most}", "expires_after.seconds")
+    return int(seconds)
+
+
+def _purpose(upload: Upload) -> str:
+    purpose = upload.fields.get("purpose")
+    if purpose is None:
+        raise InvalidInput("missing required parameter 'purpose'", "purpose", "missing_required_parameter")
+    if purpose not in PURPOSES:
+        raise InvalidInput(f"purpose must be one of {', '.join(PURPOSES)}; got {purpose!r}", "purpose")
+    known = {"purpose", "expires_after[anchor]", "expires_after[seconds]"}
+    if unknown := sorted(upload.fields.keys() - known):
+        raise InvalidInput(
+            f"unsupported parameter {unknown[0]!r}: remove it from the request",
+            unknown[0],
+            "unsupported_parameter",
+        )
+    return purpose
+
+
+def _chunks(files: Files, file: File) -> Iterator[bytes]:
+    with files.open(file) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk

@@ -1,0 +1,167 @@
+"""`/v1/fine_tuning/jobs`: OpenAI's fine-tuning over `cluster.fine_tuning_jobs`, and plans that start nothing.
+
+What a request can get wrong is refused here, before there is a job. What happens to a job afterwards is the
+conductor's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from cluster.cards import slug
+from cluster.errors import InvalidInput, NotFound, Overloaded
+from cluster.files import File, Files
+from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.fine_tuning_records import JobRequest
+from serving.config import ServingConfig
+from serving.files_api import TRAINING_PURPOSE, tenant_of
+from serving.fine_tuning_objects import checkpoint_object, event_object, job_object
+from serving.fine_tuning_requests import CreateJobRequest
+from serving.finetune_config import finetune_config
+from serving.training_commands import TrainingCommands
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+METADATA_KEY = re.compile(r"metadata\[(.+)\]")
+
+
+def router(
+    jobs: FineTuningJobs, files: Files, commands: TrainingCommands, config: ServingConfig
+) -> APIRouter:
+    """The endpoints over `jobs`; `commands` make plans."""
+    api = APIRouter(prefix="/v1/fine_tuning", tags=["openai"])
+    orders = Orders(files, config)
+
+    @api.post("/jobs")
+    def create(body: CreateJobRequest, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        made = orders.job_request(body, tenant)
+        most = config.fine_tuning.max_waiting_per_tenant
+        if jobs.num_active(tenant) >= most:
+            raise Overloaded(
+                f"{most} jobs have not ended yet, the most there may be; cancel one or wait", retry_after_s=60
+            )
+        return job_object(jobs.create(tenant, made))
+
+    @api.post("/plans")
+    def plan(body: CreateJobRequest, request: Request) -> dict[str, Any]:
+        made = orders.job_request(body, tenant_of(request))
+        forecast = commands.plan(made.config, config.fine_tuning.price_per_hour)
+        return {
+            "object": "fine_tuning.plan",
+            "model": made.model,
+            "hyperparameters": made.hyperparameters,
+        } | {"plan": forecast}
+
+    @api.get("/jobs")
+    def listing(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+        page = jobs.list(tenant_of(request), after=after, limit=limit, metadata=metadata_filter(request))
+        return {"object": "list", "data": [job_object(job) for job in page.data], "has_more": page.has_more}
+
+    @api.get("/jobs/{job_id}")
+    def retrieve(job_id: str, request: Request) -> dict[str, Any]:
+        return job_object(jobs.get(tenant_of(request), job_id))
+
+    @api.post("/jobs/{job_id}/cancel")
+    def cancel(job_id: str, request: Request) -> dict[str, Any]:
+        return job_object(jobs.cancel(tenant_of(request), job_id))
+
+    @api.post("/jobs/{job_id}/pause")
+    def pause(job_id: str, request: Request) -> dict[str, Any]:
+        return job_object(jobs.pause(tenant_of(request), job_id))
+
+    @api.post("/jobs/{job_id}/resume")
+    def resume(job_id: str, request: Request) -> dict[str, Any]:
+        return job_object(jobs.resume(tenant_of(request), job_id))
+
+    @api.get("/jobs/{job_id}/events")
+    def events(job_id: str, request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+        page = jobs.events(tenant_of(request), job_id, after=after, limit=limit)
+        return {"object": "list", "data": [event_object(e) for e in page.data], "has_more": page.has_more}
+
+    @api.get("/jobs/{job_id}/checkpoints")
+    def checkpoints(
+        job_id: str, request: Request, after: str | None = None, limit: Limit = 10
+    ) -> dict[str, Any]:
+        page = jobs.checkpoints(tenant_of(request), job_id, after=after, limit=limit)
+        data = [checkpoint_object(checkpoint) for checkpoint in page.data]
+        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+        return {
+            "object": "list",
+            "data": data,
+            "first_id": None,
+            "last_id": None,
+            "has_more": page.has_more,
+        } | ends
+
+    return api
+
+
+class Orders:
+    """From what a caller sends to what a job is made of."""
+
+    def __init__(self, files: Files, config: ServingConfig) -> None:
+        self._files = files
+        self._config = config
+
+    def job_request(self, body: CreateJobRequest, tenant: str) -> JobRequest:
+        """Raises InvalidInput naming the field: an unknown model or file, a file that is not for training."""
+        model = self._base(body.model)
+        training = self._file(tenant, body.training_file, "training_file")
+        validation = (
+            self._file(tenant, body.validation_file, "validation_file") if body.validation_file else None
+        )
+        chosen = body.decided(int(training.details.get("rows") or 0))
+        seed = body.seed_or_new()
+        return JobRequest(
+            model=body.model,
+            training_file=training.id,
+            validation_file=validation.id if validation else None,
+            method={"type": "supervised", "supervised": {"hyperparameters": vars(chosen)}},
+            hyperparameters=dict(vars(chosen)),
+            suffix=body.suffix,
+            seed=seed,
+            labels=body.metadata,
+            config=finetune_config(
+                self._config.fine_tuning,
+                chosen,
+                model=model,
+                training_data=training.uri,
+                validation_data=validation.uri if validation else None,
+                suffix=body.suffix,
+                seed=seed,
+            ),
+        )
+
+    def _base(self, name: str) -> str:
+        """The reference of a model that may be tuned, by its reference or its short name."""
+        for reference in self._config.tunable:
+            if name in (reference, slug(reference)):
+                return reference
+        known = ", ".join(slug(reference) for reference in self._config.tunable)
+        raise InvalidInput(
+            f"{name!r} cannot be fine-tuned here; there are {known}", "model", "model_not_available"
+        )
+
+    def _file(self, tenant: str, file_id: str, param: str) -> File:
+        try:
+            file = self._files.get(tenant, file_id)
+        except NotFound as exc:
+            raise InvalidInput(
+                f"{param}: no file {file_id!r}; upload it first", param, "file_not_found"
+            ) from exc
+        if file.purpose != TRAINING_PURPOSE:
+            raise InvalidInput(
+                f"{param}: {file_id} was uploaded for {file.purpose}; upload it with purpose {TRAINING_PURPOSE}",
+                param,
+                "invalid_file_purpose",
+            )
+        return file
+
+
+def metadata_filter(request: Request) -> dict[str, str]:
+    """`?metadata[team]=search` as `{"team": "search"}`."""
+    pairs = request.query_params.multi_items()
+    return {match[1]: value for name, value in pairs if (match := METADATA_KEY.fullmatch(name))}

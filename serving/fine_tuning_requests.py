@@ -1,0 +1,109 @@
+"""Bodies of the fine-tuning API: OpenAI's fields with OpenAI's bounds, and what of them is offered here."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cluster.errors import InvalidInput
+from serving.hyperparameters import Auto, Hyperparameters, decide
+
+MAX_METADATA = 16
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AskedHyperparameters(_Request):
+    """`auto` is decided from the number of rows, by the rule in `hyperparameters`."""
+
+    n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
+    batch_size: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto = "auto"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_auto(cls, value: object) -> object:
+        return "auto" if value is None else value
+
+
+class Supervised(_Request):
+    hyperparameters: AskedHyperparameters | None = None
+
+
+class Method(_Request):
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: Supervised | None = None
+    # What is in them does not matter: the method as a whole is refused.
+    dpo: Any = None
+    reinforcement: Any = None
+
+    @model_validator(mode="after")
+    def _is_offered(self) -> Self:
+        if self.type != "supervised":
+            raise InvalidInput(
+                f"method.type {self.type} is not offered; use supervised", "method.type", "unsupported_value"
+            )
+        return self
+
+
+class CreateJobRequest(_Request):
+    """`POST /v1/fine_tuning/jobs`, and the same body for `/plans`."""
+
+    model: str = Field(min_length=1)
+    training_file: str = Field(min_length=1)
+    validation_file: str | None = None
+    method: Method | None = None
+    hyperparameters: AskedHyperparameters | None = Field(None, description="The older place of method's.")
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    metadata: dict[str, str] | None = None
+    integrations: list[dict[str, Any]] | None = None
+
+    @field_validator("integrations")
+    @classmethod
+    def _no_integrations(cls, value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        if value:
+            raise InvalidInput(
+                "integrations are not offered; read the metrics from the job's events or its result file",
+                "integrations",
+                "unsupported_parameter",
+            )
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _small_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if len(value or {}) > MAX_METADATA:
+            raise ValueError(f"at most {MAX_METADATA} pairs")
+        for key, text in (value or {}).items():
+            if len(key) > 64 or len(text) > 512:
+                raise ValueError(f"{key[:64]!r}: keys have at most 64 characters, values 512")
+        return value
+
+    @property
+    def asked(self) -> AskedHyperparameters:
+        """Raises InvalidInput when both places say something else."""
+        of_method = self.method.supervised.hyperparameters if self.method and self.method.supervised else None
+        if of_method and self.hyperparameters and of_method != self.hyperparameters:
+            raise InvalidInput(
+                "hyperparameters and method.supervised.hyperparameters differ; send one of them",
+                "hyperparameters",
+            )
+        return of_method or self.hyperparameters or AskedHyperparameters()
+
+    def decided(self, num_rows: int) -> Hyperparameters:
+        """Raises InvalidInput for a batch that is larger than the data."""
+        asked = self.asked
+        if asked.batch_size != "auto" and asked.batch_size > num_rows:
+            raise InvalidInput(
+                f"batch_size {asked.batch_size} is more than the {num_rows} rows of the training file",
+                "hyperparameters.batch_size",
+            )
+        return decide(num_rows, asked.n_epochs, asked.batch_size, asked.learning_rate_multiplier)
+
+    def seed_or_new(self) -> int:
+        return secrets.randbelow(2**31) if self.seed is None else self.seed

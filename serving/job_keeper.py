@@ -1,0 +1,134 @@
+"""Carries fine-tuning jobs from their creation to their end: checks, starts, watches, stops, tries again.
+
+Each step is decided in `job_policy` and made by compare-and-set in `FineTuningJobs`, so that a keeper that is
+killed between any two of them, or is one too many, loses no job and runs none twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import yaml
+
+from cluster.blobs import place_bytes
+from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from cluster.files import Files
+from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.fine_tuning_records import FineTuningJob, JobStatus, Process
+from cluster.launcher import Launcher
+from cluster.storage import storage_uri
+from serving.config import FineTuningConfig
+from serving.finetune_config import named
+from serving.job_policy import Step, next_step, reason_of, startable
+from serving.training_commands import TrainingCommands
+
+log = logging.getLogger(__name__)
+
+TRAINING = ("python", "-m", "training")
+
+
+class JobKeeper:
+    """The work on all jobs, in two rounds: `validate` takes its time, `keep` does not."""
+
+    def __init__(
+        self,
+        jobs: FineTuningJobs,
+        files: Files,
+        launcher: Launcher,
+        commands: TrainingCommands,
+        config: FineTuningConfig,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._jobs = jobs
+        self._files = files
+        self._launcher = launcher
+        self._commands = commands
+        self._config = config
+        self._clock = clock
+
+    def validate(self) -> None:
+        """Check each new job by planning it: then it is queued, or has failed with what is wrong."""
+        for job in self._jobs.unsettled():
+            if job.status is JobStatus.VALIDATING_FILES:
+                self._for(job, self._check)
+
+    def keep(self) -> None:
+        """One round over all jobs that have begun or may begin."""
+        for job in self._jobs.unsettled():
+            if job.process is not Process.NONE:
+                self._for(job, self._follow)
+        for job in self._startable():
+            self._for(job, self._begin)
+
+    def _for(self, job: FineTuningJob, work: Callable[[FineTuningJob], None]) -> None:
+        """What goes wrong with one job holds up no other; the next round tries again."""
+        try:
+            work(job)
+        except HamletError as exc:
+            log.warning("fine-tuning job %s: %s", job.id, exc)
+
+    def _check(self, job: FineTuningJob) -> None:
+        try:
+            self._require_files(job)
+            # Without a probe: that would load the model into the router's machine.
+            plan = self._commands.plan(named(job.config, job.id), self._config.price_per_hour, probe=False)
+        except InvalidInput as exc:
+            self._jobs.fail(job.id, exc.message, "invalid_training_file", exc.param)
+            return
+        self._jobs.queue(job.id, plan)
+
+    def _require_files(self, job: FineTuningJob) -> None:
+        for param, file_id in (
+            ("training_file", job.training_file),
+            ("validation_file", job.validation_file),
+        ):
+            try:
+                if file_id is not None:
+                    self._files.get(job.tenant, file_id)
+            except NotFound as exc:
+                raise InvalidInput(f"{param} {file_id} was deleted before the job began", param) from exc
+
+    def _startable(self) -> list[FineTuningJob]:
+        jobs = self._jobs.unsettled()
+        # One that is being stopped still takes up room.
+        busy = [job for job in jobs if job.process is not Process.NONE]
+        queued = [job for job in jobs if job.status is JobStatus.QUEUED and job.process is Process.NONE]
+        return startable(queued, busy, self._config.max_running, self._config.max_running_per_tenant)
+
+    def _begin(self, job: FineTuningJob) -> None:
+        if self._jobs.start(job):
+            self._launch(self._jobs.get(job.tenant, job.id))
+
+    def _follow(self, job: FineTuningJob) -> None:
+        run = self._launcher.look(job.submission_id)
+        step = next_step(job, run, self._config.max_losses, self._clock())
+        if step is Step.LAUNCH:
+            self._launch(job)
+        elif step is Step.STOP:
+            self._launcher.stop(job.submission_id)
+        elif step is Step.SETTLE:
+            self._jobs.set_process(job, Process.NONE)
+        elif step is Step.RETRY and self._jobs.retry(job, reason_of(run)):
+            self._launch(self._jobs.get(job.tenant, job.id))
+        elif step is Step.FAIL:
+            self._jobs.fail(job.id, f"training ended without a model: {reason_of(run)}")
+
+    def _launch(self, job: FineTuningJob) -> None:
+        uri = storage_uri("jobs", job.id, "config.yaml")
+        try:
+            place_bytes(yaml.safe_dump(named(job.config, job.id)).encode(), uri)
+            self._launcher.start(job.submission_id, [*self._program, "run", uri, "--job", job.id])
+        except Unavailable as exc:
+            waited_s = self._clock() - (job.started_at or self._clock())
+            if waited_s > self._config.launch_timeout_s:
+                self._jobs.fail(job.id, f"training could not be started for {waited_s:.0f} s: {exc}")
+                return
+            raise
+        self._jobs.set_process(job, Process.LIVE)
+
+    @property
+    def _program(self) -> tuple[str, ...]:
+        # A Ray job runs on another machine, where our interpreter's path says nothing.
+        return TRAINING if self._config.launcher == "ray" else tuple(self._commands.program)

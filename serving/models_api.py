@@ -1,0 +1,72 @@
+"""What callers change about registered models: deletion, and aliases that are moved and moved back.
+
+Reading models is `/v1/models` in `api`, since bases and routes that are in no registry belong there too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.errors import NotFound
+from cluster.registry import SHARED, Registry
+from serving.files_api import tenant_of
+
+Alias = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class PromoteRequest(BaseModel):
+    """`PUT /v1/aliases/{alias}`"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1, description="Id or alias of the model that the alias means from now on.")
+
+
+def router(registry: Registry) -> APIRouter:
+    """The endpoints over `registry`."""
+    api = APIRouter(prefix="/v1")
+
+    @api.delete("/models/{name:path}", tags=["openai"])
+    def delete_model(name: str, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        card = registry.get(name, tenant)
+        if not registry.may_change(card.id, tenant):
+            raise NotFound(
+                f"{name!r} is not yours to delete: it is shared by all; python -m cluster models delete can",
+                "model",
+                "model_not_found",
+            )
+        registry.delete(card.id)
+        return {"id": card.id, "object": "model", "deleted": True}
+
+    @api.get("/aliases", tags=["hamlet"])
+    def aliases(request: Request) -> dict[str, Any]:
+        seen = registry.aliases(SHARED) | registry.aliases(tenant_of(request))
+        return {"object": "list", "data": [_alias(name, card) for name, card in sorted(seen.items())]}
+
+    @api.put("/aliases/{alias}", tags=["hamlet"])
+    def promote(alias: Alias, body: PromoteRequest, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        before = registry.promote(alias, body.model, tenant)
+        return _alias(alias, registry.aliases(tenant)[alias], before)
+
+    @api.post("/aliases/{alias}/rollback", tags=["hamlet"])
+    def roll_back(alias: Alias, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        before = registry.aliases(tenant).get(alias)
+        return _alias(alias, registry.roll_back(alias, tenant), before)
+
+    @api.delete("/aliases/{alias}", tags=["hamlet"])
+    def remove(alias: Alias, request: Request) -> dict[str, Any]:
+        registry.remove_alias(alias, tenant_of(request))
+        return {"id": alias, "object": "model.alias", "deleted": True}
+
+    return api
+
+
+def _alias(name: str, card_id: str, previous: str | None = None) -> dict[str, Any]:
+    body = {"id": name, "object": "model.alias", "model": card_id}
+    return body | ({"previous_model": previous} if previous else {})

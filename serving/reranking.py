@@ -1,0 +1,51 @@
+"""How well texts answer a question: by a classifier that reads both together, or by the embedder's cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.cards import ModelKind
+from cluster.errors import InvalidInput, NotFound
+from serving.backends import Backends
+from serving.catalogue import ServedModel, TenantCatalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """`scores`: [num_texts], higher is better, comparable within one question and model."""
+
+    scores: tuple[float, ...]
+    num_tokens: int
+
+    def ranking(self, top_n: int | None = None) -> list[int]:
+        """Positions of the texts, best first; equal ones in the order in which they came."""
+        return sorted(range(len(self.scores)), key=lambda index: -self.scores[index])[:top_n]
+
+
+async def find_reranker(catalogue: TenantCatalogue, name: str) -> ServedModel:
+    """A pair classifier or the embedder. Raises NotFound, or InvalidInput for a model that ranks nothing."""
+    try:
+        model = await catalogue.find(name, ModelKind.CLASSIFIER)
+    except NotFound:
+        return await catalogue.find(name, ModelKind.EMBEDDER)
+    if model.card is None or not model.card.is_pair:
+        raise InvalidInput(
+            f"{model.name} classifies single texts; rank with a classifier of pairs, "
+            f"or with {catalogue.embedder.name}",
+            "model",
+        )
+    return model
+
+
+async def relevance(backends: Backends, model: ServedModel, query: str, texts: Sequence[str]) -> Relevance:
+    """The relevance of each text: the probability of the classifier's last class, or the cosine."""
+    if model.card is None:
+        question = await backends.embedder.embed([query], is_query=True)
+        embedded = await backends.embedder.embed(texts)
+        cosines = embedded.vectors @ question.vectors[0]
+        return Relevance(tuple(cosines.tolist()), question.num_tokens + embedded.num_tokens)
+    verdicts = await backends.classifier.classify(model.card, [(query, text) for text in texts])
+    positive = model.card.labels[-1]
+    scores = tuple(dict(verdict.scores)[positive] for verdict in verdicts)
+    return Relevance(scores, sum(verdict.num_tokens for verdict in verdicts))

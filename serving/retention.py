@@ -1,0 +1,46 @@
+"""Removes what has had its time: expired files, weights of deleted models, uploads whose process died."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from cluster.blobs import remove_staged
+from cluster.files import Files
+from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.registry import Registry
+from cluster.storage import delete_folder
+
+log = logging.getLogger(__name__)
+
+# A request that found the model before it was deleted may still be loading it.
+WEIGHTS_GRACE_S = 60.0
+# An upload that has not grown for so long has nobody who sends it.
+UPLOAD_GRACE_S = 24 * 3600.0
+
+
+class Retention:
+    def __init__(
+        self,
+        files: Files,
+        jobs: FineTuningJobs,
+        registry: Registry,
+        weights_grace_s: float = WEIGHTS_GRACE_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._files = files
+        self._jobs = jobs
+        self._registry = registry
+        self._weights_grace_s = weights_grace_s
+        self._clock = clock
+
+    def apply(self) -> None:
+        in_use = self._jobs.files_in_use()
+        self._files.remove([file for file in self._files.expired() if file.id not in in_use])
+        for uri in self._registry.retired_weights(self._weights_grace_s):
+            # The folder first: what is noted is tried again.
+            delete_folder(uri)
+            self._registry.forget_weights(uri)
+            log.info("removed the weights in %s", uri)
+        remove_staged(before=self._clock() - UPLOAD_GRACE_S)

@@ -1,0 +1,311 @@
+"""`/v1/vector_stores`: stores, their files and file batches, and searches, in OpenAI's shapes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+
+from cluster.errors import NotFound
+from cluster.files import Files
+from cluster.paging import Page, cut
+from cluster.vector_store_queue import VectorStoreQueue
+from cluster.vector_store_records import FileStatus, NewFile, VectorStore
+from cluster.vector_stores import VectorStores
+from serving.backends import EmbedderBackend
+from serving.files_api import tenant_of
+from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
+from serving.vector_store_objects import (
+    batch_object,
+    content_page,
+    file_object,
+    list_object,
+    search_page,
+    store_object,
+)
+from serving.vector_store_requests import (
+    AttachBatch,
+    AttachFile,
+    CreateStore,
+    ModifyStore,
+    SearchStore,
+    UpdateAttributes,
+)
+from serving.vector_store_search import Query as SearchQuery
+from serving.vector_store_search import VectorStoreSearch, filled_elsewhere, is_collection
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+Order = Literal["asc", "desc"]
+
+# Documents that are removed from a collection in one call.
+REMOVED_AT_ONCE = 256
+
+
+class VectorStoreVerbs:
+    """What the endpoints do beyond one transaction."""
+
+    def __init__(
+        self, search: VectorStoreSearch, files: Files, queue: VectorStoreQueue, embedder: EmbedderBackend
+    ) -> None:
+        self.search = search
+        self.stores: VectorStores = search.stores
+        self._files = files
+        self._queue = queue
+        self._embedder = embedder
+
+    async def new_files(self, tenant: str, requests: Sequence[AttachFile]) -> list[NewFile]:
+        """Files to attach, each once. Raises NotFound, and InvalidInput for chunks that do not fit the embedder."""
+        if not requests:
+            return []
+        info = await self._embedder.describe()
+
+        def look_up() -> list[NewFile]:
+            return [
+                NewFile(
+                    request.file_id,
+                    self._files.get(tenant, request.file_id).filename,
+                    chunking_of(
+                        request.chunking_strategy.numbers if request.chunking_strategy else None, info
+                    ),
+                    dict(request.attributes or {}),
+                )
+                for request in {request.file_id: request for request in requests}.values()
+            ]
+
+        return await asyncio.to_thread(look_up)
+
+    async def find(self, tenant: str, store_id: str) -> VectorStore:
+        """A store, or a collection as one. Raises NotFound."""
+        try:
+            return await asyncio.to_thread(self.stores.get, tenant, store_id)
+        except NotFound:
+            return await self.search.collection_store(tenant, store_id)
+
+    async def own(self, tenant: str, store_id: str) -> VectorStore:
+        """A store that can be changed. Raises NotFound, and Conflict for a collection."""
+        store = await self.find(tenant, store_id)
+        if is_collection(store):
+            raise filled_elsewhere(store_id)
+        return store
+
+    async def remove_chunks(self, tenant: str, store_id: str, file_ids: Sequence[str]) -> None:
+        """Remove the chunks of files that are hidden already, and then their rows."""
+        ids = [document_id(store_id, file_id) for file_id in file_ids]
+        collections = self.search.collections
+        with suppress(NotFound):  # no file has ever been read
+            await self.search.limited(collections.delete_documents(collection_of(tenant), ids, tenant))
+        await asyncio.to_thread(self._queue.forget, store_id, file_ids)
+
+    async def remove_store(self, tenant: str, store_id: str) -> None:
+        """Remove a store with all its chunks. What a worker is just writing, that worker removes."""
+        await asyncio.to_thread(self.stores.delete, tenant, store_id)
+        while gone := await asyncio.to_thread(self._queue.removing, store_id, REMOVED_AT_ONCE):
+            await self.remove_chunks(tenant, store_id, gone)
+        await asyncio.to_thread(self._queue.sweep)
+
+
+def router(verbs: VectorStoreVerbs) -> APIRouter:
+    """The endpoints."""
+    api = APIRouter(prefix="/v1/vector_stores", tags=["openai"])
+    _add_stores(api, verbs)
+    _add_files(api, verbs)
+    _add_batches(api, verbs)
+    return api
+
+
+def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
+    stores = verbs.stores
+
+    @api.post("")
+    async def create(body: CreateStore, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        wanted = [
+            AttachFile(file_id=file_id, chunking_strategy=body.chunking_strategy) for file_id in body.file_ids
+        ]
+        files = await verbs.new_files(tenant, wanted)
+        store = await asyncio.to_thread(
+            stores.create,
+            tenant,
+            body.name or "",
+            body.description or "",
+            body.metadata,
+            body.expires_after.days if body.expires_after else None,
+            files,
+        )
+        return store_object(store, time.time())
+
+    @api.get("")
+    async def listing(
+        request: Request,
+        limit: Limit = 20,
+        order: Order = "desc",
+        after: str | None = None,
+        before: str | None = None,
+    ) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        page = await asyncio.to_thread(
+            stores.list, tenant, limit=limit, after=after, before=before, ascending=order == "asc"
+        )
+        if after is None and before is None and order == "desc" and not page.has_more:
+            # On the only page alone: collections are a handful, and have no place in a cursor's order.
+            others = await verbs.search.collection_stores(tenant)
+            page = Page([*page.data, *others], False)
+        return list_object(page, lambda store: store_object(store, time.time()))
+
+    @api.get("/{vector_store_id}")
+    async def retrieve(vector_store_id: str, request: Request) -> dict[str, Any]:
+        return store_object(await verbs.find(tenant_of(request), vector_store_id), time.time())
+
+    @api.post("/{vector_store_id}")
+    async def modify(vector_store_id: str, body: ModifyStore, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        await verbs.own(tenant, vector_store_id)
+        changed = await asyncio.to_thread(lambda: stores.modify(tenant, vector_store_id, **body.changes))
+        return store_object(changed, time.time())
+
+    @api.delete("/{vector_store_id}")
+    async def delete(vector_store_id: str, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        await verbs.own(tenant, vector_store_id)
+        await verbs.remove_store(tenant, vector_store_id)
+        return {"id": vector_store_id, "object": "vector_store.deleted", "deleted": True}
+
+    @api.post("/{vector_store_id}/search")
+    async def search(vector_store_id: str, body: SearchStore, request: Request) -> dict[str, Any]:
+        query = SearchQuery(
+            texts=body.queries,
+            max_num_results=body.max_num_results,
+            filter=body.filters,
+            score_threshold=body.ranking_options.score_threshold,
+            mode=body.ranking_options.mode,
+            reranker=body.hamlet.rerank,
+        )
+        found = await verbs.search.search(tenant_of(request), vector_store_id, query)
+        return search_page(query.texts, found, body.hamlet.explain)
+
+
+def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
+    stores = verbs.stores
+
+    @api.post("/{vector_store_id}/files")
+    async def attach(vector_store_id: str, body: AttachFile, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        await verbs.own(tenant, vector_store_id)
+        (file,) = await verbs.new_files(tenant, [body])
+        return file_object(await asyncio.to_thread(stores.attach, tenant, vector_store_id, file))
+
+    @api.get("/{vector_store_id}/files")
+    async def listing(
+        vector_store_id: str,
+        request: Request,
+        limit: Limit = 20,
+        order: Order = "desc",
+        after: str | None = None,
+        before: str | None = None,
+        filter: FileStatus | None = None,
+    ) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        store = await verbs.find(tenant, vector_store_id)
+        if is_collection(store):
+            documents = await verbs.search.collection_files(tenant, store)
+            later = [file for file in documents if after is None or file.id > after]
+            return list_object(cut(later, limit), file_object)
+        page = await asyncio.to_thread(
+            lambda: stores.files(
+                tenant,
+                vector_store_id,
+                status=filter,
+                limit=limit,
+                after=after,
+                before=before,
+                ascending=order == "asc",
+            )
+        )
+        return list_object(page, file_object)
+
+    @api.get("/{vector_store_id}/files/{file_id}")
+    async def retrieve(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        return file_object(await asyncio.to_thread(stores.file, tenant, vector_store_id, file_id))
+
+    @api.post("/{vector_store_id}/files/{file_id}")
+    async def update(
+        vector_store_id: str, file_id: str, body: UpdateAttributes, request: Request
+    ) -> dict[str, Any]:
+        tenant, attributes = tenant_of(request), dict(body.attributes or {})
+        file = await asyncio.to_thread(stores.set_attributes, tenant, vector_store_id, file_id, attributes)
+        if file.status is FileStatus.COMPLETED:
+            metadata = stored_metadata(vector_store_id, attributes)
+            document = document_id(vector_store_id, file_id)
+            collections = verbs.search.collections
+            name = collection_of(tenant)
+            await verbs.search.limited(collections.set_metadata(name, document, metadata, tenant))
+        return file_object(file)
+
+    @api.get("/{vector_store_id}/files/{file_id}/content")
+    async def content(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        await asyncio.to_thread(stores.file, tenant, vector_store_id, file_id)
+        document = document_id(vector_store_id, file_id)
+        try:
+            chunks = await verbs.search.limited(
+                verbs.search.collections.chunks(collection_of(tenant), document, tenant)
+            )
+        except NotFound:
+            chunks = []  # no file has been read yet
+        return content_page(chunks)
+
+    @api.delete("/{vector_store_id}/files/{file_id}")
+    async def delete(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        await asyncio.to_thread(stores.detach, tenant, vector_store_id, file_id)
+        await verbs.remove_chunks(tenant, vector_store_id, [file_id])
+        return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
+
+
+def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
+    stores = verbs.stores
+
+    @api.post("/{vector_store_id}/file_batches")
+    async def create(vector_store_id: str, body: AttachBatch, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        await verbs.own(tenant, vector_store_id)
+        files = await verbs.new_files(tenant, body.requests)
+        return batch_object(await asyncio.to_thread(stores.attach_batch, tenant, vector_store_id, files))
+
+    @api.get("/{vector_store_id}/file_batches/{batch_id}")
+    async def retrieve(vector_store_id: str, batch_id: str, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        return batch_object(await asyncio.to_thread(stores.batch, tenant, vector_store_id, batch_id))
+
+    @api.post("/{vector_store_id}/file_batches/{batch_id}/cancel")
+    async def cancel(vector_store_id: str, batch_id: str, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        return batch_object(await asyncio.to_thread(stores.cancel_batch, tenant, vector_store_id, batch_id))
+
+    @api.get("/{vector_store_id}/file_batches/{batch_id}/files")
+    def files(
+        vector_store_id: str,
+        batch_id: str,
+        request: Request,
+        limit: Limit = 20,
+        order: Order = "desc",
+        after: str | None = None,
+        before: str | None = None,
+        filter: FileStatus | None = None,
+    ) -> dict[str, Any]:
+        page = stores.files(
+            tenant_of(request),
+            vector_store_id,
+            batch_id=batch_id,
+            status=filter,
+            limit=limit,
+            after=after,
+            before=before,
+            ascending=order == "asc",
+        )
+        return list_object(page, file_object)

@@ -1,0 +1,257 @@
+"""Upload, tune, ask: a script for the hosted API, unchanged, against real routers whose training is scripted.
+
+Routers are processes over a real database, and are killed as crashes would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from cluster.launcher import LocalLauncher, RunState
+from cluster.ports import free_port
+from cluster.registry import Registry
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[2]
+ENDED = ("succeeded", "failed", "cancelled")
+ROWS = "\n".join(
+    json.dumps({"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]})
+    for n in range(30)
+).encode()
+
+
+class Router:
+    """A router process on a port of its own, which can be killed and started again."""
+
+    def __init__(self, home: Path, **variables: str) -> None:
+        self.port = free_port("127.0.0.1")
+        self._environment = {
+            **os.environ,
+            "HAMLET_HOME": str(home),
+            "PYTHONPATH": str(REPOSITORY),
+            **variables,
+        }
+        self._log = home / f"router-{self.port}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=60
+        )
+
+    def start(self) -> Router:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(HERE / "router_process.py"), str(self.port)],
+                env=self._environment,
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=log,
+            )
+        until(self._answers, 60)
+        return self
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self._log.read_text()[-2000:]
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=2).is_success
+        except httpx.HTTPError:
+            return False
+
+
+def until(check: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, "it has not happened in time"
+        time.sleep(0.1)
+    return found
+
+
+def ended(client: openai.OpenAI, job_id: str) -> Any:
+    def look() -> Any:
+        job = client.fine_tuning.jobs.retrieve(job_id)
+        return job if job.status in ENDED else None
+
+    return until(look, 150)
+
+
+@pytest.fixture
+def routers(home: Path) -> Iterator[Callable[..., Router]]:
+    made: list[Router] = []
+
+    def start(**variables: str) -> Router:
+        made.append(Router(home, **variables))
+        return made[-1].start()
+
+    yield start
+    for router in made:
+        router.kill()
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """URL of a PostgreSQL server of its own; the test is skipped where none is installed."""
+    if shutil.which("initdb") is None:
+        pytest.skip("needs PostgreSQL's initdb and pg_ctl")
+    # Not below pytest's folder, which PostgreSQL's own user cannot enter; it refuses to run as root.
+    folder, port = Path(tempfile.mkdtemp(prefix="hamlet-pg-")), free_port("127.0.0.1")
+    folder.chmod(0o777)
+    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 and shutil.which("runuser") else []
+    data, quiet = folder / "data", {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder}
+    subprocess.run([*user, "initdb", "-A", "trust", "-U", "hamlet", "-D", data], **quiet)  # type: ignore[call-overload]
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    control = [*user, "pg_ctl", "-D", data, "-l", folder / "log", "-w"]
+    subprocess.run([*control, "-o", options, "start"], **quiet)  # type: ignore[call-overload]
+    try:
+        yield f"postgresql+psycopg://hamlet@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)  # type: ignore[call-overload]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_script_for_the_hosted_api_runs_unchanged(routers: Callable[..., Router]) -> None:
+    client = routers().client
+    training = client.files.create(file=("rows.jsonl", ROWS), purpose="fine-tune")
+    held_out = client.files.create(file=("held-out.jsonl", ROWS), purpose="fine-tune")
+    assert client.files.content(training.id).read() == ROWS
+    job = client.fine_tuning.jobs.create(
+        model="smollm2",
+        training_file=training.id,
+        validation_file=held_out.id,
+        suffix="My Handbook",
+        seed=1,
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+        metadata={"team": "docs"},
+    )
+    done = ended(client, job.id)
+    assert (done.status, done.hyperparameters.n_epochs, done.trained_tokens) == ("succeeded", 2, 30)
+    assert done.fine_tuned_model.startswith("ft:smollm2:hamlet:my-handbook:")
+    events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))  # over all pages
+    assert events[-1].message == f"Created fine-tuning job: {job.id}"
+    assert len({event.id for event in events}) == len(events) >= 8
+    [checkpoint] = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    results = client.files.content(done.result_files[0]).text.splitlines()
+    assert results[0] == "step,total_steps,train_loss,valid_loss"
+    assert len(results) == 4
+    for model in (done.fine_tuned_model, checkpoint.fine_tuned_model_checkpoint):
+        answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "q1"}])
+        assert answer.choices[0].message.content
+    assert client.models.delete(done.fine_tuned_model).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(
+            model=done.fine_tuned_model, messages=[{"role": "user", "content": "q"}]
+        )
+    assert client.files.delete(training.id).deleted
+
+
+def test_runs_that_fail_are_lost_or_stopped_each_end_truthfully(
+    routers: Callable[..., Router], home: Path
+) -> None:
+    client = routers().client
+    file = client.files.create(file=("rows.jsonl", ROWS), purpose="fine-tune").id
+
+    def create(suffix: str) -> str:
+        return client.fine_tuning.jobs.create(model="smollm2", training_file=file, suffix=suffix).id
+
+    slow = create("slow")
+    until(lambda: client.fine_tuning.jobs.retrieve(slow).status == "running")
+    assert client.fine_tuning.jobs.pause(slow).status == "paused"
+    failed, lost, refused = create("fails"), create("killed-once"), create("too-large")
+    assert ended(client, failed).error.code == "diverged"
+    assert ended(client, lost).status == "succeeded"
+    assert "80 GiB" in ended(client, refused).error.message
+    assert client.fine_tuning.jobs.resume(slow).status == "queued"
+    until(lambda: client.fine_tuning.jobs.retrieve(slow).status == "running")
+    assert client.fine_tuning.jobs.cancel(slow).status == "cancelled"
+    assert client.fine_tuning.jobs.cancel(slow).status == "cancelled"
+    launcher = LocalLauncher(home / "jobs")
+    until(lambda: launcher.look(f"{slow}-2").state is not RunState.RUNNING)  # the process ends too
+    assert not (home / "doubles").exists()
+
+
+def _ask(client: openai.OpenAI, files: set[str], jobs: set[str]) -> None:
+    """Upload a file and create two jobs, noting what is acknowledged."""
+    file = client.files.create(file=("rows.jsonl", ROWS), purpose="fine-tune")
+    files.add(file.id)
+    for suffix in ("ok", "killed-once"):
+        jobs.add(client.fine_tuning.jobs.create(model="smollm2", training_file=file.id, suffix=suffix).id)
+
+
+def _acknowledged_over_kills(routers: list[Router], rounds: int, seed: int) -> tuple[set[str], set[str]]:
+    """Files and jobs that were acknowledged while routers were killed at random moments."""
+    chance = random.Random(seed)
+    files: set[str] = set()
+    jobs: set[str] = set()
+    started = time.monotonic()
+    _ask(routers[0].client, files, jobs)
+    undisturbed_s = time.monotonic() - started
+    for number in range(rounds):
+        victim = routers[number % len(routers)]
+        assert victim.process is not None
+        # Killed by another process, so that it may happen within a request, on a slow machine as on a fast one.
+        wait_s = chance.uniform(0, 1.5 * undisturbed_s)
+        killer = subprocess.Popen(["sh", "-c", f"sleep {wait_s:.2f}; kill -9 {victim.process.pid}"])
+        with suppress(openai.APIConnectionError):  # what was not acknowledged may be there, or not
+            _ask(victim.client, files, jobs)
+        killer.wait()
+        victim.kill()
+        victim.start()
+    return files, jobs
+
+
+def _check(client: openai.OpenAI, home: Path, files: set[str], jobs: set[str]) -> None:
+    assert files
+    assert {file.id for file in client.files.list()} >= files
+    for file in files:
+        assert client.files.content(file).read() == ROWS
+    listed = {job.id for job in client.fine_tuning.jobs.list()}
+    assert listed >= jobs
+    jobs_ended = [ended(client, job_id) for job_id in listed]
+    models = {model.id for model in client.models.list()}
+    for job in jobs_ended:
+        assert job.status == "succeeded", job.error
+        assert job.fine_tuned_model in models
+        assert len(job.result_files) == 1
+    assert not (home / "doubles").exists(), "a job ran twice at a time"
+    assert len([model for model in models if model.startswith("ft:") and "ckpt" not in model]) == len(listed)
+
+
+def test_a_router_that_is_killed_at_any_moment_loses_nothing_it_acknowledged(
+    routers: Callable[..., Router], home: Path
+) -> None:
+    router = routers()
+    files, jobs = _acknowledged_over_kills([router], rounds=2, seed=1)
+    _check(router.client, home, files, jobs)
+    assert Registry().list()
+
+
+def test_two_routers_over_postgres_lose_no_job_and_run_none_twice(
+    routers: Callable[..., Router], home: Path, postgres: str
+) -> None:
+    both = [routers(HAMLET_DATABASE_URL=postgres) for _ in range(2)]
+    files, jobs = _acknowledged_over_kills(both, rounds=2, seed=2)
+    _check(both[0].client, home, files, jobs)

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+
+from evaluation.table import duration, money
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.25, "250 ms"), (4.2, "4.2 s"), (130, "2 min 10 s"), (120, "2 min"), (3600, "60 min")],
+)
+def test_durations_are_in_the_unit_that_one_would_say(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(12.3, "12.30"), (0.00123, "0.0012"), (3.4e-8, "0.000000034"), (0, "0")]
+)
+def test_money_is_never_in_powers_of_ten(amount: float, text: str) -> None:
+    assert money(amount) == text

@@ -1,0 +1,197 @@
+"""`/v1/files` and `/v1/fine_tuning` before any job runs: what is taken, refused, and in which shape."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from cluster.fine_tuning_jobs import FineTuningJobs
+from serving.config import FilesConfig, FineTuningConfig, ServingConfig
+from serving.platform import Platform
+from serving.scripted_parts import ScriptedApplication
+from serving.training_commands import TrainingCommands
+
+CHECKER = """
+import json, sys
+rows = open(sys.argv[2], "rb").read().splitlines()
+bad = [n for n, row in enumerate(rows, 1) if b"bad" in row]
+errors = [{"line": n, "column": 3, "reason": "it is bad", "remedy": "make it good"} for n in bad]
+print(json.dumps({"rows": len(rows), "errors": errors, "warnings": [], "statistics": {}}))
+sys.exit(bool(errors))
+"""
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> TestClient:
+    """An application without background work: jobs stay as they were created."""
+    program = tmp_path / "checker.py"
+    program.write_text(CHECKER)
+    config = ServingConfig(
+        files=FilesConfig(max_bytes=100_000),
+        fine_tuning=FineTuningConfig(launcher="local", max_waiting_per_tenant=3),
+    )
+    commands = TrainingCommands((sys.executable, "-S", str(program)))
+    platform = Platform.of(config, commands)
+    return TestClient(ScriptedApplication(config=config, platform=platform).app)
+
+
+@pytest.fixture
+def validate(shared: Path) -> Callable[[Any, str], None]:
+    jsonschema = pytest.importorskip("jsonschema")
+    # OpenAPI 3.0's exclusiveMinimum is a flag; read as 3.1's number it would mean "above 1".
+    text = (shared / "openai" / "openapi-subset.json").read_text()
+    document = json.loads(re.sub(r',\s*"exclusiveMinimum": true', "", text))
+
+    def check(body: Any, name: str) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(body)
+
+    return check
+
+
+def _upload(
+    client: TestClient, content: bytes = b"row\n" * 60, purpose: str = "fine-tune", **fields: str
+) -> Any:
+    files = {"file": ("rows.jsonl", content)}
+    return client.post("/v1/files", files=files, data={"purpose": purpose, **fields})
+
+
+def _create(client: TestClient, **changes: Any) -> Any:
+    body = {
+        "model": "smollm2",
+        "training_file": changes.pop("training_file", None) or _upload(client).json()["id"],
+    }
+    return client.post("/v1/fine_tuning/jobs", json=body | changes)
+
+
+def test_all_faults_of_a_training_file_are_told_at_once_and_nothing_is_kept(client: TestClient) -> None:
+    refused = _upload(client, b"good\nbad\ngood\nbad\nbad\nbad")
+    error = refused.json()["error"]
+    assert refused.status_code == 400
+    assert error["message"].startswith(
+        "rows.jsonl has 4 faults: line 2, column 3: it is bad (make it good); line 4"
+    )
+    assert [fault["line"] for fault in error["hamlet"]["errors"]] == [2, 4, 5, 6]
+    assert client.get("/v1/files").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "status", "param"),
+    [
+        ({}, {"purpose": "batch"}, 400, "file"),
+        ({"file": ("a", b"x")}, {}, 400, "purpose"),
+        ({"file": ("a", b"x")}, {"purpose": "fun"}, 400, "purpose"),
+        ({"file": ("a", b"x")}, {"purpose": "batch", "colour": "red"}, 400, "colour"),
+        ({"file": ("a", b"x")}, {"purpose": "batch", "expires_after[seconds]": "1"}, 400, "expires_after.anchor"),
+        ({"file": ("a", b"x" * 200_000)}, {"purpose": "user_data"}, 413, "file"),
+        ({"file": ("a", b"x" * 120_000)}, {"purpose": "user_data"}, 413, "file"),
+    ],
+)  # fmt: skip
+def test_a_faulty_upload_names_the_field(
+    client: TestClient, home: Path, files: dict[str, Any], data: dict[str, str], status: int, param: str
+) -> None:
+    answer = client.post("/v1/files", files=files or {"other": ("a", b"")}, data=data)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+    assert list((home / "storage").rglob("*.jsonl")) == []
+    uploads = home / "storage" / ".uploads"
+    assert not uploads.exists() or not list(uploads.iterdir())
+
+
+def test_an_upload_that_breaks_off_keeps_nothing(client: TestClient) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhalf'
+    answer = client.post(
+        "/v1/files", content=head, headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+    assert answer.status_code == 400
+    assert "broke off" in answer.json()["error"]["message"]
+
+
+def test_file_shapes_paging_and_expiry(client: TestClient, validate: Callable[[Any, str], None]) -> None:
+    expiring = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    file = _upload(client, b"text", "user_data", **expiring).json()
+    validate(file, "OpenAIFile")
+    assert file["expires_at"] - file["created_at"] == 3600
+    validate(client.get("/v1/files").json(), "ListFilesResponse")
+    validate(client.get(f"/v1/files/{file['id']}").json(), "OpenAIFile")
+    assert client.get(f"/v1/files/{file['id']}/content").content == b"text"
+    assert client.get("/v1/files", params={"after": "file-0"}).status_code == 404
+    validate(client.delete(f"/v1/files/{file['id']}").json(), "DeleteFileResponse")
+    assert client.get(f"/v1/files/{file['id']}").status_code == 404
+
+
+def test_job_shapes(client: TestClient, validate: Callable[[Any, str], None]) -> None:
+    job = _create(client, suffix="handbook", metadata={"team": "docs"}).json()
+    validate(job, "FineTuningJob")
+    assert job["hyperparameters"] == {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 0.35}
+    jobs = FineTuningJobs()
+    jobs.queue(job["id"], {"train_seconds": 10})
+    jobs.start(jobs.get("default", job["id"]))
+    jobs.add_checkpoint(job["id"], 1, "ft:x:ckpt-step-1", {"train_loss": 0.5})
+    running = client.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
+    validate(running, "FineTuningJob")
+    assert running["estimated_finish"] > running["created_at"]
+    path = f"/v1/fine_tuning/jobs/{job['id']}"
+    validate(client.get(f"{path}/events").json(), "ListFineTuningJobEventsResponse")
+    validate(client.get(f"{path}/checkpoints").json(), "ListFineTuningJobCheckpointsResponse")
+    validate(client.get("/v1/fine_tuning/jobs").json(), "ListPaginatedFineTuningJobsResponse")
+    assert client.get("/v1/fine_tuning/jobs", params={"metadata[team]": "x"}).json()["data"] == []
+    assert client.post(f"{path}/pause").json()["status"] == "paused"
+    validate(client.post(f"{path}/cancel").json(), "FineTuningJob")
+    assert client.post(f"{path}/resume").status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"model": "gpt-4o-mini"}, "model"),
+        ({"training_file": "file-0"}, "training_file"),
+        ({"validation_file": "file-0"}, "validation_file"),
+        ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs"),
+        ({"hyperparameters": {"batch_size": 0}}, "hyperparameters.batch_size"),
+        ({"hyperparameters": {"batch_size": 100}}, "hyperparameters.batch_size"),
+        ({"hyperparameters": {"learning_rate_multiplier": 0}}, "hyperparameters.learning_rate_multiplier"),
+        ({"method": {"type": "dpo"}}, "method.type"),
+        ({"integrations": [{"type": "wandb"}]}, "integrations"),
+        ({"suffix": "x" * 65}, "suffix"),
+        ({"seed": -1}, "seed"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_faulty_job_is_refused_before_there_is_one(
+    client: TestClient, changes: dict[str, Any], param: str
+) -> None:
+    answer = _create(client, **changes)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert client.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+def test_a_file_for_another_purpose_trains_nothing(client: TestClient) -> None:
+    document = _upload(client, b"text", "assistants").json()["id"]
+    assert _create(client, training_file=document).json()["error"]["code"] == "invalid_file_purpose"
+
+
+def test_more_jobs_than_may_wait_are_refused(client: TestClient) -> None:
+    file = _upload(client).json()["id"]
+    assert [_create(client, training_file=file).status_code for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_aliases_move_roll_back_and_go(client: TestClient, make_card: Callable[..., Any]) -> None:
+    from cluster.registry import Registry
+
+    for name in ("ft:smollm2:a:x:1", "ft:smollm2:a:x:2"):
+        Registry().register(make_card(name), "default")
+        promoted = client.put("/v1/aliases/prod", json={"model": name})
+        assert promoted.json()["model"] == name
+    assert promoted.json()["previous_model"] == "ft:smollm2:a:x:1"
+    assert client.post("/v1/aliases/prod/rollback").json()["model"] == "ft:smollm2:a:x:1"
+    assert client.put("/v1/aliases/prod", json={"model": "ft:nobody"}).status_code == 404
+    assert client.delete("/v1/models/ft:smollm2:a:x:1").json()["deleted"]
+    assert client.delete("/v1/models/ft:smollm2:a:x:1").status_code == 404
+    assert client.get("/v1/aliases").json()["data"] == []

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.fine_tuning_records import FineTuningJob, JobStatus, Process
+from cluster.launcher import Run, RunState
+from serving.job_policy import Step, next_step, reason_of, startable
+
+RUNNING, ABSENT = Run(RunState.RUNNING), Run(RunState.ABSENT)
+KILLED, FAULTY, AWAY = Run(RunState.ENDED), Run(RunState.ENDED, 1, "error: no"), Run(RunState.ENDED, 2)
+
+
+def _job(**changes: Any) -> FineTuningJob:
+    values: dict[str, Any] = dict.fromkeys(FineTuningJob.__dataclass_fields__)
+    values |= {
+        "tenant": "us",
+        "status": JobStatus.RUNNING,
+        "process": Process.LIVE,
+        "num_losses": 0,
+        "started_at": 1.0,
+    }
+    return FineTuningJob(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "run", "step"),
+    [
+        ({}, RUNNING, Step.NOTHING),
+        ({"process": Process.STARTING}, ABSENT, Step.LAUNCH),
+        ({"process": Process.STARTING}, RUNNING, Step.LAUNCH),  # to note that it lives
+        ({}, ABSENT, Step.RETRY),
+        ({}, KILLED, Step.RETRY),
+        ({}, AWAY, Step.RETRY),
+        ({}, FAULTY, Step.FAIL),
+        ({}, Run(RunState.ENDED, 0), Step.FAIL),
+        ({"num_losses": 3}, KILLED, Step.FAIL),
+        ({"started_at": 98.0}, KILLED, Step.NOTHING),  # not so soon
+        ({"status": JobStatus.CANCELLED}, RUNNING, Step.STOP),
+        ({"status": JobStatus.PAUSED}, RUNNING, Step.STOP),
+        ({"status": JobStatus.QUEUED}, RUNNING, Step.STOP),  # resumed before it had stopped
+        ({"status": JobStatus.CANCELLED}, KILLED, Step.SETTLE),
+        ({"status": JobStatus.SUCCEEDED}, Run(RunState.ENDED, 0), Step.SETTLE),
+        ({"status": JobStatus.SUCCEEDED, "finished_at": 99.0}, RUNNING, Step.NOTHING),  # it is leaving
+        ({"status": JobStatus.SUCCEEDED, "finished_at": 9.0}, RUNNING, Step.STOP),
+    ],
+)
+def test_each_state_of_job_and_process_has_one_next_step(
+    changes: dict[str, Any], run: Run, step: Step
+) -> None:
+    assert next_step(_job(**changes), run, max_losses=3, now=100.0) is step
+
+
+def test_a_tenant_at_its_limit_holds_up_nobody_behind_it() -> None:
+    queued = [_job(id=name, tenant=name[0]) for name in ("a1", "a2", "b1", "c1")]
+    busy = [_job(id="a0", tenant="a")]
+    assert [job.id for job in startable(queued, busy, 4, 2)] == ["a1", "b1", "c1"]
+    assert [job.id for job in startable(queued, busy, 2, 1)] == ["b1"]
+    assert startable(queued, busy, 1, 9) == []
+
+
+def test_the_reason_of_an_end_is_told_in_a_few_words() -> None:
+    assert reason_of(FAULTY) == "it ended with exit code 1: no"
+    assert reason_of(KILLED) == "it was killed"
+    assert "no longer knows" in reason_of(ABSENT)

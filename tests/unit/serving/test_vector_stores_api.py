@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from cluster.files import Files
+from retrieval.client import CollectionsClient
+from retrieval.config import retrieval_config
+from retrieval.ingest import Ingestor
+from retrieval.owner import InProcess
+from retrieval.readers import read_document
+from retrieval.vectorizer import HashEmbedder
+from serving.answers import NOTHING_FOUND, STILL_READING
+from serving.config import FineTuningConfig, ServingConfig
+from serving.platform import Platform
+from serving.scripted_parts import ScriptedApplication
+from serving.vector_store_requests import rewritten
+
+LEAVE = "# Leave\n\nEvery employee has 27 days of leave in a year."
+CANTEEN = "# Canteen\n\nLunch is served at noon, and costs 4.70 euros."
+STORES = "/v1/vector_stores"
+
+
+@pytest.fixture
+def world() -> ScriptedApplication:
+    config = ServingConfig(fine_tuning=FineTuningConfig(launcher="local"))
+    application = ScriptedApplication(config=config, platform=Platform.of(config))
+    application.search_for_real()
+    return application
+
+
+@pytest.fixture
+def client(world: ScriptedApplication) -> TestClient:
+    return TestClient(world.app)
+
+
+@pytest.fixture
+def upload(world: ScriptedApplication) -> Callable[..., str]:
+    assert world.platform is not None
+    files = Files(world.platform.engine)
+
+    def make(content: str | bytes, name: str = "a.md", tenant: str = "default") -> str:
+        data = content.encode() if isinstance(content, str) else content
+        return files.create(tenant, name, "assistants", data).id
+
+    return make
+
+
+@pytest.fixture
+def read_all(world: ScriptedApplication) -> Callable[[], None]:
+    """Read whatever waits."""
+    worker = world.worker()
+
+    def work() -> None:
+        while worker.run_one():
+            pass
+        worker.optimize()
+
+    return work
+
+
+@pytest.fixture
+def handbook(client: TestClient, upload: Callable[..., str], read_all: Callable[[], None]) -> dict[str, str]:
+    """A store of two files: its id and theirs."""
+    files = {"leave": upload(LEAVE, "leave.md"), "canteen": upload(CANTEEN, "canteen.md")}
+    store = client.post(STORES, json={"name": "handbook"}).json()["id"]
+    for team, file_id in (("hr", files["leave"]), ("office", files["canteen"])):
+        body = {"file_id": file_id, "attributes": {"team": team, "year": 2024}}
+        assert client.post(f"{STORES}/{store}/files", json=body).status_code == 200
+    read_all()
+    return files | {"store": store}
+
+
+def search(client: TestClient, store: str, query: Any, **options: Any) -> Any:
+    response = client.post(f"{STORES}/{store}/search", json={"query": query, **options})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_a_file_is_in_progress_until_it_is_read_and_then_found(
+    client: TestClient, upload: Callable[..., str], read_all: Callable[[], None]
+) -> None:
+    file_id = upload(LEAVE, "leave.md")
+    store = client.post(STORES, json={"name": "handbook", "file_ids": [file_id]}).json()
+    assert store["status"] == "in_progress"
+    assert search(client, store["id"], "days of leave")["data"] == []
+    read_all()
+    store = client.get(f"{STORES}/{store['id']}").json()
+    assert (store["status"], store["file_counts"]["completed"]) == ("completed", 1)
+    assert store["usage_bytes"] > len(LEAVE)
+    (result,) = search(client, store["id"], "How many days of leave?")["data"]
+    assert (result["file_id"], result["filename"]) == (file_id, "leave.md")
+    assert 0 < result["score"] <= 1
+    assert "27 days" in result["content"][0]["text"]
+
+
+def test_a_search_says_on_request_why_each_chunk_was_found(
+    client: TestClient, handbook: dict[str, str]
+) -> None:
+    plain = search(client, handbook["store"], "days of leave")
+    assert "hamlet" not in plain
+    assert "hamlet" not in plain["data"][0]
+    page = search(client, handbook["store"], "days of leave", hamlet={"explain": True})
+    first = page["data"][0]["hamlet"]
+    assert first["scores"].keys() == {"dense", "sparse", "fused", "reranked"}
+    assert first["scores"]["fused"] == 1.0
+    assert first["scores"]["reranked"] is None
+    assert LEAVE[first["start"] : first["end"]] == page["data"][0]["content"][0]["text"]
+    assert {"embed", "dense", "bm25", "fuse"} <= page["hamlet"]["stage_ms"].keys()
+
+
+def test_results_are_narrowed_by_attributes_thresholds_and_numbers(
+    client: TestClient, handbook: dict[str, str]
+) -> None:
+    store = handbook["store"]
+    office = {"type": "eq", "key": "team", "value": "office"}
+    both = {"type": "and", "filters": [office, {"type": "gte", "key": "year", "value": 2024}]}
+    for raw in (office, both):
+        found = search(client, store, "leave", filters=raw)["data"]
+        assert [result["file_id"] for result in found] == [handbook["canteen"]]
+        assert found[0]["attributes"] == {"team": "office", "year": 2024}
+    assert len(search(client, store, "leave", max_num_results=1)["data"]) == 1
+    strict = search(client, store, "leave of the year", ranking_options={"score_threshold": 0.2})["data"]
+    assert [result["file_id"] for result in strict] == [handbook["leave"]]
+    assert all(result["score"] >= 0.2 for result in strict)
+    response = client.post(
+        f"{STORES}/{store}/search",
+        json={"query": "x", "filters": {"type": "eq", "key": "tem", "value": "hr"}},
+    )
+    assert response.status_code == 400
+    assert "known attributes: team, year" in response.json()["error"]["message"]
+
+
+def test_several_queries_are_answered_together(client: TestClient, handbook: dict[str, str]) -> None:
+    page = search(client, handbook["store"], ["days of leave", "lunch at noon"])
+    assert page["search_query"] == ["days of leave", "lunch at noon"]
+    assert {result["file_id"] for result in page["data"]} == {handbook["leave"], handbook["canteen"]}
+    polite = search(client, handbook["store"], "Could you tell me the days of leave?", rewrite_query=True)
+    assert polite["search_query"] == ["the days of leave"]
+
+
+@pytest.mark.parametrize(
+    ("query", "bare"),
+    [
+        ("Hi, could you please tell me what lunch costs? Thanks!", "what lunch costs"),
+        ("I would like to know about parental leave", "parental leave"),
+        ("What does lunch cost?", "What does lunch cost"),
+        ("thank you", "thank you"),
+        ("hello", "hello"),
+    ],
+)
+def test_courtesy_is_not_searched_for(query: str, bare: str) -> None:
+    assert rewritten(query) == bare
+
+
+def test_new_attributes_count_at_once_and_need_no_embedding(
+    client: TestClient, handbook: dict[str, str]
+) -> None:
+    store, leave = handbook["store"], handbook["leave"]
+    path = f"{STORES}/{store}/files/{leave}"
+    assert client.post(path, json={"attributes": {"team": "people", "open": True}}).json()["attributes"] == {
+        "team": "people",
+        "open": True,
+    }
+    for value, expected in (("people", [leave]), ("hr", [])):
+        raw = {"type": "eq", "key": "team", "value": value}
+        response = client.post(f"{STORES}/{store}/search", json={"query": "leave", "filters": raw})
+        assert [result["file_id"] for result in response.json()["data"]] == expected
+    raw = {"type": "eq", "key": "open", "value": True}
+    assert [r["file_id"] for r in search(client, store, "leave", filters=raw)["data"]] == [leave]
+
+
+def test_a_removed_file_leaves_no_chunk_behind(
+    client: TestClient, handbook: dict[str, str], world: ScriptedApplication
+) -> None:
+    store, leave = handbook["store"], handbook["leave"]
+    assert client.delete(f"{STORES}/{store}/files/{leave}").json()["deleted"] is True
+    assert client.get(f"{STORES}/{store}/files/{leave}").status_code == 404
+    assert world.collections.count("vector-stores-default") == 1
+    assert client.get(f"/v1/files/{leave}").status_code == 200
+    assert client.delete(f"{STORES}/{store}").json() == {
+        "id": store,
+        "object": "vector_store.deleted",
+        "deleted": True,
+    }
+    assert world.collections.count("vector-stores-default") == 0
+    assert client.get(f"{STORES}/{store}").status_code == 404
+
+
+def test_the_same_file_in_two_stores_is_removed_from_one(
+    client: TestClient, handbook: dict[str, str], read_all: Callable[[], None]
+) -> None:
+    other = client.post(STORES, json={"file_ids": [handbook["leave"]]}).json()["id"]
+    read_all()
+    client.delete(f"{STORES}/{handbook['store']}")
+    assert [r["file_id"] for r in search(client, other, "leave")["data"]] == [handbook["leave"]]
+
+
+def test_a_deleted_file_is_found_no_more(
+    client: TestClient, handbook: dict[str, str], read_all: Callable[[], None], world: ScriptedApplication
+) -> None:
+    client.delete(f"/v1/files/{handbook['leave']}")
+    world.worker()._queue.sweep()
+    assert [r["file_id"] for r in search(client, handbook["store"], "leave")["data"]] == [handbook["canteen"]]
+    read_all()
+    assert world.collections.count("vector-stores-default") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "code", "words"),
+    [
+        (b"", "empty.txt", "invalid_file", "empty"),
+        (b"\x00\x01\x02", "a.bin", "unsupported_file", "no reader"),
+        (b"%PDF-1.4 broken", "a.pdf", "invalid_file", "a.pdf"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why_and_leaves_no_chunk(
+    client: TestClient,
+    upload: Callable[..., str],
+    read_all: Callable[[], None],
+    content: bytes,
+    name: str,
+    code: str,
+    words: str,
+) -> None:
+    file_id = upload(content, name)
+    store = client.post(STORES, json={"file_ids": [file_id]}).json()["id"]
+    read_all()
+    file = client.get(f"{STORES}/{store}/files/{file_id}").json()
+    assert (file["status"], file["last_error"]["code"]) == ("failed", code)
+    assert words in file["last_error"]["message"]
+    assert client.get(f"{STORES}/{store}").json()["file_counts"]["failed"] == 1
+    assert client.get(f"{STORES}/{store}/files/{file_id}/content").json()["data"] == []
+
+
+def test_content_is_the_chunks_in_their_order(
+    client: TestClient, upload: Callable[..., str], read_all: Callable[[], None]
+) -> None:
+    text = " ".join(f"word{number}" for number in range(600))
+    file_id = upload(text, "long.txt")
+    strategy = {"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 0}}
+    store = client.post(STORES, json={"file_ids": [file_id], "chunking_strategy": strategy}).json()["id"]
+    read_all()
+    file = client.get(f"{STORES}/{store}/files/{file_id}").json()
+    assert file["chunking_strategy"] == strategy
+    page = client.get(f"{STORES}/{store}/files/{file_id}/content").json()
+    assert len(page["data"]) == 6
+    assert " ".join(part["text"] for part in page["data"]) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("", {"file_ids": ["file-unknown"]}, "file_id"),
+        ("", {"expires_after": {"anchor": "created_at", "days": 1}}, "expires_after.anchor"),
+        ("", {"expires_after": {"anchor": "last_active_at", "days": 0}}, "expires_after.days"),
+        ("", {"metadata": {str(n): "x" for n in range(17)}}, "metadata"),
+        ("", {"nmae": "x"}, "nmae"),
+        ("/files", {"file_id": "FILE", "attributes": {"a": "x" * 513}}, "attributes"),
+        ("/files", {"file_id": "FILE", "attributes": {"a": None}}, "attributes.a"),
+        (
+            "/files",
+            {
+                "file_id": "FILE",
+                "chunking_strategy": {
+                    "type": "static",
+                    "static": {"max_chunk_size_tokens": 4000, "chunk_overlap_tokens": 0},
+                },
+            },
+            "chunking_strategy.static.max_chunk_size_tokens",
+        ),
+        ("/file_batches", {}, "body"),
+        ("/search", {"query": ""}, "query"),
+        ("/search", {"query": ["a", " "]}, "query[1]"),
+        ("/search", {"query": "x", "max_num_results": 51}, "max_num_results"),
+        (
+            "/search",
+            {"query": "x", "ranking_options": {"score_threshold": 2}},
+            "ranking_options.score_threshold",
+        ),
+    ],
+)
+def test_a_bad_request_names_its_field(
+    client: TestClient, handbook: dict[str, str], path: str, body: dict[str, Any], param: str
+) -> None:
+    if "file_id" in body:
+        body = body | {"file_id": handbook["leave"]}
+    url = f"{STORES}/{handbook['store']}{path}" if path else STORES
+    response = client.post(url, json=body)
+    assert response.status_code == (404 if param == "file_id" else 400), response.text
+    assert (response.json()["error"]["param"] or "").startswith(param), response.text
+
+
+def test_an_expired_store_is_shown_and_answers_no_search(
+    client: TestClient, handbook: dict[str, str], world: ScriptedApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{STORES}/{handbook['store']}"
+    changed = client.post(path, json={"expires_after": {"anchor": "last_active_at", "days": 1}}).json()
+    assert changed["expires_at"] == changed["last_active_at"] + 86_400
+    assert world.platform is not None
+    with world.platform.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE vector_stores SET last_active_at = 1")
+    assert client.get(path).json()["status"] == "expired"
+    response = client.post(f"{path}/search", json={"query": "leave"})
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "vector_store_expired")
+
+
+def test_collections_of_the_command_line_are_stores_to_list_and_search(
+    client: TestClient, world: ScriptedApplication
+) -> None:
+    collections = CollectionsClient(InProcess(world.collections))
+    ingestor = Ingestor(collections, HashEmbedder(), retrieval_config(collection="manuals"))
+    ingestor.add([read_document(LEAVE.encode(), "docs/leave.md", "docs/leave.md", {"team": "hr"})])
+    (store,) = client.get(STORES).json()["data"]
+    assert (store["id"], store["name"], store["file_counts"]["completed"]) == ("vs_manuals", "manuals", 1)
+    assert client.get(f"{STORES}/vs_manuals").json() == store
+    raw = {"type": "eq", "key": "team", "value": "hr"}
+    (result,) = search(client, "vs_manuals", "days of leave", filters=raw)["data"]
+    assert (result["file_id"], result["filename"]) == ("docs/leave.md", "leave.md")
+    assert result["attributes"] == {"team": "hr"}
+    for method, path in (("DELETE", ""), ("POST", "/files")):
+        response = client.request(method, f"{STORES}/vs_manuals{path}", json={"file_id": "x"})
+        assert (response.status_code, response.json()["error"]["code"]) == (409, "vector_store_read_only")
+    (document,) = client.get(f"{STORES}/vs_manuals/files").json()["data"]
+    assert (document["id"], document["attributes"]) == ("docs/leave.md", {"team": "hr"})
+    assert document["chunking_strategy"] == {"type": "other"}
+    assert client.get(f"{STORES}/vs_unknown").status_code == 404
+    assert client.get(f"{STORES}/vs_vector-stores-default").status_code == 404
+
+
+# Chats that answer from stores.
+
+
+def chat(client: TestClient, tool: dict[str, Any], **changes: Any) -> Any:
+    body = {
+        "model": "smollm2",
+        "messages": [{"role": "user", "content": "How many days of leave has every employee in a year?"}],
+        "tools": [{"type": "file_search", **tool}],
+        **changes,
+    }
+    return client.post("/v1/chat/completions", json=body)
+
+
+def test_a_chat_answers_from_the_stores_it_names_with_citations(
+    client: TestClient, handbook: dict[str, str], world: ScriptedApplication
+) -> None:
+    world.engine.script = ["You get 27 days [1]."]
+    body = chat(client, {"vector_store_ids": [handbook["store"]], "max_num_results": 1}).json()
+    assert body["hamlet"]["route"] == "rag"
+    (annotation,) = body["choices"][0]["message"]["annotations"]
+    assert annotation["file_citation"]["file_id"] == handbook["leave"]
+    assert annotation["file_citation"]["filename"] == "leave.md"
+    assert [hit["file_id"] for hit in body["hamlet"]["hits"]] == [handbook["leave"]]
+
+
+def test_a_chats_filters_and_thresholds_hold(client: TestClient, handbook: dict[str, str]) -> None:
+    office = {"type": "eq", "key": "team", "value": "office"}
+    tool = {"vector_store_ids": [handbook["store"]], "filters": office}
+    low = {"ranking_options": {"score_threshold": 0.0}}
+    hits = chat(client, tool | low).json()["hamlet"]["hits"]
+    assert {hit["file_id"] for hit in hits} <= {handbook["canteen"]}
+    high = {"ranking_options": {"score_threshold": 0.99}}
+    assert chat(client, tool | high).json()["choices"][0]["message"]["content"] == NOTHING_FOUND
+    assert chat(client, tool, tool_choice="none").json()["hamlet"]["route"] == "plain"
+
+
+def test_a_chat_during_reading_says_so_instead_of_answering_without_sources(
+    client: TestClient, upload: Callable[..., str]
+) -> None:
+    store = client.post(STORES, json={"file_ids": [upload(LEAVE)]}).json()["id"]
+    answer = chat(client, {"vector_store_ids": [store]}).json()
+    assert answer["choices"][0]["message"]["content"] == STILL_READING
+
+
+def test_several_stores_and_a_collection_are_searched_together(
+    client: TestClient, handbook: dict[str, str], world: ScriptedApplication
+) -> None:
+    collections = CollectionsClient(InProcess(world.collections))
+    ingestor = Ingestor(collections, HashEmbedder(), retrieval_config(collection="manuals"))
+    ingestor.add([read_document(LEAVE.encode(), "docs/leave.md", "docs/leave.md")])
+    ids = [handbook["store"], "vs_manuals"]
+    hits = chat(client, {"vector_store_ids": ids}).json()["hamlet"]["hits"]
+    assert {hit["file_id"] for hit in hits} >= {handbook["leave"], "docs/leave.md"}
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+
+
+def test_unknown_stores_and_other_tools_are_refused(client: TestClient, handbook: dict[str, str]) -> None:
+    assert chat(client, {"vector_store_ids": ["vs_unknown"]}).status_code == 404
+    assert chat(client, {"vector_store_ids": ["vs_unknown"]}, model="auto").status_code == 404
+    function = {"type": "function", "function": {"name": "f"}}
+    response = chat(client, {"vector_store_ids": [handbook["store"]]}, tools=[function])
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tools[0].type"
+    assert "file_search" in response.json()["error"]["message"]
+
+
+# OpenAI's shapes.
+
+
+def test_bodies_satisfy_openais_schema(client: TestClient, handbook: dict[str, str], shared: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    document = json.loads((shared / "openai" / "openapi-subset.json").read_text())
+
+    def check(body: Any, name: str) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(body)
+
+    path, leave = f"{STORES}/{handbook['store']}", handbook["leave"]
+    batch = client.post(f"{path}/file_batches", json={"file_ids": [leave]}).json()
+    check(batch, "VectorStoreFileBatchObject")
+    check(client.get(STORES).json(), "ListVectorStoresResponse")
+    check(client.get(f"{STORES}?limit=1&after={handbook['store']}").json(), "ListVectorStoresResponse")
+    check(client.get(path).json(), "VectorStoreObject")
+    check(client.get(f"{path}/files").json(), "ListVectorStoreFilesResponse")
+    check(client.get(f"{path}/file_batches/{batch['id']}/files").json(), "ListVectorStoreFilesResponse")
+    check(client.get(f"{path}/files/{leave}").json(), "VectorStoreFileObject")
+    check(client.get(f"{path}/files/{leave}/content").json(), "VectorStoreFileContentResponse")
+    check(search(client, handbook["store"], "leave"), "VectorStoreSearchResultsPage")
+    check(client.post(f"{path}/file_batches/{batch['id']}/cancel").json(), "VectorStoreFileBatchObject")
+    check(client.delete(f"{path}/files/{leave}").json(), "DeleteVectorStoreFileResponse")
+    check(client.delete(path).json(), "DeleteVectorStoreResponse")

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import doctest
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.settings import settings
+from training import cost, identities, memory, percentiles
+from training.config import FinetuneConfig, Method
+from training.cost import hosted_cost, worker_hours
+from training.examples import IGNORE, Dataset, Example
+from training.memory import activation_memory, read_shape, state_memory
+from training.plan import count, estimate_memory, measured_values, memory_plan
+
+SMALL = {"name": "trial", "task": "sft", "model": "builtin:smollm2", "data": {"path": "rows.jsonl"}}
+
+
+def config(**changes: object) -> FinetuneConfig:
+    return FinetuneConfig.model_validate({**SMALL, **changes})
+
+
+def dataset(*lengths: int) -> Dataset:
+    """Rows of these lengths, the last two tokens of each trained."""
+    rows = [Example([1] * n, [IGNORE] * (n - 2) + [1, 1], []) for n in lengths]
+    return Dataset(rows, rows[:1])
+
+
+def write_model(folder: Path, **changes: int) -> Path:
+    shapes = {
+        "embed_tokens.weight": [100, 8],
+        "layers.0.q_proj.weight": [8, 8],
+        "layers.0.up.weight": [32, 8],
+    }
+    header = {
+        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+        for name, shape in [*shapes.items(), ("norm.weight", [8])]
+    }
+    content = json.dumps({**header, "__metadata__": {"format": "pt"}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(content)) + content)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 100}
+    (folder / "config.json").write_text(json.dumps(sizes | changes))
+    return folder
+
+
+def test_ten_thousand_tokens_for_three_epochs_cost_84_cents() -> None:
+    paid = hosted_cost(10_000, 3, input_price_per_1k=0.012, training_price_per_1k=0.016)
+    assert (paid.tokens, paid.input_cost, paid.training_cost, paid.total) == (30_000, 0.36, 0.48, 0.84)
+
+
+def test_worker_hours_add_up_over_workers() -> None:
+    assert worker_hours(1800, 4) == 2.0
+
+
+@pytest.mark.parametrize("module", [cost, identities, memory, percentiles])
+def test_the_worked_lines_of_the_docstrings_are_right(module: object) -> None:
+    result = doctest.testmod(module)  # type: ignore[arg-type]
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_each_zero_stage_divides_one_more_part_by_the_workers() -> None:
+    parts = [state_memory(0, 120, zero_stage=stage, num_workers=4) for stage in range(4)]
+    assert parts == [
+        (480.0, 480.0, 960.0),
+        (480.0, 480.0, 360.0),
+        (480.0, 120.0, 360.0),
+        (120.0, 120.0, 360.0),
+    ]
+
+
+def test_a_frozen_base_needs_neither_gradients_nor_moments() -> None:
+    assert state_memory(1000, 10, zero_stage=0, num_workers=1, frozen_bytes=2) == (2040.0, 40.0, 80.0)
+
+
+def test_the_shape_of_a_model_is_read_from_headers(tmp_path: Path) -> None:
+    shape = read_shape(write_model(tmp_path))
+    assert shape.num_parameters == 100 * 8 + 8 * 8 + 32 * 8 + 8
+    assert (shape.hidden_size, shape.num_layers, shape.vocabulary_size) == (8, 1, 100)
+    assert shape.matrices == ((8, 8), (32, 8))  # not the embedding
+    assert shape.adapter_parameters(rank=4) == 4 * (8 + 8) + 4 * (32 + 8)
+
+
+def test_activations_grow_with_tokens_layers_and_targets(tmp_path: Path) -> None:
+    shape = read_shape(write_model(tmp_path))
+    bare = activation_memory(shape, tokens=10, targets=0, value_bytes=2, has_vocabulary_head=True)
+    assert bare == 10 * 8 * 34
+    with_head = activation_memory(shape, tokens=10, targets=3, value_bytes=2, has_vocabulary_head=True)
+    assert with_head - bare == 3 * 100 * (2 + 4 + 4)
+    assert (
+        activation_memory(shape, tokens=10, targets=0, value_bytes=4, has_vocabulary_head=False) == 2 * bare
+    )
+
+
+def test_tokens_steps_and_trained_tokens_are_counted() -> None:
+    amount = count(dataset(10, 20, 30), config(epochs=3, batch={"micro_batch_size_per_gpu": 2}))
+    assert (amount.tokens_per_epoch, amount.tokens, amount.trained_tokens) == (60, 180, 18)
+    assert (amount.steps_per_epoch, amount.steps, amount.rows, amount.validation_rows) == (2, 6, 3, 1)
+
+
+def test_max_steps_cuts_tokens_too() -> None:
+    amount = count(dataset(10, 20, 30), config(max_steps=3, batch={"micro_batch_size_per_gpu": 2}))
+    assert (amount.steps, amount.epochs, amount.tokens) == (3, 1.5, 90)
+
+
+def test_memory_falls_with_each_stage_and_lora_needs_least(tmp_path: Path) -> None:
+    shape = read_shape(write_model(tmp_path))
+    made = memory_plan(
+        config(scaling={"num_workers": 4, "zero_stage": 2}), dataset(10, 20), shape, is_bf16=True
+    )
+    totals = {
+        method: [estimate["total"] for estimate in stages.values()]
+        for method, stages in made["by_method_and_stage"].items()
+    }
+    assert totals["full"] == sorted(totals["full"], reverse=True)
+    assert made["worker_bytes"] == totals["full"][2]
+    assert totals["lora"][0] < totals["full"][0]
+
+
+def test_the_largest_micro_batch_decides(tmp_path: Path) -> None:
+    shape = read_shape(write_model(tmp_path))
+    estimates = [
+        estimate_memory(
+            config(batch={"micro_batch_size_per_gpu": 2}),
+            dataset(*lengths),
+            shape,
+            Method.FULL,
+            0,
+            is_bf16=True,
+        )
+        for lengths in ((5, 40, 30), (5, 40, 5))
+    ]
+    # Two rows padded to 40 tokens either way.
+    assert estimates[0] == estimates[1]
+    assert estimates[0].activations == 2 * 40 * 8 * 34 + 4 * 100 * 10
+
+
+def test_the_newest_run_of_the_same_config_is_set_beside_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAMLET_HOME", str(tmp_path))
+    settings.cache_clear()
+    try:
+        assert measured_values(config()) is None
+        for name, epochs in (("one", 3), ("other", 4)):
+            folder = tmp_path / "runs" / name
+            folder.mkdir(parents=True)
+            resolved = config(epochs=epochs).model_dump(mode="json")
+            (folder / "config.yaml").write_text(yaml.safe_dump(resolved))
+            (folder / "measured.json").write_text(json.dumps({"steps": epochs}))
+        assert measured_values(config()) == {"run": "one", "steps": 3}
+    finally:
+        settings.cache_clear()

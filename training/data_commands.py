@@ -1,0 +1,95 @@
+"""The commands that look before a run: `validate` a data file, `plan` a run. Neither needs the cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from training.config import DataConfig, TaskName, load_config
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def validate(
+    file: Annotated[
+        str, typer.Argument(help="Data file, folder or fsspec URI: JSONL, JSON, CSV, TSV, Parquet.")
+    ],
+    task: Annotated[TaskName | None, typer.Option(help="Found by the columns when not given.")] = None,
+    validation: Annotated[str | None, typer.Option(help="Validation file: checked, and for overlap.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Count tokens with this model's tokenizer and chat template.")
+    ] = None,
+    max_length_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Warn of longer rows; the model's own limit by default.")
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="Column of the class.")] = "label",
+    text_columns: Annotated[
+        str, typer.Option(help="One or two text columns, joined by a comma; found by usual names.")
+    ] = "",
+    max_errors: Annotated[int, typer.Option(min=1, help="Errors that are listed; all are counted.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Find every fault of a data file, with line, column and remedy, before a run would.
+
+    Example: python -m training validate rows.jsonl --model builtin:smollm2 --validation held-out.jsonl
+
+    Exits with 1 when there are errors; warnings alone exit with 0.
+    """
+    from cluster.references import resolve_model
+    from cluster.storage import local_copy
+    from training.tokenizer import FolderTokenizer
+    from training.validation import Options, validate
+    from training.validation_view import show_report
+
+    columns = tuple(name.strip() for name in text_columns.split(",") if name.strip())
+    options = Options(
+        DataConfig(path=file, label_column=label_column, text_columns=columns),
+        task,
+        FolderTokenizer(resolve_model(model)) if model else None,
+        max_length_tokens,
+        max_errors,
+    )
+    report = validate(local_copy(file), options, local_copy(validation) if validation else None)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), ensure_ascii=False))
+    else:
+        show_report(report, Console(file=sys.stdout, highlight=False))
+    if report.num_errors:
+        raise typer.Exit(1)
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(help="YAML file; see examples/*.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted overrides: epochs=1")] = None,
+    probe: Annotated[
+        bool, typer.Option(help="Run a few steps of the model here, to estimate the time.")
+    ] = True,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Price of a GPU (or worker) hour.")
+    ] = None,
+    input_price_per_1k: Annotated[
+        float | None, typer.Option(min=0, help="A hosted service's price of 1,000 input tokens.")
+    ] = None,
+    training_price_per_1k: Annotated[
+        float | None, typer.Option(min=0, help="Its price of training on 1,000 tokens.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate tokens, steps, memory, time and cost of a run; after it, show what was measured beside that.
+
+    Example: python -m training plan examples/smollm2-handbook.yaml epochs=3 --price-per-hour 2.5
+    """
+    from training.plan import Prices, make_plan
+    from training.plan_view import show_plan
+
+    prices = Prices(price_per_hour, input_price_per_1k, training_price_per_1k)
+    made = make_plan(load_config(config, overrides or []), prices, with_probe=probe)
+    if as_json:
+        typer.echo(json.dumps(made, ensure_ascii=False))
+    else:
+        show_plan(made, Console(file=sys.stdout, highlight=False))

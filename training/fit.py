@@ -1,0 +1,129 @@
+"""The middle of a run: Ray Train's trainer started, its events handed on, its end explained, its pause."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from cluster.errors import HamletError, JobFailed
+from training.config import FinetuneConfig
+from training.controller import FailFast, MarkComplete, first_failure
+from training.loop import LoopInputs, LoopResult, train_loop
+from training.progress import POLL_EVERY_S, EventReader, Sink
+from training.workers import torch_config
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks of Ray Train's controller at its workers; 2 by default, which a short run feels.
+CONTROLLER_LOOKS_EVERY_S = "0.5"
+
+
+class Fit:
+    """One attempt to train: Ray Train in a thread, so that this one stays free for events and signals."""
+
+    def __init__(self, config: FinetuneConfig, inputs: LoopInputs, attempt: str, sinks: list[Sink]) -> None:
+        self._trainer = _trainer(config, inputs, attempt)
+        self._event_log = inputs.event_log
+        self._reader = EventReader(inputs.event_log, sinks)
+        self._outcome: LoopResult | BaseException | None = None
+        self._done = threading.Event()
+
+    def run(self) -> LoopResult:
+        """Train to the end, or until SIGTERM: then the ranks save and stop, and the result `is_paused`.
+
+        Raises a HamletError in one sentence when training fails.
+        """
+        thread = threading.Thread(target=self._fit, daemon=True, name="ray-train")
+        with _pause_on_sigterm(self._event_log):
+            thread.start()
+            while not self._done.wait(POLL_EVERY_S):
+                self._reader.read()
+            self._reader.read()
+        if isinstance(self._outcome, ray.train.TrainingFailedError):
+            raise explain(self._outcome) from self._outcome
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        if self._outcome is None:
+            raise JobFailed("the run ended without a result; see the workers' logs in Ray's dashboard")
+        return self._outcome
+
+    def _fit(self) -> None:
+        try:
+            value = self._trainer.fit().return_value
+            self._outcome = value if isinstance(value, LoopResult) else None
+        except Exception as exc:  # noqa: BLE001 - raised again by `run`, in the main thread
+            self._outcome = exc
+        finally:
+            self._done.set()
+
+
+def explain(exc: Exception) -> HamletError:
+    """What ended a run: the callback that gave up on it, or the first worker's own error with its rank."""
+    given_up = getattr(exc, "controller_failure", None)
+    if isinstance(given_up, HamletError):
+        return given_up
+    return first_failure(getattr(exc, "worker_failures", {})) or JobFailed(f"training failed: {exc}")
+
+
+def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchTrainer:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_LOOKS_EVERY_S)
+    scaling = config.scaling
+    use_gpu = scaling.use_gpu
+    if use_gpu is None:
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= scaling.num_workers
+    least = scaling.min_workers
+    return TorchTrainer(
+        train_loop,
+        train_loop_config=inputs,
+        torch_config=torch_config(scaling.hang_timeout_s),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scaling.num_workers if least is None else (least, scaling.num_workers),
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=attempt,
+            storage_path=inputs.run_uri,
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
+            checkpoint_config=_checkpoints_kept(config),
+            callbacks=[
+                FailFast(),
+                MarkComplete(f"{inputs.run_uri}/{attempt}", config.model_dump(mode="json")),
+            ],
+        ),
+    )
+
+
+def _checkpoints_kept(config: FinetuneConfig) -> ray.train.CheckpointConfig:
+    """The newest two; with early stopping the best and the newest, whichever that is."""
+    if config.early_stopping_patience is None:
+        return ray.train.CheckpointConfig(num_to_keep=2)
+    return ray.train.CheckpointConfig(
+        num_to_keep=1, checkpoint_score_attribute="validation_loss", checkpoint_score_order="min"
+    )
+
+
+@contextmanager
+def _pause_on_sigterm(event_log: Any) -> Iterator[None]:
+    """Within it, SIGTERM asks the ranks to save and stop. Only the main thread hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pause(_signal: int, _frame: object) -> None:
+        event_log.pause.remote()
+
+    before = signal.signal(signal.SIGTERM, pause)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

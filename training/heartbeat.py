@@ -1,0 +1,113 @@
+"""Signs of life: where each rank is, told twice a second, so that a stuck one can be named.
+
+In a collective all ranks wait for one. The watchdog therefore does not ask who waits, but who is behind:
+the rank that has gone least far, or that says nothing any more, is the one the others wait for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BEAT_EVERY_S = 0.5
+# A rank whose thread is silent for this long is stopped or gone, not just busy.
+SILENT_AFTER_S = 10.0
+
+# What a rank does within a step, in order.
+PHASES = ("starting", "reading rows", "forward", "backward", "update", "evaluating", "saving")
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """How far a rank has come."""
+
+    step: int = 0
+    phase: int = 0
+    part: int = 0  # of an evaluation, its batch
+
+    def __str__(self) -> str:
+        return f"step {self.step}, {PHASES[self.phase]}"
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What is known of a rank: where it was last seen, since when it is there, when it last spoke."""
+
+    position: Position
+    moved_at: float
+    heard_at: float
+
+
+def next_beat(last: Beat | None, position: Position, now: float) -> Beat:
+    """The knowledge of a rank after it has told its position."""
+    moved = last is None or last.position != position
+    return Beat(position, now if moved or last is None else last.moved_at, now)
+
+
+def stuck_ranks(beats: Mapping[int, Beat], now: float, limit_s: float) -> str:
+    """Which ranks keep the others waiting, in words; empty while any rank moves.
+
+    >>> still = Beat(Position(7, 2), moved_at=0, heard_at=99)
+    >>> waiting = Beat(Position(7, 3), moved_at=1, heard_at=99)
+    >>> stuck_ranks({0: waiting, 1: still}, now=100, limit_s=60)
+    'rank 1 has not moved for 100 s (step 7, forward); rank 0 waits at step 7, backward'
+    """
+    if not beats or any(now - beat.moved_at < limit_s for beat in beats.values()):
+        return ""
+    silent = [rank for rank, beat in beats.items() if now - beat.heard_at >= SILENT_AFTER_S]
+    least = min(beat.position for beat in beats.values())
+    behind = silent or [rank for rank, beat in beats.items() if beat.position == least]
+    parts = [_describe(rank, beats[rank], now, rank in silent) for rank in sorted(behind)]
+    waiting = [rank for rank in sorted(beats) if rank not in behind]
+    parts += [f"rank {rank} waits at {beats[rank].position}" for rank in waiting[:3]]
+    return "; ".join(parts)
+
+
+def _describe(rank: int, beat: Beat, now: float, is_silent: bool) -> str:
+    what = "says nothing" if is_silent else "has not moved"
+    since = beat.heard_at if is_silent else beat.moved_at
+    return f"rank {rank} {what} for {now - since:.0f} s ({beat.position})"
+
+
+class Heartbeat:
+    """Tells the event log where this rank is, and hears from it whether the run should pause.
+
+    A thread of its own, since a rank that hangs in a collective cannot speak from its main thread.
+    """
+
+    def __init__(self, event_log: Any, rank: int) -> None:
+        self._event_log = event_log
+        self._rank = rank
+        self._position = Position()
+        self._pause = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    @property
+    def should_pause(self) -> bool:
+        """Whether the driver was asked to stop. Known to rank 0 first; ranks must agree before they act."""
+        return self._pause
+
+    def at(self, step: int, phase: str, part: int = 0) -> None:
+        """Note where this rank is. Costs an assignment."""
+        self._position = Position(step, PHASES.index(phase), part)
+
+    def _run(self) -> None:
+        import ray
+
+        while True:
+            try:
+                self._pause = ray.get(self._event_log.beat.remote(self._rank, self._position))
+            except ray.exceptions.RayError:
+                return  # the driver is gone, and this process soon too
+            if self._stop.wait(BEAT_EVERY_S):
+                return

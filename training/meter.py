@@ -1,0 +1,96 @@
+"""Loss and speed of a run since the last reading, on every rank."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from training.examples import Example
+
+# Seconds between two step events: often enough to watch, rare enough to cost nothing.
+STEP_EVENT_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Over all ranks, since the reading before."""
+
+    loss_sum: float
+    num_targets: int
+    num_examples: int
+    num_tokens: int
+    num_steps: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / max(1, self.num_targets)
+
+    def seconds_left(self, num_steps: int) -> float:
+        """Time for so many more steps at this speed."""
+        return num_steps * self.seconds / max(1, self.num_steps)
+
+
+class Meter:
+    """Adds up steps. Reading is a collective: all ranks read at the same steps."""
+
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.monotonic) -> None:
+        self._device = device
+        self._clock = clock
+        self._reset()
+
+    def _reset(self) -> None:
+        self._loss = torch.zeros((), device=self._device)
+        self._targets = self._examples = self._tokens = self._steps = 0
+        self._since = self._clock()
+
+    def add(
+        self, loss_sum: torch.Tensor, examples: Sequence[Example], num_targets: int, num_rows: int
+    ) -> None:
+        self._loss += loss_sum
+        self._targets += num_targets
+        self._examples += num_rows
+        self._tokens += sum(len(example.input_ids) for example in examples)
+        self._steps += 1
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a step event, by this rank's clock."""
+        return self._clock() - self._since >= STEP_EVENT_EVERY_S
+
+    def read(self) -> Reading:
+        """The sums over all ranks, and start anew."""
+        dist.all_reduce(self._loss)
+        elapsed = max(self._clock() - self._since, 1e-9)
+        reading = Reading(
+            float(self._loss), self._targets, self._examples, self._tokens, self._steps, elapsed
+        )
+        self._reset()
+        return reading
+
+
+def agree(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Rank 0's flags on every rank. A collective; free with one rank."""
+    if dist.get_world_size() == 1:
+        return list(flags)
+    shared = torch.tensor(flags, device=device)
+    dist.broadcast(shared, src=0)
+    return [bool(flag) for flag in shared]
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that any rank has used: of its GPU, or of its process on CPU. A collective."""
+    if device.type == "cuda":
+        mine = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        mine = peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+    most = torch.tensor(mine, dtype=torch.int64, device=device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)

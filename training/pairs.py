@@ -1,0 +1,152 @@
+"""The embedding task: pairs, triplets or scored pairs -> an encoder whose vectors are near where texts belong together.
+
+No torch here: the losses live in `training/encoder_modules.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cluster.errors import DataError
+from training.examples import Dataset, Example
+from training.faults import Fault, raise_first, text_fault
+from training.row_files import Row
+from training.sources import Rows
+
+# Column names people use: of the text that asks, of what belongs to it, and of what does not.
+PAIR_COLUMNS = (("anchor", "positive"), ("query", "positive"), ("query", "passage"), ("question", "answer"))
+NEGATIVE_COLUMN = "negative"
+SCORED_COLUMNS = ("sentence1", "sentence2", "score")
+# Scores are kept as whole millionths, as labels are whole numbers everywhere.
+MILLIONTHS = 1_000_000
+# Wrong passages that each validation question is ranked against. Fixed, so that the figure depends neither
+# on batches nor on workers.
+NUM_DISTRACTORS = 7
+# The label of a pair without a score: the passage in first place is the right one.
+RIGHT = 1
+
+
+def pair_columns(columns: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of a row in order: texts, then the score where there is one.
+
+    Raises DataError where no usual set is there.
+    """
+    if all(name in columns for name in SCORED_COLUMNS):
+        return SCORED_COLUMNS
+    for names in PAIR_COLUMNS:
+        if all(name in columns for name in names):
+            return (*names, NEGATIVE_COLUMN) if columns.get(NEGATIVE_COLUMN) is not None else names
+    raise DataError(
+        f"no pairs among {', '.join(map(str, columns))}; name the columns anchor and positive (and negative), "
+        "or sentence1, sentence2 and score"
+    )
+
+
+def pair_faults(columns: Mapping[str, Any], expected: tuple[str, ...]) -> Iterator[Fault]:
+    """What is wrong with a row that should hold the `expected` columns."""
+    for name in expected:
+        if name != "score":
+            yield from text_fault(columns, name)
+        elif score_of(columns) is None:
+            yield Fault(
+                f"score must be a number from -1 to 1, found {columns.get('score')!r}",
+                "correct it",
+                ("score",),
+            )
+
+
+def score_of(columns: Mapping[str, Any]) -> float | None:
+    """The score of a scored pair, from tables (text) as from JSON; None when it is none."""
+    try:
+        score = float(columns["score"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return score if -1 <= score <= 1 else None
+
+
+def prepare_pairs(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset:
+    """Tokenise rows. The texts of a row stand one after the other, told apart by `segment_ids`."""
+    names = pair_columns(rows.train[0].columns)
+    for what, some in (("training file", rows.train), ("validation file", rows.validation)):
+        for row in some:
+            raise_first((replace(fault, line=row.line) for fault in pair_faults(row.columns, names)), what)
+    texts = [_texts(row, names) for row in rows.train]
+    held_out = [_texts(row, names) for row in rows.validation]
+    labels, held_out_labels = (
+        [_label(row, names) for row in rows.train],
+        [_label(row, names) for row in rows.validation],
+    )
+    if names[-1] != "score":
+        held_out = with_distractors(held_out)
+    train, cut = _encode(texts, labels, tokenizer, max_length_tokens)
+    validation, _ = _encode(held_out, held_out_labels, tokenizer, max_length_tokens)
+    notices = [f"{cut} of {len(train)} rows were cut to {max_length_tokens} tokens a text"] if cut else []
+    return Dataset(train, validation, (), tuple(notices))
+
+
+def with_distractors(rows: Sequence[list[str]]) -> list[list[str]]:
+    """Each row with passages of other rows behind its own, chosen by hash: the same for every run. Pure."""
+    passages = list(dict.fromkeys(row[1] for row in rows))
+    result = []
+    for row in rows:
+        others = sorted(
+            (passage for passage in passages if passage not in row),
+            key=lambda passage: hashlib.sha256(f"{row[0]}\0{passage}".encode()).digest(),
+        )
+        result.append([*row, *others[:NUM_DISTRACTORS]])
+    return result
+
+
+def pair_metrics(predictions: Sequence[int], labels: Sequence[int], is_scored: bool) -> dict[str, float]:
+    """How well vectors order texts.
+
+    Of pairs, accuracy: the share of validation questions whose own passage is nearer than each of the
+    wrong ones beside it. Of scored pairs, Spearman's rank correlation of cosine and score: the correlation
+    of their ranks, equal values sharing their mean rank (Spearman 1904).
+
+    >>> pair_metrics([1, 0, 1, 1], [1, 1, 1, 1], is_scored=False)
+    {'accuracy': 0.75}
+    >>> pair_metrics([10, 20, 30], [1, 2, 3], is_scored=True)
+    {'spearman': 1.0}
+    """
+    if not is_scored:
+        return {"accuracy": sum(predictions) / len(predictions)}
+    return {"spearman": _correlation(_ranks(predictions), _ranks(labels))}
+
+
+def _texts(row: Row, names: tuple[str, ...]) -> list[str]:
+    return [row.columns[name] for name in names if name != "score"]
+
+
+def _label(row: Row, names: tuple[str, ...]) -> int:
+    return RIGHT if names[-1] != "score" else round((score_of(row.columns) or 0.0) * MILLIONTHS)
+
+
+def _encode(
+    rows: Sequence[list[str]], labels: Sequence[int], tokenizer: Any, max_length_tokens: int
+) -> tuple[list[Example], int]:
+    examples, num_cut = [], 0
+    for texts, label in zip(rows, labels, strict=True):
+        encoded = tokenizer(texts, truncation=True, max_length=max_length_tokens)
+        num_cut += any(encoding.overflowing for encoding in encoded.encodings or ())
+        ids = [token for text in encoded["input_ids"] for token in text]
+        segments = [number for number, text in enumerate(encoded["input_ids"]) for _ in text]
+        examples.append(Example(ids, [label], segments))
+    return examples, num_cut
+
+
+def _ranks(values: Sequence[int]) -> list[float]:
+    order = sorted(values)
+    first = {value: index for index, value in reversed(list(enumerate(order)))}
+    count = {value: order.count(value) for value in first}
+    return [first[value] + (count[value] - 1) / 2 for value in values]
+
+
+def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    products = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
+    spread = (sum((x - mean_x) ** 2 for x in xs) * sum((y - mean_y) ** 2 for y in ys)) ** 0.5
+    return float(products / spread) if spread else 0.0

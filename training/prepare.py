@@ -1,0 +1,49 @@
+"""Everything known before a worker starts: rows, tokens and the tokenizer. Imports neither Ray nor torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.references import resolve_model
+from training.classification import prepare_classification
+from training.config import FinetuneConfig, TaskName
+from training.examples import Dataset
+from training.mlm import prepare_mlm
+from training.packing import packed
+from training.pairs import prepare_pairs
+from training.sft import prepare_sft
+from training.sources import Rows, load_rows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of a run, what its task made of them, and the base model's tokenizer."""
+
+    rows: Rows
+    dataset: Dataset
+    tokenizer: Any
+
+    @property
+    def validation_rows(self) -> list[dict[str, Any]]:
+        """The columns of the validation rows."""
+        return [row.columns for row in self.rows.validation]
+
+
+def prepare(config: FinetuneConfig) -> Prepared:
+    """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(config.model), local_files_only=True)
+    rows = load_rows(config.data)
+    if config.task is TaskName.CLASSIFICATION:
+        dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
+    elif config.task is TaskName.MLM:
+        dataset = prepare_mlm(rows, tokenizer, config.max_length_tokens, config.seed)
+    elif config.task is TaskName.EMBEDDING:
+        dataset = prepare_pairs(rows, tokenizer, config.max_length_tokens)
+    else:
+        dataset = prepare_sft(rows, tokenizer, config.max_length_tokens)
+    if config.packing:
+        dataset = packed(dataset, config.max_length_tokens)
+    return Prepared(rows, dataset, tokenizer)

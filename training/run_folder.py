@@ -1,0 +1,96 @@
+"""The folder of a run on the machine that drives it: `$HAMLET_HOME/runs/<run>`.
+
+Holds what a person looks at: the resolved config, the environment, metrics, plots, a README. What a run is
+resumed from lies in storage instead, since this folder is gone when its machine is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from cluster.errors import Conflict
+from cluster.settings import settings
+from training.config import FinetuneConfig
+from training.progress import Event
+
+PACKAGES = ("hamlet", "torch", "transformers", "deepspeed", "peft", "ray", "numpy", "tokenizers")
+
+
+class RunFolder:
+    """One run's folder, held by one process at a time."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = settings().home_dir / "runs" / name
+        self._lock = FileLock(self.path / ".lock")
+
+    def exists(self) -> bool:
+        """Whether a run of this name was begun on this machine."""
+        return (self.path / "config.yaml").exists()
+
+    def open(self, config: FinetuneConfig) -> None:
+        """Take the folder and write what is known before training. Raises Conflict while the run still runs."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as exc:
+            raise Conflict(f"the run {self.name} is running already; wait for it, or end it first") from exc
+        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        (self.path / "config.yaml").write_text(resolved, encoding="utf-8")
+        self.write_json("environment.json", environment())
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def write_json(self, name: str, value: Any) -> None:
+        (self.path / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+    def write_event(self, event: Event) -> None:
+        """Append one event to `metrics.jsonl`. A sink."""
+        line = json.dumps({"time": time.time(), **asdict(event)})
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events written so far, without a last line that was cut off."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def environment() -> dict[str, Any]:
+    """Where a run took place: versions, processor and machine."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "num_cores": os.cpu_count(),
+        "command": sys.argv,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), platform.machine())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,220 @@
+"""A sweep: the same run with every combination of some values, side by side on the cluster.
+
+Ray Tune decides what runs when; each trial is one run as `python -m training run` makes it, up to its export.
+Only with `keep_best` is a model proven and registered: that of the best trial, trained once more by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from cluster.cards import ModelCard
+from cluster.connection import connect
+from cluster.errors import ConfigError, JobFailed
+from cluster.storage import delete_folder, storage_uri
+from training.config import FinetuneConfig, load_config
+from training.fit import Fit
+from training.loop import LoopInputs
+from training.modules import pad_token_id
+from training.plots import plot_curves, points
+from training.prepare import Prepared, prepare
+from training.progress import EpochEvent, Event, EventLog
+from training.run import run
+from training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination: its name (`learning_rate=0.1`), its overrides and the config they make."""
+
+    name: str
+    overrides: tuple[str, ...]
+    config: FinetuneConfig
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial came to. `error` is set instead of figures where it failed."""
+
+    trial: Trial
+    validation_loss: float = float("nan")
+    training_loss: float = float("nan")
+    error: str = ""
+
+
+def grid(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every combination of overrides whose values are lists.
+
+    A comma parts values, except within brackets, which are one YAML value.
+
+    >>> grid(["learning_rate=0.1,0.01", "epochs=2"])
+    [('learning_rate=0.1', 'epochs=2'), ('learning_rate=0.01', 'epochs=2')]
+    """
+    choices = []
+    for override in overrides:
+        key, separator, values = override.partition("=")
+        if not separator:
+            raise ConfigError(
+                f"{override!r} is not of the form key=value,value, such as learning_rate=0.1,0.01"
+            )
+        choices.append([f"{key}={value}" for value in _split(values)])
+    return list(itertools.product(*choices))
+
+
+def trials_of(config: Path, overrides: Sequence[str], max_steps: int | None) -> list[Trial]:
+    """The trials of a grid, each named by what sets it apart. Raises ConfigError for any bad combination."""
+    combinations = grid(overrides)
+    steps = [f"max_steps={max_steps}"] if max_steps is not None else []
+    trials = []
+    for combination in combinations:
+        apart = [
+            own for index, own in enumerate(combination) if len({other[index] for other in combinations}) > 1
+        ]
+        name = " ".join(apart) or "as configured"
+        trials.append(Trial(name, combination, load_config(config, [*combination, *steps])))
+    return trials
+
+
+def sweep(
+    trials: list[Trial], name: str, *, keep_best: bool = False
+) -> tuple[list[Outcome], ModelCard | None]:
+    """Run all trials, write the table and the pictures into the folder of the sweep `name`.
+
+    Returns the outcomes, best first, and the best trial's card when it is kept. A trial that fails does not
+    end the others; raises JobFailed when all do.
+    """
+    connect()
+    folder = RunFolder(name)
+    folder.open(trials[0].config)
+    try:
+        data = _prepared_once(trials)
+        outcomes = _run_all(trials, data, name)
+        outcomes.sort(key=lambda outcome: (bool(outcome.error), outcome.validation_loss))
+        (folder.path / "sweep.txt").write_text(table(outcomes) + "\n", encoding="utf-8")
+        draw(trials, name, folder.path)
+    finally:
+        folder.close()
+    if outcomes[0].error:
+        raise JobFailed(f"every trial failed, the first because: {outcomes[0].error}")
+    return outcomes, run(outcomes[0].trial.config) if keep_best else None
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes, best first."""
+    width = max(len("Trial"), *(len(outcome.trial.name) for outcome in outcomes))
+    lines = [f"{'Trial':{width}}  Training Loss  Validation Loss"]
+    for outcome in outcomes:
+        figures = f"{outcome.training_loss:13.4f}  {outcome.validation_loss:15.4f}"
+        lines.append(f"{outcome.trial.name:{width}}  {outcome.error or figures}")
+    return "\n".join(lines)
+
+
+def draw(trials: Sequence[Trial], name: str, folder: Path) -> None:
+    """`loss.svg` and `validation_loss.svg` (and .png): the curves of all trials that got so far."""
+    for file, kind, value in (("loss", "step", "loss"), ("validation_loss", "epoch", "validation_loss")):
+        curves = {
+            trial.name: points(RunFolder(_trial_run(name, index)).events(), kind, value)
+            for index, trial in enumerate(trials)
+        }
+        drawn = {trial: curve for trial, curve in curves.items() if curve}
+        if drawn:
+            title = "Training loss" if kind == "step" else "Validation loss"
+            plot_curves(drawn, title, "nats per target", folder / file)
+
+
+def _prepared_once(trials: Sequence[Trial]) -> list[Prepared]:
+    """The data of each trial; trials whose data are the same share it."""
+    made: dict[str, Prepared] = {}
+    prepared = []
+    for trial in trials:
+        config = trial.config
+        key = repr((config.data, config.model, config.task, config.max_length_tokens, config.packing))
+        made[key] = made.get(key) or prepare(config)
+        prepared.append(made[key])
+    return prepared
+
+
+def _run_all(trials: list[Trial], data: Sequence[Prepared], name: str) -> list[Outcome]:
+    references: dict[int, Any] = {}
+    inputs = []
+    for index, (trial, prepared) in enumerate(zip(trials, data, strict=True)):
+        reference = references.setdefault(id(prepared), ray.put(prepared.dataset))
+        inputs.append((trial.config, reference, pad_token_id(prepared.tokenizer), _trial_run(name, index)))
+    need = max(trial.config.scaling.num_workers * trial.config.scaling.cpus_per_worker for trial in trials)
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1) // need))
+    # The trial itself only waits; its workers take the resources.
+    trainable = tune.with_resources(tune.with_parameters(_trial, inputs=inputs), {"cpu": 0})
+    results = tune.Tuner(
+        trainable,
+        param_space={"index": tune.grid_search(list(range(len(trials))))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=at_once, metric="validation_loss", mode="min"),
+        run_config=tune.RunConfig(name=f"{name}-tune", storage_path=storage_uri("runs"), verbose=0),
+    ).fit()
+    outcomes = []
+    for result in results:
+        trial = trials[(result.config or {})["index"]]
+        if result.error is not None:
+            words = str(result.error).strip().splitlines()
+            outcomes.append(Outcome(trial, error=words[-1] if words else "failed"))
+        else:
+            figures = result.metrics or {}
+            outcomes.append(Outcome(trial, figures["validation_loss"], figures["training_loss"]))
+    delete_folder(storage_uri("runs", f"{name}-tune"))
+    return outcomes
+
+
+def _trial(parameters: dict[str, Any], inputs: list[tuple[FinetuneConfig, Any, int, str]]) -> None:
+    """One trial, in a process of Ray Tune's: its workers are Ray Train's."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    config, dataset, pad_id, run_name = inputs[parameters["index"]]
+    folder = RunFolder(run_name)
+    folder.open(config)
+    last: list[EpochEvent] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, EpochEvent):
+            last.append(event)
+
+    event_log = ray.remote(num_cpus=0)(EventLog).remote(config.scaling.hang_timeout_s)
+    loop = LoopInputs(config, dataset, pad_id, storage_uri("runs", run_name), None, event_log)
+    try:
+        Fit(config, loop, "trial", [folder.write_event, keep]).run()
+    finally:
+        folder.close()
+        delete_folder(loop.run_uri)  # nobody goes on from a trial
+    tune.report({"validation_loss": last[-1].validation_loss, "training_loss": last[-1].training_loss})
+
+
+def _trial_run(name: str, index: int) -> str:
+    return f"{name}-{index + 1:02d}"
+
+
+def _split(values: str) -> list[str]:
+    """Split at commas outside brackets.
+
+    >>> _split("[a,b],c")
+    ['[a,b]', 'c']
+    """
+    parts, depth = [""], 0
+    for character in values:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def say(outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Print the table and where the pictures lie."""
+    sys.stdout.write(f"{table(outcomes)}\ncurves: {folder / 'loss.svg'} and .png\n")
+    sys.stdout.flush()

@@ -1,0 +1,131 @@
+"""A model's tokenizer and chat template without transformers, which would import torch.
+
+For the checks that must start at once and count millions of rows. It gives the same ids and the same text as
+transformers does for models with a `tokenizer.json`, which tests hold; training itself uses transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from cluster.errors import InvalidInput
+
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class FolderTokenizer:
+    """The tokenizer of a model folder: the part of transformers' interface that data needs."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise InvalidInput(
+                f"{folder} has no tokenizer.json; save the tokenizer in its fast form", "model"
+            )
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        config = _read(folder / "tokenizer_config.json")
+        self._special = {**_special(_read(folder / "special_tokens_map.json")), **_special(config)}
+        self.chat_template = _chat_template(folder, config)
+        self.max_length_tokens = _read(folder / "config.json").get("max_position_embeddings")
+
+    @property
+    def eos_token(self) -> str | None:
+        return self._special.get("eos_token")
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def num_tokens(self, text: str, pair: str | None = None) -> int:
+        """Tokens of a text or a pair, special ones included."""
+        return len(self._tokenizer.encode(text, pair).ids)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        tokenize: bool = False,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The text of a conversation. Raises jinja2.TemplateError where the template refuses it."""
+        text: str = self._template.render(
+            messages=messages,
+            tools=tools,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **self._special,
+        )
+        return text
+
+    @cached_property
+    def _template(self) -> Any:
+        return _environment().from_string(self.chat_template or "")
+
+
+class _Generation(Extension):
+    """`{% generation %}`, with which templates mark answers for other trainers: its content, unchanged."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja reads it from the class
+
+    def parse(self, parser: Parser) -> Node | list[Node]:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
+
+    def _content(self, caller: Any) -> str:
+        return str(caller())
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja as transformers sets it up for chat templates."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """The template of the folder; of several named ones, the default."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template") or _read(folder / "chat_template.json").get("chat_template")
+    if isinstance(template, list):
+        return next((str(named["template"]) for named in template if named["name"] == "default"), None)
+    return template
+
+
+def _special(config: dict[str, Any]) -> dict[str, str]:
+    tokens = {name: config.get(name) for name in SPECIAL_TOKENS}
+    texts = {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
