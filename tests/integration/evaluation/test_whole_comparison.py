@@ -214,6 +214,7 @@ def check_report(results: Results) -> None:
     assert json.loads(Reports().results(report.id))["policies"]["rag"]["grounded_route"] == "rag"
 
 
+@pytest.mark.soak
 def test_what_was_trained_and_asked_is_not_done_again_after_an_interruption(
     world: World, service: Any
 ) -> None:

@@ -249,6 +249,7 @@ def test_a_router_that_is_killed_at_any_moment_loses_nothing_it_acknowledged(
     assert Registry().list()
 
 
+@pytest.mark.soak
 def test_two_routers_over_postgres_lose_no_job_and_run_none_twice(
     routers: Callable[..., Router], home: Path, postgres: str
 ) -> None:

@@ -158,6 +158,7 @@ def run_reader(folder: Path, lease_s: float, *stepwise: str) -> subprocess.Popen
     )
 
 
+@pytest.mark.soak
 def test_a_reader_that_is_killed_is_followed_by_one_that_finishes_its_work(tmp_path: Path) -> None:
     text = " ".join(f"word{number}" for number in range(60_000))
     engine, cut = open_database(), Chunking(100, 0)

@@ -53,6 +53,7 @@ def sentences(seed: int, count: int) -> list[str]:
     return [" ".join(f"w{start + step}" for step in range(10)) for start in starts]
 
 
+@pytest.mark.soak
 def test_a_masked_model_is_a_base_that_a_classifier_starts_from(
     head: HeadRecord, write_bert: Callable[[Path], Path], tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def weights_of(card: ModelCard) -> dict[str, Any]:
     return dict(load_file(Path(card.weights_uri) / "adapter_model.safetensors"))
 
 
+@pytest.mark.soak
 def test_a_job_that_was_paused_and_whose_driver_was_killed_ends_as_an_undisturbed_one(
     head: HeadRecord, drive: Callable[[str], Driver]
 ) -> None:
