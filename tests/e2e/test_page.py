@@ -226,6 +226,7 @@ def start_job(page: Any, suffix: str) -> None:
 # Documents
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("service", ["answers"], indirect=True)
 def test_a_file_with_markup_is_uploaded_searched_cited_and_removed(
     open_page: OpenPage, tmp_path: Path
