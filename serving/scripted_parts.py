@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from cluster.cards import ModelCard
+from cluster.cards import ModelCard, ModelKind, Parity
 from cluster.errors import ContextLengthExceeded, HamletError, NotFound
 from cluster.files import Files
 from cluster.registry import Registry
@@ -56,6 +57,24 @@ MAX_WORDS = 50
 def scripted_passage(number: int, text: str, score: float = 0.8, filename: str | None = None) -> Passage:
     """Passage `number` of a document of its own."""
     return Passage(f"chunk-{number}", f"doc-{number}", filename or f"doc-{number}.md", text, score)
+
+
+def scripted_card(card_id: str) -> ModelCard:
+    """A registered LoRA adapter on the default base."""
+    return ModelCard(
+        id=card_id,
+        kind=ModelKind.GENERATOR,
+        base_model="builtin:smollm2",
+        weights_uri="/weights",
+        is_adapter=True,
+        lora_rank=8,
+        max_length_tokens=512,
+        config_sha256="0",
+        data_sha256="0",
+        code_version="0",
+        parity=Parity(passed=True, max_metric_difference=0.0),
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
 
 
 @dataclass

@@ -14,14 +14,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from cluster.cards import ModelCard, ModelKind, Parity
 from cluster.database import open_database
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.launcher import Run, RunState
@@ -32,7 +30,7 @@ from serving import page
 from serving.config import FineTuningConfig, ServingConfig
 from serving.engine import Adapter
 from serving.platform import Platform
-from serving.scripted_parts import ScriptedApplication, ScriptedRetriever, scripted_passage
+from serving.scripted_parts import ScriptedApplication, ScriptedRetriever, scripted_card, scripted_passage
 from serving.training_commands import TrainingCommands
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,7 +65,7 @@ def scripted_application() -> ScriptedApplication:
     platform = Platform(config, open_database(), commands, ScriptedLauncher())
     parts = ScriptedApplication(config=config, platform=platform)
     registry = Registry(platform.engine)
-    registry.register(card_of("ft:smollm2:acme:handbook:1"))
+    registry.register(scripted_card("ft:smollm2:acme:handbook:1"))
     registry.promote("handbook", "ft:smollm2:acme:handbook:1")
     passages = [
         scripted_passage(1, PASSAGE, 0.71, f"canteen{MARKUP}.md"),
@@ -136,9 +134,9 @@ def train(job_id: str, stop: threading.Event) -> None:
         if ends_epoch:
             name = f"{model}:ckpt-step-{step}"
             jobs.add_checkpoint(
-                job_id, step, name, {"full_valid_loss": data["full_valid_loss"]}, card_of(name)
+                job_id, step, name, {"full_valid_loss": data["full_valid_loss"]}, scripted_card(name)
             )
-    jobs.succeed(job_id, card_of(model), trained_tokens=12_400)
+    jobs.succeed(job_id, scripted_card(model), trained_tokens=12_400)
 
 
 def compare(report_id: str, _stop: threading.Event) -> None:
@@ -167,23 +165,6 @@ def reading_files(parts: ScriptedApplication, answers_from_them: bool = True) ->
     finally:
         stop.set()
         thread.join(10)
-
-
-def card_of(model: str) -> ModelCard:
-    return ModelCard(
-        id=model,
-        kind=ModelKind.GENERATOR,
-        base_model="builtin:smollm2",
-        weights_uri="/weights",
-        is_adapter=True,
-        lora_rank=8,
-        max_length_tokens=512,
-        config_sha256="0",
-        data_sha256="0",
-        code_version="0",
-        parity=Parity(passed=True, max_metric_difference=0.0),
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
 
 
 @contextmanager

@@ -17,7 +17,6 @@ import openai
 import pytest
 import uvicorn
 
-from cluster.cards import ModelCard, ModelKind, Parity
 from cluster.database import open_database
 from cluster.files import Files
 from cluster.ports import free_port
@@ -29,7 +28,7 @@ from retrieval.owner import InProcess
 from retrieval.service import Collections
 from serving.config import FineTuningConfig, ServingConfig
 from serving.platform import Platform
-from serving.scripted_parts import ScriptedApplication
+from serving.scripted_parts import ScriptedApplication, scripted_card
 
 DEADLINE_S = 60.0
 REPOSITORY = Path(__file__).parents[3]
@@ -207,19 +206,4 @@ def test_ten_thousand_random_requests_across_tenants_are_told_nothing() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def card(card_id: str) -> ModelCard:
-        return ModelCard(
-            id=card_id,
-            kind=ModelKind.GENERATOR,
-            base_model="builtin:smollm2",
-            weights_uri="/weights",
-            is_adapter=True,
-            lora_rank=8,
-            max_length_tokens=512,
-            config_sha256="0",
-            data_sha256="0",
-            code_version="0",
-            parity=Parity(passed=True, max_metric_difference=0.0),
-        )
-
-    module.assert_nothing_is_told(module.tenants.two_tenants(card), 10_000)
+    module.assert_nothing_is_told(module.tenants.two_tenants(scripted_card), 10_000)

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.cards import ModelCard, ModelKind, Parity
-from serving.scripted_parts import ScriptedApplication
+from cluster.cards import ModelCard, ModelKind
+from serving.scripted_parts import ScriptedApplication, scripted_card
 
 MakeCard = Callable[..., ModelCard]
 
@@ -51,21 +50,7 @@ def make_card() -> MakeCard:
     """Cards of LoRA adapters on the default base, with what a test changes."""
 
     def make(card_id: str = "ft:smollm2:acme:handbook:1", **changes: Any) -> ModelCard:
-        values: dict[str, Any] = {
-            "id": card_id,
-            "kind": ModelKind.GENERATOR,
-            "base_model": "builtin:smollm2",
-            "weights_uri": "/weights",
-            "is_adapter": True,
-            "lora_rank": 8,
-            "max_length_tokens": 512,
-            "config_sha256": "0",
-            "data_sha256": "0",
-            "code_version": "0",
-            "parity": Parity(passed=True, max_metric_difference=0.0),
-            "created_at": datetime(2026, 1, 1, tzinfo=UTC),
-        }
-        return ModelCard(**(values | changes))
+        return ModelCard(**(scripted_card(card_id).model_dump() | changes))
 
     return make
 
