@@ -16,10 +16,11 @@ demo: setup  ## set up, then fine-tune, serve and answer on this machine
 	@$(BIN)/python examples/demo.py
 
 test: setup-test  ## set up what tests need, then run all tests
-	@$(BIN)/python -m pytest tests/unit tests/manifests tests/integration --durations=10
+	@$(BIN)/python -m pytest tests/unit tests/manifests -n auto --durations=10
+	@$(BIN)/python -m pytest tests/integration --durations=10
 
 check: lint  ## format, lint, types and unit tests: what must pass before every commit
-	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest tests/unit -n auto
 
 lint: setup-test  ## format, lint and types alone
 	@$(BIN)/ruff format --check --quiet .

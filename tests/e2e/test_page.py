@@ -31,7 +31,8 @@ MAX_FIRST_PAINT_MS = 1000
 
 def ask(page: Any, question: str = QUESTION) -> None:
     page.get_by_label("Question").fill(question)
-    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
+    page.get_by_label("Question").press("Enter")
 
 
 def answers_in(page: Any) -> Any:
@@ -98,6 +99,22 @@ def test_a_follow_up_carries_each_ways_own_history(open_page: OpenPage, service:
     prompts = [service.parts.prompt(number) for number in range(-4, 0)]
     assert all(QUESTION in prompt for prompt in prompts)
     assert sum("in the canteen costs 4.70 euros." in prompt for prompt in prompts) == 1
+
+
+def test_a_question_waits_until_the_models_are_known(open_page: OpenPage) -> None:
+    page = open_page("/#/cluster")
+    held: list[Any] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.get_by_role("navigation", name="Parts").get_by_role("link", name="Ask").click()
+    page.get_by_label("Question").fill(QUESTION)
+    page.get_by_label("Question").press("Enter")
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
+    expect(page.get_by_label("Question")).to_have_value(QUESTION)
+    for route in held:
+        route.continue_()
+    page.unroute("**/v1/models")
+    ask(page)
+    expect(answers_in(page)).to_have_count(5)
 
 
 def test_an_answer_is_stopped_and_asked_again(open_page: OpenPage, service: PageService) -> None:
@@ -226,7 +243,6 @@ def start_job(page: Any, suffix: str) -> None:
 # Documents
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("service", ["answers"], indirect=True)
 def test_a_file_with_markup_is_uploaded_searched_cited_and_removed(
     open_page: OpenPage, tmp_path: Path

@@ -35,7 +35,8 @@ export function Ask({ route }) {
     </div>
     <${ErrorNote} error=${models.error} retry=${models.reload} busy=${models.busy} />
     ${turns.length ? html`<${Turns} turns=${turns} pricePerHour=${choice.pricePerHour} onPassage=${setOpen} />` : html`<${Introduction} models=${known} />`}
-    <${Composer} models=${known} ways=${ways} choice=${choice} stores=${stores.data ?? []} isBusy=${anyRunning(turns)} />
+    <${Composer} models=${known} ways=${ways} choice=${choice} stores=${stores.data ?? []} isBusy=${anyRunning(turns)}
+      isReady=${models.data !== null} />
     ${open && html`<${PassageDialog} ...${open} collection=${choice.collection} onClose=${() => setOpen(null)} />`}
   </div>`;
 }

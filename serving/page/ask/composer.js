@@ -7,12 +7,13 @@ import { KINDS, tunedModels, usualWays, wayOf } from "./ways.js";
 
 /**
  * @param {{models: any[], ways: import("./ways.js").Way[], choice: import("./choice.js").Choice,
- *          stores: any[], isBusy: boolean}} props
+ *          stores: any[], isBusy: boolean, isReady: boolean}} props `isReady`: the models are known
  */
-export function Composer({ models, ways, choice, stores, isBusy }) {
+export function Composer({ models, ways, choice, stores, isBusy, isReady }) {
   const [question, setQuestion] = useState("");
   const asked = ways.filter((way) => !choice.off.includes(way.model));
-  const canSend = question.trim() && asked.length > 0 && !isBusy;
+  // Before the models are known, `auto` alone would be asked.
+  const canSend = isReady && question.trim() && asked.length > 0 && !isBusy;
   const send = (event) => {
     event.preventDefault();
     if (!canSend) return;

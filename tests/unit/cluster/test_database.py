@@ -32,6 +32,11 @@ BEFORE_MIGRATIONS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_database_yet(home: Path) -> None:
+    (home / "hamlet.db").unlink()
+
+
 def _import_all_tables() -> None:
     for package in ("cluster", "retrieval", "serving", "training", "evaluation"):
         for file in (REPOSITORY / package).rglob("*.py"):

@@ -101,11 +101,17 @@ def test_down_without_a_head_is_no_error() -> None:
 def test_the_doctor_exits_1_when_it_finds_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HAMLET_HUB_OFFLINE", "1")
     settings.cache_clear()
-    assert runner.invoke(app, ["doctor", "--json"]).exit_code == 0
+    before = runner.invoke(app, ["doctor", "--json"])
+    levels = _levels(before.stdout)  # what else runs on this machine, a Ray head perhaps, is not ours to say
+    assert levels["database"] != "problem"
+    assert before.exit_code == int("problem" in levels.values())
     monkeypatch.setenv("HAMLET_DATABASE_URL", "nonsense")
     settings.cache_clear()
     result = runner.invoke(app, ["doctor", "--json"])
     assert result.exit_code == 1
-    levels = {finding["name"]: finding["level"] for finding in json.loads(result.stdout)}
-    assert levels["database"] == "problem"
+    assert _levels(result.stdout)["database"] == "problem"
     assert "problem" in runner.invoke(app, ["doctor"]).stdout
+
+
+def _levels(findings: str) -> dict[str, str]:
+    return {finding["name"]: finding["level"] for finding in json.loads(findings)}
