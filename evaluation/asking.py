@@ -36,7 +36,9 @@ def wait_until_ready(config: CompareConfig) -> None:
                 return
             state = response.text[:300]
         if time.monotonic() > until:
-            raise Unavailable(f"{url} is not ready: {state}; serve deploy examples/serve.yaml starts it")
+            raise Unavailable(
+                f"{url} is not ready: {state}; RAY_AUTH_MODE=token serve deploy examples/serve.yaml starts it"
+            )
         time.sleep(0.5)
 
 

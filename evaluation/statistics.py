@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,15 +95,42 @@ def paired_permutation(
     )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def least_p_value(first: Sequence[float] | Values, second: Sequence[float] | Values) -> float:
+    """The least p-value that a paired test of two sides could give, however the differing questions fell.
+
+    10 questions on which the two differ: all to one side, or all to the other, is 2 of 2^10 -> 0.00195
+    """
+    num_differing = int(np.count_nonzero(np.asarray(first) != np.asarray(second)))
+    return float(min(1.0, 2.0 ** (1 - num_differing)))
+
+
+def holm(
+    p_values: Sequence[float], least: Sequence[float] | None = None, test_level: float = 0.05
+) -> list[float]:
     """p-values corrected for having looked at all of them (Holm 1979), in the same order.
 
     The chance that any true "no difference" is rejected stays below the test level.
     [0.01, 0.04, 0.03] -> [0.03, 0.06, 0.06]
+
+    `least` are the least p-values that the tests could give. A test that could reject nothing even so does
+    not make the others stricter (Tarone 1990; stepwise, Hommel and Krummenauer 1998): a k is sought so that
+    no more than k tests could come below test_level / k. Without it every test counts.
+    [0.01, 1, 1] with least [0.01, 0.5, 0.5] -> [0.01, 1, 1]
     """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
+    reach = [0.0] * len(p_values) if least is None else least
+    corrected = [1.0] * len(p_values)
+    remaining, largest = set(range(len(p_values))), 0.0
+    while remaining:
+        k = next(k for k in range(1, len(p_values) + 1) if _num_within(reach, remaining, test_level / k) <= k)
+        able = [index for index in remaining if reach[index] <= test_level / k]
+        if not able:
+            break
+        first = min(able, key=lambda index: (p_values[index], index))
+        largest = max(largest, min(1.0, k * p_values[first]))
+        corrected[first] = largest
+        remaining.remove(first)
     return corrected
+
+
+def _num_within(reach: Sequence[float], indices: Iterable[int], bound: float) -> int:
+    return sum(reach[index] <= bound for index in indices)

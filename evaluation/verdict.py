@@ -20,7 +20,15 @@ from evaluation.metrics import Failure
 from evaluation.questions import Kind
 from evaluation.rows import ROW_NAMES, Basis, Table, row_values, shares_of_measured
 from evaluation.scores import Score
-from evaluation.statistics import Interval, Values, holm, mcnemar, mean_interval, paired_permutation
+from evaluation.statistics import (
+    Interval,
+    Values,
+    holm,
+    least_p_value,
+    mcnemar,
+    mean_interval,
+    paired_permutation,
+)
 
 NO_DIFFERENCE = "no difference"
 
@@ -36,7 +44,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two cells on the same questions. `difference` is first minus second; `p_value` is Holm's."""
+    """Two cells on the same questions. `difference` is first minus second; `p_value` is corrected."""
 
     first: str
     second: str
@@ -174,7 +182,7 @@ def by_cell(scores: Sequence[Score]) -> Table:
 
 
 def judge_kinds(table: Table, level: Level) -> tuple[Ruling, ...]:
-    """A ruling on right answers for each kind. All pairs of all kinds are one family for Holm."""
+    """A ruling on right answers for each kind. All pairs of all kinds are one family for Holm and Tarone."""
     asked = {score.kind for score in next(iter(table.values()))[0]}
     kinds = [kind for kind in Kind if kind in asked]
     right = {
@@ -185,12 +193,11 @@ def judge_kinds(table: Table, level: Level) -> tuple[Ruling, ...]:
         for kind in kinds
     }
     pairs = list(combinations(table, 2))
-    p_values = [
-        _p_value_of_right(right[kind][first], right[kind][second], level)
-        for kind in kinds
-        for first, second in pairs
-    ]
-    corrected = iter(holm(p_values))
+    sides = [(right[kind][first], right[kind][second]) for kind in kinds for first, second in pairs]
+    p_values = [_p_value_of_right(first, second, level) for first, second in sides]
+    # With few questions most pairs differ on too few to tell anything: they must not hide what can be told.
+    least = [least_p_value(first.mean(axis=0), second.mean(axis=0)) for first, second in sides]
+    corrected = iter(holm(p_values, least, 1 - level.confidence))
     rulings = []
     for kind in kinds:
         ruling = _rule(kind.value, right[kind], {pair: next(corrected) for pair in pairs}, level)
@@ -271,5 +278,5 @@ def _pair_reason(ruling: Ruling) -> str:
     pair = next(pair for pair in ruling.pairs if {pair.first, pair.second} == {best, second})
     return (
         f"{best} is ahead of {second}, the next best, by {abs(pair.difference.mean):.2f} "
-        f"(p {'< 0.001' if pair.p_value < 0.001 else f'= {pair.p_value:.3f}'} after Holm's correction)."
+        f"(p {'< 0.001' if pair.p_value < 0.001 else f'= {pair.p_value:.3f}'} after correction)."
     )

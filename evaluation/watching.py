@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +14,7 @@ from evaluation.answers import Answer
 
 
 class TerminalWatcher:
-    """A live line for each stage on stderr, so that stdout stays the result."""
+    """A live line for each stage on stderr, so that stdout stays the result; in a log, a line when it begins."""
 
     def __init__(self) -> None:
         columns = (
@@ -22,7 +23,8 @@ class TerminalWatcher:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._console = Console(stderr=True)
+        self._progress = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -39,6 +41,9 @@ class TerminalWatcher:
     def stage(self, name: str, num_answers: int = 0) -> None:
         self._end_stage()
         self._task = self._progress.add_task(name, total=num_answers or None)
+        if not self._console.is_terminal:
+            answers = f": {num_answers} answers" if num_answers else ""
+            self._console.print(f"{datetime.now():%H:%M:%S}  {name}{answers}", markup=False, highlight=False)
 
     def answered(self, _answer: Answer) -> None:
         if self._task is not None:

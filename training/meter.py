@@ -84,13 +84,16 @@ def agree(flags: Sequence[bool], device: torch.device) -> list[bool]:
     return [bool(flag) for flag in shared]
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory that any rank has used: of its GPU, or of its process on CPU. A collective."""
+def own_peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that this process has used: of its GPU, or of its own on CPU."""
     if device.type == "cuda":
-        mine = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        mine = peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
-    most = torch.tensor(mine, dtype=torch.int64, device=device)
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that any rank has used. A collective."""
+    most = torch.tensor(own_peak_memory_bytes(device), dtype=torch.int64, device=device)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     return int(most)

@@ -11,7 +11,7 @@ from cluster.references import resolve_model
 from training.batching import plan_epoch
 from training.config import FinetuneConfig, Precision
 from training.engine import parameter_groups
-from training.meter import peak_memory_bytes
+from training.meter import own_peak_memory_bytes
 from training.modules import build_module, collate, pad_token_id
 from training.prepare import Prepared
 
@@ -64,7 +64,7 @@ def probe(config: FinetuneConfig, prepared: Prepared) -> Probed:
             if time.monotonic() - since > PROBE_SECONDS:
                 break
     seconds = max(time.monotonic() - since, 1e-9)
-    return Probed(done, num_tokens / seconds, precision, peak_memory_bytes(device))
+    return Probed(done, num_tokens / seconds, precision, own_peak_memory_bytes(device))
 
 
 def _micro_batches(config: FinetuneConfig, prepared: Prepared) -> list[list[int]]:

@@ -151,8 +151,8 @@ def _run_all(trials: list[Trial], data: Sequence[Prepared], name: str) -> list[O
         inputs.append((trial.config, reference, pad_token_id(prepared.tokenizer), _trial_run(name, index)))
     need = max(trial.config.scaling.num_workers * trial.config.scaling.cpus_per_worker for trial in trials)
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1) // need))
-    # The trial itself only waits; its workers take the resources.
-    trainable = tune.with_resources(tune.with_parameters(_trial, inputs=inputs), {"cpu": 0})
+    # The trial itself only waits, and its workers take the cores; Tune wants it to take something.
+    trainable = tune.with_resources(tune.with_parameters(_trial, inputs=inputs), {"memory": 1})
     results = tune.Tuner(
         trainable,
         param_space={"index": tune.grid_search(list(range(len(trials))))},

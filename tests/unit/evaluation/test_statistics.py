@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.statistics import holm, mcnemar, mean_interval, paired_permutation
+from evaluation.statistics import holm, least_p_value, mcnemar, mean_interval, paired_permutation
 
 
 def test_mcnemar_counts_only_the_questions_on_which_two_cells_differ() -> None:
@@ -21,6 +21,30 @@ def test_the_permutation_test_of_four_equal_differences_is_two_in_sixteen() -> N
 def test_holm_corrects_in_the_order_of_size_and_never_falls() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_the_least_p_value_is_that_of_all_differing_questions_on_one_side() -> None:
+    assert least_p_value([1] * 10 + [0], [0] * 11) == pytest.approx(mcnemar([True] * 10, [False] * 10))
+    assert least_p_value([1, 0], [1, 0]) == 1.0
+
+
+def test_tests_that_could_tell_nothing_make_the_others_no_stricter() -> None:
+    assert holm([0.01, 1, 1], [0.01, 0.5, 0.5]) == pytest.approx([0.01, 1, 1])
+    # Three that can reach 0.05 / 3 and 21 that cannot even reach 0.05 alone.
+    clear = 2 / 2**8
+    assert holm([clear] * 3 + [1.0] * 21, [clear] * 3 + [1.0] * 21)[:3] == pytest.approx([3 * clear] * 3)
+    # All within reach: Holm's own.
+    assert holm([0.01, 0.04, 0.03], [0.001] * 3) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_few_questions_seldom_find_a_difference_that_is_not_there() -> None:
+    rng = np.random.default_rng(7)
+    found, repeats = 0, 400
+    for _ in range(repeats):
+        pairs = [(rng.random(12) < 0.5, rng.random(12) < 0.5) for _ in range(24)]
+        p_values = [mcnemar(list(a), list(b)) for a, b in pairs]
+        found += min(holm(p_values, [least_p_value(a, b) for a, b in pairs])) < 0.05
+    assert found / repeats <= 0.05
 
 
 def test_an_interval_is_the_same_for_the_same_seed() -> None:
