@@ -33,6 +33,8 @@ import psutil
 import yaml
 from light_client import Answer, run
 
+sys.path.pop(0)  # this folder, whose retrieval.py would be found before the package
+
 REPOSITORY = Path(__file__).parents[1]
 CONCURRENCIES = (1, 4, 8, 16)
 NEW_TOKENS = 64

@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from cluster.errors import NotFound
 from cluster.files import Files
@@ -38,8 +39,28 @@ from serving.vector_store_requests import (
 from serving.vector_store_search import Query as SearchQuery
 from serving.vector_store_search import VectorStoreSearch, filled_elsewhere, is_collection
 
-Limit = Annotated[int, Query(ge=1, le=100)]
-Order = Literal["asc", "desc"]
+
+@dataclass(frozen=True)
+class PageQuery:
+    """The parameters of a listing, as OpenAI names them."""
+
+    limit: Annotated[int, Query(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+    before: str | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the newest are asked for, from the beginning."""
+        return self.after is None and self.before is None and self.order == "desc"
+
+    def arguments(self) -> dict[str, Any]:
+        """As `VectorStores` takes them."""
+        ascending = self.order == "asc"
+        return {"limit": self.limit, "after": self.after, "before": self.before, "ascending": ascending}
+
+
+Paging = Annotated[PageQuery, Depends()]
 
 # Documents that are removed from a collection in one call.
 REMOVED_AT_ONCE = 256
@@ -139,18 +160,10 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         return store_object(store, time.time())
 
     @api.get("")
-    async def listing(
-        request: Request,
-        limit: Limit = 20,
-        order: Order = "desc",
-        after: str | None = None,
-        before: str | None = None,
-    ) -> dict[str, Any]:
+    async def listing(request: Request, paging: Paging) -> dict[str, Any]:
         tenant = tenant_of(request)
-        page = await asyncio.to_thread(
-            stores.list, tenant, limit=limit, after=after, before=before, ascending=order == "asc"
-        )
-        if after is None and before is None and order == "desc" and not page.has_more:
+        page = await asyncio.to_thread(lambda: stores.list(tenant, **paging.arguments()))
+        if paging.is_first and not page.has_more:
             # On the only page alone: collections are a handful, and have no place in a cursor's order.
             others = await verbs.search.collection_stores(tenant)
             page = Page([*page.data, *others], False)
@@ -202,28 +215,17 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     async def listing(
         vector_store_id: str,
         request: Request,
-        limit: Limit = 20,
-        order: Order = "desc",
-        after: str | None = None,
-        before: str | None = None,
+        paging: Paging,
         filter: FileStatus | None = None,
     ) -> dict[str, Any]:
         tenant = tenant_of(request)
         store = await verbs.find(tenant, vector_store_id)
         if is_collection(store):
             documents = await verbs.search.collection_files(tenant, store)
-            later = [file for file in documents if after is None or file.id > after]
-            return list_object(cut(later, limit), file_object)
+            later = [file for file in documents if paging.after is None or file.id > paging.after]
+            return list_object(cut(later, paging.limit), file_object)
         page = await asyncio.to_thread(
-            lambda: stores.files(
-                tenant,
-                vector_store_id,
-                status=filter,
-                limit=limit,
-                after=after,
-                before=before,
-                ascending=order == "asc",
-            )
+            lambda: stores.files(tenant, vector_store_id, status=filter, **paging.arguments())
         )
         return list_object(page, file_object)
 
@@ -292,10 +294,7 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         vector_store_id: str,
         batch_id: str,
         request: Request,
-        limit: Limit = 20,
-        order: Order = "desc",
-        after: str | None = None,
-        before: str | None = None,
+        paging: Paging,
         filter: FileStatus | None = None,
     ) -> dict[str, Any]:
         page = stores.files(
@@ -303,9 +302,6 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
             vector_store_id,
             batch_id=batch_id,
             status=filter,
-            limit=limit,
-            after=after,
-            before=before,
-            ascending=order == "asc",
+            **paging.arguments(),
         )
         return list_object(page, file_object)
