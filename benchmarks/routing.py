@@ -1,0 +1,134 @@
+"""How often `auto` takes the route that a question needs, and what it takes instead: a confusion matrix.
+
+    python benchmarks/routing.py --json routing.json
+
+216 questions with the route that they need: 108 about the example handbook's company (rag; 12 of them ask what no
+document says), 36 of small talk and common knowledge (plain), 72 pairs of sentences to compare (classifier).
+The policy, the embedder and the search are those of serving, in this process; no language model takes part. The
+baseline is to send everything down the route that most questions need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+# Python puts this file's folder first, where retrieval.py would be taken for the package.
+sys.path.pop(0)
+
+from sklearn.metrics import confusion_matrix
+
+from retrieval.client import CollectionsClient
+from retrieval.config import DEFAULT_EMBEDDER, retrieval_config
+from retrieval.edge_store import EdgeStore
+from retrieval.embedding import Embedder
+from retrieval.ingest import Ingestor
+from retrieval.owner import InProcess
+from retrieval.search import SearchRequest
+from retrieval.service import Collections
+from serving.config import RouterConfig
+from serving.policy import Available, Features, RouteKind, choose, rule_in_force, sentence_pair
+
+REPOSITORY = Path(__file__).parents[1]
+HANDBOOK = REPOSITORY / "examples" / "handbook"
+AVAILABLE = Available(base="base", tuned=None, pair_classifier="pairs", retrieval=True)
+ROUTES = (RouteKind.RAG, RouteKind.PLAIN, RouteKind.CLASSIFIER)
+NUM_PAIRS = 72
+ANY_SIMILARITY = -1.0
+
+
+def labelled_questions() -> list[tuple[str, RouteKind]]:
+    """Each question with the route that it needs."""
+    labelled = []
+    for path in (HANDBOOK / "test.jsonl", REPOSITORY / "evaluation" / "general.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            is_covered = row["kind"] not in ("smalltalk", "general")
+            labelled.append((row["question"], RouteKind.RAG if is_covered else RouteKind.PLAIN))
+    with (REPOSITORY / "examples" / "paraphrase" / "test.tsv").open(encoding="utf-8") as file:
+        pairs = list(csv.DictReader(file, delimiter="\t"))[:NUM_PAIRS]
+    asked = (
+        'Do "{sentence1}" and "{sentence2}" mean the same?',
+        "Sentence 1: {sentence1}\nSentence 2: {sentence2}",
+        'Is "{sentence1}" a paraphrase of "{sentence2}"?',
+    )
+    for number, pair in enumerate(pairs):
+        labelled.append((asked[number % len(asked)].format(**pair), RouteKind.CLASSIFIER))
+    return labelled
+
+
+def routes(questions: list[str]) -> list[RouteKind]:
+    """The route that the shipped rule takes for each question."""
+    rule = rule_in_force(RouterConfig(), None)
+    embedder = Embedder(DEFAULT_EMBEDDER)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        CollectionsClient(InProcess(Collections(EdgeStore(Path(scratch))))) as collections,
+    ):
+        Ingestor(collections, embedder, retrieval_config(collection="handbook")).add_paths(
+            [str(HANDBOOK / "docs")], {}
+        )
+        taken = []
+        for question in questions:
+            pair = sentence_pair(question)
+            best = None
+            if pair is None:
+                vector = embedder.embed_queries([question], truncate=True)[0]
+                request = SearchRequest(question, vector, top_k=4, score_threshold=ANY_SIMILARITY)
+                hits = collections.search("handbook", request).hits
+                best = max((hit.scores["dense"] for hit in hits), default=0.0)
+            taken.append(choose(Features(pair, best), AVAILABLE, rule).kind)
+        return taken
+
+
+def main() -> None:
+    """Print the confusion matrix and the accuracy."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the same: it takes seconds")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    labelled = labelled_questions()
+    started = time.perf_counter()
+    taken = routes([question for question, _ in labelled])
+    needed = [route for _, route in labelled]
+    names = [route.value for route in ROUTES]
+    matrix = confusion_matrix([r.value for r in needed], [r.value for r in taken], labels=names)
+    accuracy = float(matrix.trace() / len(labelled))
+    baseline = max(needed.count(route) for route in ROUTES) / len(labelled)
+    print(f"{'needed':12}" + "".join(f"{name:>12}" for name in names) + "   taken")
+    for name, row in zip(names, matrix, strict=True):
+        print(f"{name:12}" + "".join(f"{count:12}" for count in row))
+    print(f"route_accuracy  {accuracy:.3f}  baseline {baseline:.3f}  ({time.perf_counter() - started:.1f} s)")
+    for (question, wanted), route in zip(labelled, taken, strict=True):
+        if route is not wanted:
+            print(f"  {wanted} -> {route}: {question}")
+    if arguments.json:
+        metric = {
+            "metric": "route_accuracy",
+            "value": accuracy,
+            "unit": "share",
+            "baseline": baseline,
+            "ratio": accuracy / baseline,
+            "spread": 0.0,  # nothing is drawn: each run gives the same
+            "confusion": {"labels": names, "rows_needed": matrix.tolist()},
+        }
+        document = {
+            "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+            "versions": {name: version(name) for name in ("torch", "transformers", "qdrant-client")},
+            "metrics": [metric],
+        }
+        arguments.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
