@@ -71,8 +71,18 @@ def make_plan(config: FinetuneConfig, prices: Prices, *, with_probe: bool) -> di
         "train_seconds": round(seconds, 1) if seconds is not None else None,
         "cost": _costs(amount, seconds, config.scaling.num_workers, prices),
         "measured": measured_values(config),
-        "notices": list(prepared.dataset.notices),
+        "notices": [*prepared.dataset.notices, *_limits_of_the_probe(config, probed)],
     }
+
+
+def _limits_of_the_probe(config: FinetuneConfig, probed: dict[str, Any] | None) -> list[str]:
+    num_workers = config.scaling.num_workers
+    if probed is None or num_workers == 1:
+        return []
+    return [
+        "time in steps is a lower bound: the probe is one worker alone; the gradients that "
+        f"{num_workers} workers exchange at every step come on top"
+    ]
 
 
 def count(dataset: Dataset, config: FinetuneConfig) -> Amount:
