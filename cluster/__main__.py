@@ -85,6 +85,36 @@ def status() -> None:
 
 
 @app.command()
+def backup(
+    target: Annotated[str, typer.Argument(help="A new folder: a path or an fsspec URI.")],
+) -> None:
+    """Write the state database, storage and all collections into a folder. What runs may go on.
+
+    Example: [bold]python -m cluster backup /mnt/backups/2026-11-25[/]
+    """
+    from cluster.backup import back_up
+
+    manifest = back_up(target, lambda line: console.print(line, markup=False))
+    console.print(f"{len(manifest.files):,} files are in {target}", markup=False)
+
+
+@app.command()
+def restore(
+    source: Annotated[str, typer.Argument(help="A folder that backup wrote.")],
+) -> None:
+    """Put a backup into the database and storage of these settings, which must hold nothing yet.
+
+    Start it again if it was cut off.
+
+    Example: [bold]HAMLET_HOME=~/second python -m cluster restore /mnt/backups/2026-11-25[/]
+    """
+    from cluster.backup import restore as restore_backup
+
+    manifest = restore_backup(source, lambda line: console.print(line, markup=False))
+    console.print(f"{sum(manifest.rows.values()):,} rows are back", markup=False)
+
+
+@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:

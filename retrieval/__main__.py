@@ -44,6 +44,8 @@ app = typer.Typer(
     """,
 )
 CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+OneCollection = Annotated[str | None, typer.Option("--collection", "-c", help="Name of the collection.")]
+AllCollections = Annotated[bool, typer.Option("--all", help="All collections.")]
 TenantOption = Annotated[str, typer.Option(help="Whose documents. No tenant sees another's.")]
 
 
@@ -215,34 +217,55 @@ def migrate(
 
 @app.command()
 def backup(
-    collection: CollectionOption,
-    target: Annotated[str, typer.Argument(help="File or fsspec URI to write (Parquet).")],
+    target: Annotated[
+        str, typer.Argument(help="File or fsspec URI to write (Parquet); with --all a folder.")
+    ],
+    collection: OneCollection = None,
+    whole: AllCollections = False,
 ) -> None:
-    """Write a collection to a file.
+    """Write a collection to a file, or with --all each to a file of its own.
 
     Example: [bold]python -m retrieval backup -c handbook handbook.parquet[/]
     """
-    from retrieval.backup import back_up
+    from retrieval.backup import back_up, back_up_all
 
+    _one_or_all(collection, whole)
     with open_collections() as collections:
+        if collection is None:
+            written = back_up_all(collections, target)
+            console.print(f"collections: {len(written)} with {sum(written.values())} chunks")
+            return
         count = back_up(collections, collection, target)
     console.print(f"{count} chunks of {collection} are in {target}")
 
 
 @app.command()
 def restore(
-    source: Annotated[str, typer.Argument(help="File or fsspec URI written by backup.")],
+    source: Annotated[
+        str, typer.Argument(help="File or fsspec URI written by backup; with --all the folder.")
+    ],
     collection: Annotated[str | None, typer.Option("--collection", "-c", help="Another name.")] = None,
+    whole: AllCollections = False,
 ) -> None:
-    """Make a collection from a backup, in whatever store is configured now.
+    """Make a collection from a backup, in whatever store is configured now; with --all those that are not there.
 
     Example: [bold]python -m retrieval restore handbook.parquet -c handbook-copy[/]
     """
     from retrieval.backup import restore as restore_collection
+    from retrieval.backup import restore_all
 
     with open_collections() as collections:
+        if whole:
+            restored = restore_all(collections, source)
+            console.print(f"collections: {len(restored)} with {sum(restored.values())} chunks")
+            return
         count = restore_collection(collections, source, collection)
     console.print(f"{count} chunks restored")
+
+
+def _one_or_all(collection: str | None, whole: bool) -> None:
+    if (collection is None) != whole:
+        raise InvalidInput("name one collection with --collection, or give --all", "collection")
 
 
 @app.command()

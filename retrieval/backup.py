@@ -24,6 +24,7 @@ from retrieval.points import remade_point
 from retrieval.store import CollectionSpec, Scored
 
 FORMAT = "hamlet-collection-1"
+SUFFIX = ".parquet"
 
 
 def back_up(collections: CollectionsClient, collection: str, target: str) -> int:
@@ -78,6 +79,29 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
     collections.ensure(CollectionSpec(**{**asdict(spec), "name": name}))
     collections.swap(name, spec.name)
     return num_chunks
+
+
+def back_up_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
+    """Write every collection to `folder`/<name>.parquet; returns how many chunks each has."""
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    filesystem.makedirs(path, exist_ok=True)
+    names = sorted(info.spec.name for info in collections.list_collections())
+    return {name: back_up(collections, name, f"{folder.rstrip('/')}/{name}{SUFFIX}") for name in names}
+
+
+def restore_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
+    """Make every collection of `folder` that is not there yet; returns how many chunks each has.
+
+    A collection appears when complete, so that a restore that was cut off is simply started again.
+    """
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    there = {info.spec.name for info in collections.list_collections()}
+    restored = {}
+    for file in sorted(filesystem.glob(f"{path}/*{SUFFIX}")):
+        name = file.rsplit("/", 1)[-1].removesuffix(SUFFIX)
+        if name not in there:
+            restored[name] = restore(collections, f"{folder.rstrip('/')}/{name}{SUFFIX}")
+    return restored
 
 
 def _columns(page: list[Scored]) -> dict[str, list[object]]:

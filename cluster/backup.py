@@ -1,0 +1,280 @@
+"""Everything that a cluster keeps, as one folder: the state database, storage and the collections.
+
+    state/<table>.jsonl     a row a line, as JSON by column
+    storage/...             the files of storage as they lie there
+    collections/*.parquet   written by `python -m retrieval backup --all`
+    manifest.json           last: form, schema revision, storage URI, size and SHA-256 of every file
+
+The folder is a path or an fsspec URI. Rows do not depend on the database they came from, so that a SQLite state goes
+back into PostgreSQL. The database is read before storage, and written after it: every row of either side has its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import fsspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, inspect, select, text
+
+from cluster.blobs import STAGING
+from cluster.database import VERSION_TABLE, newest_revision, open_database, reading
+from cluster.errors import Conflict, DataError, HamletError, NotFound, Unavailable
+from cluster.head_record import is_alive, read_record
+from cluster.storage import storage_uri
+
+log = logging.getLogger(__name__)
+
+FORM = "hamlet-backup-1"
+MANIFEST = "manifest.json"
+STATE, STORAGE, COLLECTIONS = "state", "storage", "collections"
+CHUNK_BYTES = 1 << 20
+ROWS_AT_ONCE = 500
+
+Told = Callable[[str], None]
+
+
+class BackedUpFile(BaseModel):
+    """One file of a backup."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(description="Below the backup's folder, with '/'.")
+    num_bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a backup holds. A folder without it was never completed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    form: str = FORM
+    revision: str = Field(description="Of the database's schema.")
+    storage_uri: str = Field(description="Where storage was: rows name their files by it.")
+    rows: dict[str, int] = Field(description="Table to how many rows.")
+    files: list[BackedUpFile]
+
+
+def back_up(target: str, tell: Told = lambda _: None) -> Manifest:
+    """Write a backup into `target`, which must be empty or not there. The cluster may run meanwhile.
+
+    Raises Conflict when something lies there, Unavailable when something cannot be read or written.
+    """
+    filesystem, root = _folder(target)
+    if filesystem.exists(root) and filesystem.find(root):
+        raise Conflict(f"{target} is not empty; name a new folder for each backup", "target")
+    if f"{root}/".startswith(f"{_folder(storage_uri())[1]}/"):
+        raise Conflict(f"{target} lies in the storage that is backed up; name a folder elsewhere", "target")
+    engine = open_database()
+    try:
+        files, rows = [], {}
+        for table, lines in _tables(engine):
+            rows[table] = len(lines)
+            content = "".join(f"{line}\n" for line in lines).encode()
+            files.append(_write(filesystem, root, f"{STATE}/{table}.jsonl", [content]))
+        tell(f"state: {sum(rows.values()):,} rows of {len(rows)} tables")
+        stored = list(_back_up_storage(filesystem, root))
+        tell(f"storage: {len(stored):,} files, {_size(stored)}")
+        filesystem.makedirs(f"{root}/{COLLECTIONS}", exist_ok=True)
+        tell(_retrieval("backup", "--all", f"{target.rstrip('/')}/{COLLECTIONS}"))
+        kept = [_measured(filesystem, root, path) for path in _below(filesystem, f"{root}/{COLLECTIONS}")]
+        manifest = Manifest(
+            revision=newest_revision(),
+            storage_uri=storage_uri(),
+            rows=rows,
+            files=[*files, *stored, *kept],
+        )
+        filesystem.pipe_file(f"{root}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
+    except OSError as exc:
+        raise Unavailable(f"cannot write {target} ({exc}); check its space and permissions") from exc
+    finally:
+        engine.dispose()
+    return manifest
+
+
+def restore(source: str, tell: Told = lambda _: None) -> Manifest:
+    """Put a backup back, into the database and storage that are configured now. They must hold nothing.
+
+    Every file is checked before anything is written. The rows come last, in one transaction, so that a restore
+    that was cut off is simply started again. Raises NotFound and DataError for what is no whole backup, Conflict
+    for a cluster that runs, a database with rows, or a schema of another version.
+    """
+    filesystem, root = _folder(source)
+    manifest = _manifest(filesystem, root, source)
+    record = read_record()
+    if record is not None and is_alive(record):
+        raise Conflict("the Ray head runs; end it first: python -m cluster down")
+    engine = open_database()
+    try:
+        _refuse_rows(engine)
+        _check(filesystem, root, manifest)
+        tell(f"checked: {len(manifest.files):,} files, {_size(manifest.files)}")
+        for file in manifest.files:
+            if file.path.startswith(f"{STORAGE}/"):
+                _copy(filesystem, f"{root}/{file.path}", storage_uri(file.path.removeprefix(f"{STORAGE}/")))
+        tell(f"storage: {storage_uri()}")
+        if any(file.path.startswith(f"{COLLECTIONS}/") for file in manifest.files):
+            tell(_retrieval("restore", "--all", f"{source.rstrip('/')}/{COLLECTIONS}"))
+        with engine.begin() as connection:
+            for table in _reflected(connection).sorted_tables:
+                if table.name in manifest.rows:
+                    content = filesystem.cat_file(f"{root}/{STATE}/{table.name}.jsonl").decode()
+                    _insert(connection, table, _moved(content, manifest.storage_uri).splitlines())
+        tell(f"state: {sum(manifest.rows.values()):,} rows")
+    except OSError as exc:
+        raise Unavailable(f"cannot restore {source} ({exc}); check space and permissions") from exc
+    finally:
+        engine.dispose()
+    return manifest
+
+
+def _tables(engine: Engine) -> Iterator[tuple[str, list[str]]]:
+    """Each table with its rows as lines, all of one state of the database."""
+    with reading(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        for table in _reflected(connection).sorted_tables:
+            rows = connection.execute(select(table)).mappings()
+            yield table.name, [json.dumps(dict(row), ensure_ascii=False) for row in rows]
+
+
+def _reflected(connection: Connection) -> MetaData:
+    """The tables as they are, whichever modules are imported."""
+    metadata = MetaData()
+    metadata.reflect(connection, only=lambda name, _: name != VERSION_TABLE)
+    return metadata
+
+
+def _insert(connection: Connection, table: Table, lines: Sequence[str]) -> None:
+    for start in range(0, len(lines), ROWS_AT_ONCE):
+        connection.execute(insert(table), [json.loads(line) for line in lines[start : start + ROWS_AT_ONCE]])
+    if connection.dialect.name == "postgresql" and lines:
+        # Rows that bring their numbers do not move the sequence on.
+        for column in table.primary_key:
+            quoted = {"table": table.name, "column": column.name}
+            sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:table, :column)"), quoted)
+            if sequence is not None:
+                last = connection.scalar(select(func.max(column)))
+                connection.execute(text("SELECT setval(:name, :last)"), {"name": sequence, "last": last})
+
+
+def _refuse_rows(engine: Engine) -> None:
+    with reading(engine) as connection:
+        for name in inspect(connection).get_table_names():
+            table = Table(name, MetaData())
+            if name != VERSION_TABLE and connection.scalar(select(func.count()).select_from(table)):
+                raise Conflict(
+                    f"the state database holds {name} already; restore into an empty HAMLET_HOME, or name an empty "
+                    "database in HAMLET_DATABASE_URL",
+                    "HAMLET_DATABASE_URL",
+                )
+
+
+def _moved(rows: str, storage_before: str) -> str:
+    """The rows, with files named by where storage is now."""
+    before, now = (json.dumps(uri.rstrip("/"))[1:-1] for uri in (storage_before, storage_uri()))
+    return rows.replace(f"{before}/", f"{now}/")
+
+
+def _back_up_storage(filesystem: Any, root: str) -> Iterator[BackedUpFile]:
+    storage, base = _folder(storage_uri())
+    for path in _below(storage, base):
+        inner = path.removeprefix(f"{base}/")
+        if inner.split("/", 1)[0] == STAGING:
+            continue
+        try:
+            source = storage.open(path, "rb")
+        except FileNotFoundError:
+            continue  # deleted since it was listed, and meant to be
+        with source:
+            yield _write(filesystem, root, f"{STORAGE}/{inner}", _chunks(source))
+
+
+def _chunks(file: Any) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _write(filesystem: Any, root: str, path: str, chunks: Iterable[bytes]) -> BackedUpFile:
+    filesystem.makedirs(f"{root}/{path}".rsplit("/", 1)[0], exist_ok=True)
+    digest, num_bytes = hashlib.sha256(), 0
+    with filesystem.open(f"{root}/{path}", "wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            num_bytes += file.write(chunk)
+    return BackedUpFile(path=path, num_bytes=num_bytes, sha256=digest.hexdigest())
+
+
+def _measured(filesystem: Any, root: str, path: str) -> BackedUpFile:
+    digest, num_bytes = hashlib.sha256(), 0
+    with filesystem.open(path, "rb") as file:
+        for chunk in _chunks(file):
+            digest.update(chunk)
+            num_bytes += len(chunk)
+    return BackedUpFile(path=path.removeprefix(f"{root}/"), num_bytes=num_bytes, sha256=digest.hexdigest())
+
+
+def _copy(filesystem: Any, path: str, uri: str) -> None:
+    target_filesystem, target = _folder(uri)
+    target_filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+    with filesystem.open(path, "rb") as source, target_filesystem.open(target, "wb") as file:
+        for chunk in _chunks(source):
+            file.write(chunk)
+
+
+def _manifest(filesystem: Any, root: str, source: str) -> Manifest:
+    try:
+        manifest = Manifest.model_validate_json(filesystem.cat_file(f"{root}/{MANIFEST}"))
+    except FileNotFoundError as exc:
+        raise NotFound(f"{source} holds no {MANIFEST}: it is no backup, or was never completed") from exc
+    except ValidationError as exc:
+        raise DataError(f"{source}/{MANIFEST} cannot be read: {exc.errors()[0]['msg']}") from exc
+    if manifest.form != FORM:
+        raise DataError(f"{source} is of the form {manifest.form!r}, and this version reads {FORM!r}")
+    if manifest.revision != newest_revision():
+        raise Conflict(
+            f"{source} was made at schema revision {manifest.revision}, and this version works with "
+            f"{newest_revision()}; restore with the version that made it, then upgrade"
+        )
+    return manifest
+
+
+def _check(filesystem: Any, root: str, manifest: Manifest) -> None:
+    for file in manifest.files:
+        try:
+            found = _measured(filesystem, root, f"{root}/{file.path}")
+        except FileNotFoundError as exc:
+            raise DataError(f"the backup lacks {file.path}; nothing was restored") from exc
+        if found != file:
+            raise DataError(f"{file.path} of the backup is not what was written; nothing was restored")
+
+
+def _retrieval(*arguments: str) -> str:
+    """Collections belong to `retrieval`, which stands on this package: its command does them."""
+    done = subprocess.run([sys.executable, "-m", "retrieval", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise HamletError(done.stderr.strip() or f"python -m retrieval {' '.join(arguments)} failed")
+    return done.stdout.strip()
+
+
+def _below(filesystem: Any, folder: str) -> list[str]:
+    return sorted(filesystem.find(folder)) if filesystem.exists(folder) else []
+
+
+def _folder(uri: str) -> tuple[Any, str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as exc:
+        raise Unavailable(f"cannot open {uri}: {exc}; install the fsspec driver of that store") from exc
+    return filesystem, path.rstrip("/")
+
+
+def _size(files: Sequence[BackedUpFile]) -> str:
+    return f"{sum(file.num_bytes for file in files) / 2**20:,.1f} MiB"
