@@ -76,6 +76,7 @@ def test_a_masked_model_is_a_base_that_a_classifier_starts_from(
     assert (classifier.kind, classifier.base_model) == (ModelKind.CLASSIFIER, card.id)
 
 
+@pytest.mark.soak
 def test_an_embedder_is_exported_as_sentence_transformers_reads_it(
     head: HeadRecord, write_bert: Callable[[Path], Path], tmp_path: Path
 ) -> None:
