@@ -43,10 +43,10 @@ def test_small_talk_is_not_retrieved_for(client: openai.OpenAI) -> None:
 
 
 def test_a_stream_arrives_piece_by_piece_and_equals_the_whole_answer(client: openai.OpenAI) -> None:
-    whole = ask(client, "smollm2", "Count to ten.", max_tokens=20)
+    whole = ask(client, "smollm2", "Count to ten.", max_tokens=48)
     times, text, usage = [], "", None
     for chunk in ask(
-        client, "smollm2", "Count to ten.", max_tokens=20, stream=True, stream_options={"include_usage": True}
+        client, "smollm2", "Count to ten.", max_tokens=48, stream=True, stream_options={"include_usage": True}
     ):
         times.append(time.perf_counter())
         text += (chunk.choices[0].delta.content or "") if chunk.choices else ""  # type: ignore[attr-defined]
