@@ -24,6 +24,8 @@ from evaluation.tuning import TrainedModel, Trainer, train_one
 
 # Answers are greedy: what is wrong this often after the change is there stays wrong.
 MAX_WRONG_AFTER = 2
+# Asking without a pause would take the cores from the ingestion that is timed.
+ASK_EVERY_S = 1.0
 
 
 class Way(StrEnum):
@@ -149,6 +151,7 @@ def _until_new(
             return found.model_copy(update={"seconds": seconds, "after": text, "meanwhile": meanwhile})
         meanwhile[what] = meanwhile.get(what, 0) + 1
         num_wrong_after += was_changed
+        time.sleep(ASK_EVERY_S)
 
 
 def _retrained(

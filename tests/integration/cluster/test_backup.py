@@ -65,6 +65,12 @@ def searched() -> list[str]:
     return hamlet("retrieval", "search", QUESTION, "--collection", "handbook").splitlines()[:-1]
 
 
+def rows_of(backup: Path) -> dict[str, int]:
+    rows: dict[str, int] = json.loads((backup / "manifest.json").read_text())["rows"]
+    assert rows["model_cards"] == rows["files"] == 1
+    return rows
+
+
 @pytest.fixture
 def backup(filled: Path, tmp_path: Path) -> Path:
     target = tmp_path / "backup"
@@ -108,6 +114,8 @@ def test_what_was_backed_up_answers_from_another_home(
     assert (file_again.id, file_again.filename) == (file.id, file.filename)
     assert Files().local_path(file_again).read_bytes() == ROWS
     assert searched() == found
+    hamlet("cluster", "backup", str(tmp_path / "again"))
+    assert rows_of(tmp_path / "again") == rows_of(backup)
     # It was put back once; what is there now is not overwritten.
     assert "holds" in hamlet("cluster", "restore", str(backup), code=2)
 
