@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, inspect, select, text
 
@@ -27,9 +25,7 @@ from cluster.blobs import STAGING
 from cluster.database import VERSION_TABLE, newest_revision, open_database, reading
 from cluster.errors import Conflict, DataError, HamletError, NotFound, Unavailable
 from cluster.head_record import is_alive, read_record
-from cluster.storage import storage_uri
-
-log = logging.getLogger(__name__)
+from cluster.storage import filesystem_of, storage_uri
 
 FORM = "hamlet-backup-1"
 MANIFEST = "manifest.json"
@@ -67,10 +63,10 @@ def back_up(target: str, tell: Told = lambda _: None) -> Manifest:
 
     Raises Conflict when something lies there, Unavailable when something cannot be read or written.
     """
-    filesystem, root = _folder(target)
+    filesystem, root = filesystem_of(target.rstrip("/"))
     if filesystem.exists(root) and filesystem.find(root):
         raise Conflict(f"{target} is not empty; name a new folder for each backup", "target")
-    if f"{root}/".startswith(f"{_folder(storage_uri())[1]}/"):
+    if f"{root}/".startswith(f"{filesystem_of(storage_uri())[1]}/"):
         raise Conflict(f"{target} lies in the storage that is backed up; name a folder elsewhere", "target")
     engine = open_database()
     try:
@@ -106,7 +102,7 @@ def restore(source: str, tell: Told = lambda _: None) -> Manifest:
     that was cut off is simply started again. Raises NotFound and DataError for what is no whole backup, Conflict
     for a cluster that runs, a database with rows, or a schema of another version.
     """
-    filesystem, root = _folder(source)
+    filesystem, root = filesystem_of(source.rstrip("/"))
     manifest = _manifest(filesystem, root, source)
     record = read_record()
     if record is not None and is_alive(record):
@@ -142,7 +138,8 @@ def _tables(engine: Engine) -> Iterator[tuple[str, list[str]]]:
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         for table in _reflected(connection).sorted_tables:
             rows = connection.execute(select(table)).mappings()
-            yield table.name, [json.dumps(dict(row), ensure_ascii=False) for row in rows]
+            # ASCII alone: a text may hold characters at which lines are split.
+            yield table.name, [json.dumps(dict(row)) for row in rows]
 
 
 def _reflected(connection: Connection) -> MetaData:
@@ -184,7 +181,7 @@ def _moved(rows: str, storage_before: str) -> str:
 
 
 def _back_up_storage(filesystem: Any, root: str) -> Iterator[BackedUpFile]:
-    storage, base = _folder(storage_uri())
+    storage, base = filesystem_of(storage_uri())
     for path in _below(storage, base):
         inner = path.removeprefix(f"{base}/")
         if inner.split("/", 1)[0] == STAGING:
@@ -222,7 +219,7 @@ def _measured(filesystem: Any, root: str, path: str) -> BackedUpFile:
 
 
 def _copy(filesystem: Any, path: str, uri: str) -> None:
-    target_filesystem, target = _folder(uri)
+    target_filesystem, target = filesystem_of(uri)
     target_filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
     with filesystem.open(path, "rb") as source, target_filesystem.open(target, "wb") as file:
         for chunk in _chunks(source):
@@ -266,14 +263,6 @@ def _retrieval(*arguments: str) -> str:
 
 def _below(filesystem: Any, folder: str) -> list[str]:
     return sorted(filesystem.find(folder)) if filesystem.exists(folder) else []
-
-
-def _folder(uri: str) -> tuple[Any, str]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as exc:
-        raise Unavailable(f"cannot open {uri}: {exc}; install the fsspec driver of that store") from exc
-    return filesystem, path.rstrip("/")
 
 
 def _size(files: Sequence[BackedUpFile]) -> str:

@@ -26,7 +26,7 @@ def storage_uri(*parts: str) -> str:
 
 def upload_folder(folder: Path, uri: str) -> str:
     """Copy `folder` to `uri`, marker last; returns `uri`. An earlier folder there is replaced."""
-    filesystem, path = _open(uri)
+    filesystem, path = filesystem_of(uri)
     try:
         _remove(filesystem, path)
         filesystem.makedirs(path, exist_ok=True)
@@ -45,7 +45,7 @@ def local_folder(uri: str) -> Path:
 
     Raises NotFound when it is missing or was never completed.
     """
-    filesystem, path = _open(uri)
+    filesystem, path = filesystem_of(uri)
     if not filesystem.exists(f"{path}/{MARKER}"):
         raise NotFound(f"{uri} is missing or was never completely written; export or upload it again")
     if "file" in _protocols(filesystem):
@@ -64,7 +64,7 @@ def local_copy(location: str) -> Path:
     """
     if "://" not in location:
         return Path(location).expanduser()
-    filesystem, path = _open(location)
+    filesystem, path = filesystem_of(location)
     if "file" in _protocols(filesystem):
         return Path(path)
     try:
@@ -83,13 +83,13 @@ def local_copy(location: str) -> Path:
 
 def folder_exists(uri: str) -> bool:
     """Whether a complete folder lies at `uri`."""
-    filesystem, path = _open(uri)
+    filesystem, path = filesystem_of(uri)
     return bool(filesystem.exists(f"{path}/{MARKER}"))
 
 
 def delete_folder(uri: str) -> None:
     """Remove the folder at `uri`; removing what is not there is not an error."""
-    filesystem, path = _open(uri)
+    filesystem, path = filesystem_of(uri)
     try:
         _remove(filesystem, path)
     except OSError as exc:
@@ -98,7 +98,7 @@ def delete_folder(uri: str) -> None:
 
 def folder_names(uri: str) -> list[str]:
     """Names of the folders directly below `uri`, sorted; none when it is not there."""
-    filesystem, path = _open(uri)
+    filesystem, path = filesystem_of(uri)
     filesystem.invalidate_cache()
     try:
         entries = filesystem.ls(path, detail=True)
@@ -137,7 +137,8 @@ def _remove(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
         filesystem.rm(path, recursive=True)
 
 
-def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a path or fsspec URI, and the path in it. Raises Unavailable without its driver."""
     try:
         return fsspec.core.url_to_fs(uri)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as exc:
