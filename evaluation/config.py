@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from cluster.errors import ConfigError
 from cluster.storage import local_copy
+from cluster.yaml_config import Section, load_yaml_config
 
 
 def _on_this_machine(location: object) -> object:
@@ -23,12 +22,6 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 TUNED = "{tuned}"  # in a cell's model name: the model that this comparison trains
 RAG_SUFFIX = "+rag"
-
-
-class Section(BaseModel):
-    """Base of every part of the file: immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Weights(Section):
@@ -222,47 +215,8 @@ def quick_form(config: CompareConfig) -> CompareConfig:
 
 
 def load_config(path: Path, overrides: list[str]) -> CompareConfig:
-    """Read a YAML file and apply `dotted.key=value` overrides, whose values are YAML too.
+    """Read a YAML file and apply `dotted.key=value` overrides.
 
     Raises ConfigError naming the key and the remedy.
     """
-    raw = read_mapping(path)
-    for override in overrides:
-        _apply_override(raw, override)
-    try:
-        return CompareConfig.model_validate(raw)
-    except ValidationError as exc:
-        faults = [(".".join(map(str, error["loc"])), error["msg"]) for error in exc.errors()]
-        text = "; ".join(f"{key}: {message}" if key else message for key, message in faults)
-        raise ConfigError(f"{path}: {text}", faults[0][0] or None) from exc
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file. Raises ConfigError."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}; give the path of a YAML file") from exc
-    except (UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise ConfigError(f"{path} is not YAML in UTF-8: {' '.join(str(exc).split())}") from exc
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold keys and values, such as `questions: test.jsonl`")
-    return raw
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r} is not of the form key=value, such as concurrency=2")
-    *parents, leaf = key.split(".")
-    node = raw
-    for parent in parents:
-        if node.get(parent) is None:  # absent, or a heading with nothing below it
-            node[parent] = {}
-        node = node[parent]
-        if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a value, not a section", key)
-    try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"override {override!r} is not YAML: {exc}", key) from exc
+    return load_yaml_config(CompareConfig, path, overrides)

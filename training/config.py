@@ -6,29 +6,13 @@ configured twice.
 
 from __future__ import annotations
 
-import difflib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from cluster.errors import ConfigError
-
-
-class Section(BaseModel):
-    """Base of every part of the file: immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from cluster.yaml_config import Section, load_yaml_config
 
 
 class TaskName(StrEnum):
@@ -247,68 +231,8 @@ class FinetuneConfig(Section):
 
 
 def load_config(path: Path, overrides: list[str]) -> FinetuneConfig:
-    """Read a YAML file and apply `dotted.key=value` overrides, whose values are YAML too.
+    """Read a YAML file and apply `dotted.key=value` overrides.
 
     Raises ConfigError naming the key and the remedy.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}; give the path of a YAML file") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path} is not UTF-8; convert the file to UTF-8") from exc
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path} must hold keys and values, such as `task: sft`; it holds {type(raw).__name__}"
-        )
-    for override in overrides:
-        _apply_override(raw, override)
-    try:
-        return FinetuneConfig.model_validate(raw)
-    except ValidationError as exc:
-        raise ConfigError(f"{path}: {_explain(exc)}", _dotted(exc.errors()[0]["loc"])) from exc
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r} is not of the form key=value, such as epochs=1")
-    *parents, leaf = key.split(".")
-    node = raw
-    for parent in parents:
-        if node.get(parent) is None:  # absent, or a heading with nothing below it
-            node[parent] = {}
-        node = node[parent]
-        if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a value, not a section", key)
-    try:
-        node[leaf] = yaml.safe_load(value) if value else None
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"override {override!r} is not YAML: {' '.join(str(exc).split())}", key) from exc
-
-
-def _explain(exc: ValidationError) -> str:
-    """All faults of a config in one line, each with its key; a misspelt key gets its nearest neighbour."""
-    return "; ".join(_explain_one(error) for error in exc.errors())
-
-
-def _explain_one(error: Any) -> str:
-    key = _dotted(error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(), n=1)
-        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; remove it")
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {error['input']!r})" if key and error["type"] != "value_error" else message
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location)
-
-
-def _known_keys() -> list[str]:
-    sections = (FinetuneConfig, DataConfig, LoraConfig, BatchConfig, ScalingConfig, OutputConfig)
-    return [name for section in sections for name in section.model_fields]
+    return load_yaml_config(FinetuneConfig, path, overrides)

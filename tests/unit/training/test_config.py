@@ -84,7 +84,7 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("name: [", "not YAML"),
-        ("just words", "must hold keys and values.*it holds str"),
+        ("just words", "must hold lines of `key: value`; it holds str"),
         ("", "it holds NoneType"),
         (MINIMAL.replace("  path: rows.jsonl", "  limit: 3"), "data needs one of path, hub or fallback_path"),
         (MINIMAL.replace("sft", "dpo"), "task: .*'classification', 'sft'.*got 'dpo'"),

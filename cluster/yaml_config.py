@@ -1,0 +1,99 @@
+"""Configurations of jobs: a YAML file, `dotted.key=value` overrides, one frozen pydantic model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cluster.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every part of such a file: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+def load_yaml_config(model: type[Config], path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read `path` as a `model`, with overrides applied, whose values are YAML too.
+
+    Raises ConfigError that names every faulty key and the remedy.
+    """
+    raw = _read(path)
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return model.model_validate(raw)
+    except ValidationError as exc:
+        faults = "; ".join(_explain(error, model) for error in exc.errors())
+        raise ConfigError(f"{path}: {faults}", _dotted(exc.errors()[0]["loc"]) or None) from exc
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}; give the path of a YAML file") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path} is not UTF-8; convert the file to UTF-8") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is not YAML: {_one_line(exc)}") from exc
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold lines of `key: value`; it holds {type(raw).__name__}")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r} is not of the form key=value, such as seed=1")
+    *parents, leaf = key.split(".")
+    node = raw
+    for parent in parents:
+        if node.get(parent) is None:  # absent, or a heading with nothing below it
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a section", key)
+    try:
+        node[leaf] = yaml.safe_load(value) if value else None
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"override {override!r} is not YAML: {_one_line(exc)}", key) from exc
+
+
+def _explain(error: Any, model: type[BaseModel]) -> str:
+    """One fault with its key; a misspelt key gets its nearest neighbour."""
+    key = _dotted(error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), list(_known_keys(model)), n=1)
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; remove it")
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {error['input']!r})" if key and error["type"] != "value_error" else message
+
+
+def _known_keys(annotation: Any) -> Iterator[str]:
+    """The keys of a model and of every section in it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            yield name
+            yield from _known_keys(field.annotation)
+    for inner in get_args(annotation):
+        yield from _known_keys(inner)
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _one_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())
