@@ -31,6 +31,11 @@ HOST = "127.0.0.1"
 # they look for the head on the outer address.
 LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
+# Training, serving and their helpers share the cores of this machine. A thread of OpenMP's that waits for
+# its team spins for a millisecond by default, on a core that the others need: beside one busy process, steps of
+# training take about ten times as long. Sleeping sooner costs 4 % when nothing else runs.
+SHARED_CORES_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
+
 HEAD_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -142,7 +147,8 @@ def _environment(head_id: str, folder: Path) -> dict[str, str]:
     # Jobs are run as `python -m training …`: that must be this environment's Python, activated or not.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     proxy = proxy_environment(folder / "p", HOST)
-    return {**inherited, **HEAD_ENVIRONMENT, **proxy, "PATH": path, MARKER_VARIABLE: head_id}
+    ours = {**HEAD_ENVIRONMENT, **proxy, "PATH": path, MARKER_VARIABLE: head_id}
+    return {**SHARED_CORES_ENVIRONMENT, **inherited, **ours}
 
 
 def _make_private(folder: Path) -> None:
