@@ -88,7 +88,7 @@ def test_a_small_gpu_holds_fewer_answers_at_once() -> None:
 
 def test_weights_that_do_not_fit_are_refused_with_both_sizes() -> None:
     load = Load(model=Model(parameters=70e9), machines=Machines(gpu="h100"))
-    with pytest.raises(ConfigError, match="140 GB of weights .* one h100 of 80 GB"):
+    with pytest.raises(ConfigError, match=r"140 GB of weights .* one h100 of 80 GB"):
         plan(load)
 
 
