@@ -6,7 +6,8 @@ Each line says what it rests on:
     projected   a measured figure carried over to another model, or a formula with an assumed share
     set         what the load or the manifests say
 
-Not modelled: bursts within a second, how pods fit onto nodes beyond their sums, network, disk, ingestion.
+Not modelled: bursts within a second, how pods fit onto nodes beyond their sums, cores and memory of GPU nodes,
+network, disk, ingestion.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ def plan(load: Load, speeds: Mapping[str, Speed] = measured.MEASURED) -> Plan:
     store = object_store(load)
     on_cpus = [part for part in parts if part.num_gpus == 0]
     num_gpus = sum(part.replicas * part.num_gpus for part in parts)
-    nodes = _nodes(load, on_cpus, store.value)
+    # Copies of the index lie on different nodes, and so do the replicas that are to survive the loss of one.
+    nodes = max(_nodes(load, on_cpus, store.value), load.index.copies, load.min_replicas)
     gpu_nodes = ceil(num_gpus / load.machines.gpus_per_node)
     training_nodes = _training_nodes(load, training, store.value)
     return Plan(
@@ -315,25 +317,25 @@ def _training(load: Load, speeds: Mapping[str, Speed]) -> Part | None:
 
 def _figures(load: Load, generation: Generation) -> tuple[Figure, ...]:
     chat, model = load.chat, load.model
-    in_progress = chat.concurrent_generations or ceil(
-        chat.requests_per_s * generation.seconds_per_answer(chat.answer_tokens) * generation.batch
-    )
-    tokens_per_s = generation.tokens_per_s
-    figures = [
-        Figure("weights", model.weight_bytes, "bytes", Basis.COMPUTED, "parameters x bytes of one"),
-        Figure(
-            "KV cache of an answer", _cache_bytes(load), "bytes", Basis.COMPUTED, "2 x layers x heads x size"
-        ),
-        Figure("answers in progress", in_progress, "", Basis.PROJECTED, "arrivals x duration (Little)"),
-        Figure(
-            "KV cache of these", in_progress * _cache_bytes(load), "bytes", Basis.PROJECTED, "their product"
-        ),
-        Figure("one generator", tokens_per_s, "tokens/s", generation.basis, f"{generation.batch} at once"),
-    ]
+    busy = chat.requests_per_s * generation.seconds_per_answer(chat.answer_tokens)
+    in_progress = ceil(busy * generation.batch)
+    basis, how = Basis.PROJECTED, "arrivals x duration in a full batch (Little)"
     if chat.concurrent_generations is not None:
-        how = "chat.concurrent_generations"
-        figures[2] = Figure("answers in progress", in_progress, "", Basis.SET, how)
-    return tuple(figures)
+        in_progress, basis, how = chat.concurrent_generations, Basis.SET, "chat.concurrent_generations"
+    cache, of_one = _cache_bytes(load), "2 x layers x heads x size, for each token"
+    return (
+        Figure("weights", model.weight_bytes, "bytes", Basis.COMPUTED, "parameters x bytes of one"),
+        Figure("KV cache of an answer", cache, "bytes", Basis.COMPUTED, of_one),
+        Figure("answers in progress", in_progress, "", basis, how),
+        Figure("KV cache of these", in_progress * cache, "bytes", basis, "their product"),
+        Figure(
+            "one generator",
+            generation.tokens_per_s,
+            "tokens/s",
+            generation.basis,
+            f"{generation.batch} at once",
+        ),
+    )
 
 
 def _cache_bytes(load: Load) -> float:
@@ -357,9 +359,7 @@ def _nodes(load: Load, parts: list[Part], store_bytes: float) -> int:
             "machines.node_memory_gib",
         )
     memory = sum(part.replicas * part.memory_bytes for part in parts) / room
-    return max(
-        ceil(cores), ceil(memory), max((part.replicas for part in parts if part.name == "Qdrant"), default=0)
-    )
+    return max(ceil(cores), ceil(memory))
 
 
 def _training_nodes(load: Load, training: Part | None, store_bytes: float) -> int:

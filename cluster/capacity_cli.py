@@ -32,17 +32,21 @@ def capacity(
 
     The load is a file (examples/capacity/), keys, or both, a key counting more:
 
-        chat.requests_per_s, .answer_tokens, .prompt_tokens, .retrieving_share, .concurrent_generations
-        texts.embeddings_per_s, .classifications_per_s, .searches_per_s
-        model.parameters, .layers, .kv_heads, .head_dim, .precision, .tokens_per_s, .batch
-        index.chunks, .dimensions, .copies
-        training.rows_per_night, .tokens_per_row, .epochs, .window_h
-        machines.gpu (l4, a100, h100), .gpus_per_node, .node_cores, .node_memory_gib, .node_price_per_hour,
-        .gpu_node_price_per_hour
+        chat      requests_per_s, answer_tokens, prompt_tokens,
+                  retrieving_share, concurrent_generations
+        texts     embeddings_per_s, classifications_per_s, searches_per_s
+        model     parameters, layers, kv_heads, head_dim, precision,
+                  tokens_per_s, batch
+        index     chunks, dimensions, copies
+        training  rows_per_night, tokens_per_row, epochs, window_h
+        machines  gpu (l4, a100, h100), gpus_per_node, node_cores,
+                  node_memory_gib, node_price_per_hour,
+                  gpu_node_price_per_hour
         utilisation, min_replicas
 
-    What is left out is zero, or as small as the built-in models. Speeds are those of docs/serving.md and
-    docs/training.md; put your own in their place with --measured, and a generator's with model.tokens_per_s.
+    What is left out is zero, or as small as the built-in models; cluster/capacity_load.py has every
+    default and unit. Speeds are those of docs/serving.md, docs/retrieval.md and docs/training.md: put
+    your own in their place with --measured, and a generator's with model.tokens_per_s.
 
     Example: [bold]python -m cluster capacity chat.requests_per_s=0.5 index.chunks=100000[/]
     """

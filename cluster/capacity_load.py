@@ -11,9 +11,9 @@ BYTES_PER_PARAMETER = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 class Section(BaseModel):
-    """Immutable, and unknown keys are refused."""
+    """Immutable; unknown keys, and numbers that are none, are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Chat(Section):

@@ -17,7 +17,7 @@ from cluster.errors import ConfigError
 class Speed(BaseModel):
     """One measured figure."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     value: float = Field(gt=0)
     unit: str
@@ -29,7 +29,7 @@ class Speed(BaseModel):
 class Gpu(BaseModel):
     """A GPU as its data sheet describes it; none of these was measured with Hamlet."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     memory_gb: float = Field(gt=0, description="Memory in 10^9 bytes.")
     bandwidth_gb_per_s: float = Field(gt=0, description="Memory bandwidth in 10^9 bytes/s.")
