@@ -17,7 +17,7 @@ class Section(BaseModel):
 
 
 class Chat(Section):
-    requests_per_s: float = Field(0, ge=0, description="Chats and completions in the busiest minute.")
+    requests_per_s: float = Field(0, ge=0, le=1e6, description="Chats and completions in the busiest minute.")
     answer_tokens: int = Field(200, ge=1, description="Tokens of an answer, on average.")
     prompt_tokens: int = Field(500, ge=0, description="Tokens of a prompt with its passages, on average.")
     retrieving_share: float = Field(0.5, ge=0, le=1, description="Share of chats that search first.")
@@ -27,22 +27,22 @@ class Chat(Section):
 
 
 class Texts(Section):
-    embeddings_per_s: float = Field(0, ge=0, description="Texts sent to /v1/embeddings, in batches.")
-    classifications_per_s: float = Field(0, ge=0, description="Texts or pairs sent to /v1/classify.")
-    searches_per_s: float = Field(0, ge=0, description="Searches beside those of chats.")
+    embeddings_per_s: float = Field(0, ge=0, le=1e6, description="Texts sent to /v1/embeddings, in batches.")
+    classifications_per_s: float = Field(0, ge=0, le=1e6, description="Texts or pairs sent to /v1/classify.")
+    searches_per_s: float = Field(0, ge=0, le=1e6, description="Searches beside those of chats.")
 
 
 class Model(Section):
     """The language model; the defaults are builtin:smollm2's. A model's config.json has these numbers."""
 
-    parameters: float = Field(135e6, gt=0, description="Number of weights: 8e9 for 8 billion.")
+    parameters: float = Field(135e6, ge=1e6, le=1e13, description="Number of weights: 8e9 for 8 billion.")
     layers: int = Field(30, ge=1, description="num_hidden_layers.")
     kv_heads: int = Field(3, ge=1, description="num_key_value_heads.")
     head_dim: int = Field(64, ge=1, description="hidden_size / num_attention_heads.")
     precision: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="generator.dtype.")
     tokens_per_s: float | None = Field(
         None,
-        gt=0,
+        ge=0.01,
         description="Of one replica, as you measured it with these prompts; projected if not given.",
     )
     batch: int = Field(16, ge=1, description="Generations at once in that measurement.")
@@ -62,16 +62,16 @@ class Model(Section):
 
 
 class Index(Section):
-    chunks: int = Field(0, ge=0, description="Chunks that are searched.")
+    chunks: int = Field(0, ge=0, le=10**12, description="Chunks that are searched.")
     dimensions: int = Field(384, ge=1, description="Length of the embedder's vectors.")
     copies: int = Field(1, ge=1, description="Vector servers that each hold every chunk; 3 in gpu-ha.")
 
 
 class Training(Section):
-    rows_per_night: int = Field(0, ge=0, description="Rows of the nightly run.")
+    rows_per_night: int = Field(0, ge=0, le=10**12, description="Rows of the nightly run.")
     tokens_per_row: int = Field(200, ge=1, description="Tokens of a row, on average.")
-    epochs: float = Field(3, gt=0, description="Passes over them.")
-    window_h: float = Field(8, gt=0, le=24, description="Hours that the run may take.")
+    epochs: float = Field(3, gt=0, le=1000, description="Passes over them.")
+    window_h: float = Field(8, ge=0.1, le=24, description="Hours that the run may take.")
 
 
 class Machines(Section):

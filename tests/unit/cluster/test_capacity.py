@@ -223,7 +223,7 @@ def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
         read_config(Load, tmp_path / "load.yaml", [])
 
 
-@pytest.mark.parametrize("value", [".inf", ".nan", "-1", "", "[1]"])
+@pytest.mark.parametrize("value", [".inf", ".nan", "-1", "1e300", "", "[1]"])
 def test_a_rate_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(ConfigError, match=r"chat\.requests_per_s"):
         read_config(Load, None, [f"chat.requests_per_s={value}"])
