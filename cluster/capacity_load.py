@@ -95,6 +95,6 @@ class Load(Section):
     training: Training = Training()
     machines: Machines = Machines()
     utilisation: float = Field(
-        0.7, gt=0, le=1, description="Share of a replica's speed that is planned with."
+        0.7, ge=0.05, le=1, description="Share of a replica's speed that is planned with."
     )
     min_replicas: int = Field(1, ge=1, description="Of each answering part; 2 survive the loss of a node.")
