@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cluster import dashboard, head
 from cluster.auth_token import token_path
+from cluster.capacity_cli import capacity
 from cluster.cards import ModelCard, ModelKind
 from cluster.cli import run
 from cluster.connection import client_environment
@@ -37,6 +38,7 @@ models = typer.Typer(no_args_is_help=True, help="The registered models: list, pu
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
 app.command()(audit)
+app.command()(capacity)
 
 console = Console(soft_wrap=True, highlight=False)
 

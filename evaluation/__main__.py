@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from cluster import cli
-from cluster.api_keys import ApiKeys, Area
+from cluster.api_keys import DEFAULT_TENANT, ApiKeys, Area
 from cluster.errors import HamletError
 from cluster.reports import Report, Reports, ReportStatus
 from cluster.router_policy import remove_policy, write_policy
@@ -125,7 +125,11 @@ def score(
         )
         asked = prepare(config)
         requests = requests_of(config, asked)
-        with TerminalWatcher() as watcher, AnswerLog(config.output / "answers.jsonl") as log:
+        with (
+            _own_key(DEFAULT_TENANT),
+            TerminalWatcher() as watcher,
+            AnswerLog(config.output / "answers.jsonl") as log,
+        ):
             watcher.stage("asking", len(requests))
             answers = ask_all(config, requests, log, watcher.answered)
     results = collect(config, Measured(asked, answers), datetime.now(UTC))
@@ -143,7 +147,7 @@ def score(
 
 @contextmanager
 def _own_key(tenant: str) -> Iterator[None]:
-    """A key of this tenant for as long as the comparison runs, where the service asks for keys and none is given."""
+    """A key of this tenant while the questions are asked, where the service asks for keys and none is given."""
     keys = ApiKeys()
     if "OPENAI_API_KEY" in os.environ or not keys.list():
         yield

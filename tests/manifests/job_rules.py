@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -92,6 +93,19 @@ def _command_fault(words: list[str]) -> str | None:
         path = arguments[1]
         if "://" not in path and not path.startswith("/") and not (REPOSITORY / path).exists():
             return f"no documents at {path}"
+    if module == "evaluation" and arguments[:1] == ["score"]:
+        return _score_fault(dict(itertools.pairwise(arguments[1:])))
+    return None
+
+
+def _score_fault(options: dict[str, str]) -> str | None:
+    """A gate that could not fail, or questions that are not there."""
+    if not (REPOSITORY / options.get("--questions", "")).is_file():
+        return f"no questions at {options.get('--questions')}"
+    if not 0 < float(options.get("--min-accuracy", 0)) <= 1:
+        return "scores without a gate"
+    if options.get("--base-url") != "http://hamlet-serve-svc:8000/v1":
+        return f"asks {options.get('--base-url')}, which is not where hamlet serves"
     return None
 
 

@@ -10,6 +10,9 @@ from manifests import Document, Pod, name_of, of_kind, pods, quantity, ray_clust
 # Made by hand, never from a file (k8s/README.md has the commands).
 SECRETS = {"hamlet-secrets", "hamlet-ray-token", "hamlet-object-storage", "hamlet-tls"}
 
+# Components that a question passes through.
+ANSWERING = {"serving", "vectors", "database", "head-state"}
+
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEY|ACCESS_KEY|DATABASE_URL")
 _CREDENTIALS_IN_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
 
@@ -144,6 +147,17 @@ def _replica_faults(where: str, documents: list[Document], pod: Pod) -> list[str
     return faults
 
 
+def who_answers_goes_first(documents: list[Document]) -> list[str]:
+    """Where nodes are short, what answers and what answers need stay, and jobs go."""
+    classes = {document["metadata"]["name"] for document in of_kind(documents, "PriorityClass")}
+    return [
+        f"{pod.where}: priority class {name}"
+        for pod in pods(documents)
+        if pod.labels.get("app.kubernetes.io/component") in ANSWERING
+        if (name := pod.spec.get("priorityClassName")) != "hamlet-serving" or name not in classes
+    ]
+
+
 def selects(selector: Document, pod: Pod) -> bool:
     """Whether a selector's matchLabels are all among the pod's labels."""
     return selector.get("matchLabels", {}).items() <= pod.labels.items()
@@ -222,4 +236,5 @@ RULES = (
     secrets_are_references,
     references_resolve,
     stores_are_not_doubled,
+    who_answers_goes_first,
 )

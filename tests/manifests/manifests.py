@@ -13,6 +13,8 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[2]
 OVERLAYS = ("k8s/overlays/cpu-dev", "k8s/overlays/gpu", "k8s/overlays/gpu-ha")
+# What a user may choose in place of what an overlay has.
+VARIANTS = ("tests/manifests/variants/gateway", "tests/manifests/variants/incremental-upgrade")
 JOBS = ("k8s/jobs/finetune", "k8s/jobs/finetune-gpu")
 
 Document = dict[str, Any]
@@ -48,7 +50,15 @@ class Group:
 
     @property
     def pod(self) -> Pod:
-        return Pod(self.where, self.spec["template"])
+        """With the labels that the operator adds."""
+        template = self.spec["template"]
+        metadata = template.get("metadata", {})
+        added = {
+            "ray.io/node-type": "head" if self.is_head else "worker",
+            "ray.io/group": self.spec.get("groupName", "headgroup"),
+        }
+        labels = {**metadata.get("labels", {}), **added}
+        return Pod(self.where, {**template, "metadata": {**metadata, "labels": labels}})
 
     @property
     def container(self) -> Document:

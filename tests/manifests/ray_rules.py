@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from manifests import Document, Group, name_of, pods, quantity, ray_clusters, ray_groups
+from manifests import Document, Group, name_of, of_kind, pods, quantity, ray_clusters, ray_groups
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,24 @@ def heads_are_recovered(documents: list[Document]) -> list[str]:
     return faults
 
 
+def logs_fit_their_volume(documents: list[Document]) -> list[str]:
+    """Logs rotate, and those of one process take at most a twentieth of the volume: full, it evicts the pod."""
+    [settings] = [
+        document["data"]
+        for document in of_kind(documents, "ConfigMap")
+        if document["metadata"]["name"] == "hamlet-settings"
+    ]
+    kept = 1 + int(settings.get("RAY_ROTATION_BACKUP_COUNT", 5))
+    of_a_process = int(settings.get("RAY_ROTATION_MAX_BYTES", 512 * 2**20)) * kept
+    return [
+        f"{group.where}: {of_a_process} bytes of logs of each process in a volume of {volume['emptyDir']['sizeLimit']}"
+        for group in ray_groups(documents)
+        for volume in group.pod.spec["volumes"]
+        if volume["name"] == "ray-logs"
+        if 20 * of_a_process > quantity(volume["emptyDir"]["sizeLimit"])
+    ]
+
+
 def _shm_bytes(group: Group) -> Decimal | None:
     mounts = {mount["mountPath"]: mount["name"] for mount in group.container.get("volumeMounts", [])}
     for volume in group.pod.spec.get("volumes", []):
@@ -121,4 +139,5 @@ RULES: tuple[Callable[[list[Document]], list[str]], ...] = (
     gpus_agree,
     clusters_are_closed_and_scale,
     heads_are_recovered,
+    logs_fit_their_volume,
 )

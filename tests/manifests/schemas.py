@@ -15,8 +15,8 @@ from jsonschema import Draft202012Validator
 from manifests import Document, name_of
 
 KUBERNETES_VERSION = "1.32"
-# Of the Prometheus operator, whose definitions are not at hand.
-WITHOUT_SCHEMA = {"PodMonitor", "PrometheusRule"}
+# Of the Prometheus operator and the Gateway API, whose definitions are not at hand.
+WITHOUT_SCHEMA = {"PodMonitor", "PrometheusRule", "Gateway", "HTTPRoute"}
 
 
 def kubernetes_fault(document: Document) -> str | None:

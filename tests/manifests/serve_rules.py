@@ -6,14 +6,17 @@ from collections.abc import Callable
 from decimal import Decimal
 
 import yaml
+from manifest_rules import selects
 from manifests import REPOSITORY, Document, Group, name_of, of_kind, quantity, ray_groups
 from pydantic import ValidationError
 
 from serving.config import DeploymentConfig, ServingConfig
 
+INCREMENTAL = "NewClusterWithIncrementalUpgrade"
+
 
 def serve_ports_agree(documents: list[Document]) -> list[str]:
-    """Serve's port is the container's, the probe's, the policy's and the Ingress's; only replicas' pods are asked."""
+    """Serve's port is the container's, the probe's, the policy's and the way in's; only replicas' pods are asked."""
     faults = []
     for service in of_kind(documents, "RayService"):
         where, options = name_of(service), serve_config(service)["http_options"]
@@ -46,6 +49,51 @@ def serve_config_is_valid(documents: list[Document]) -> list[str]:
     return faults
 
 
+def operator_offers_what_is_used(documents: list[Document]) -> list[str]:
+    """Gates are open for what is behind them, and the Service that clients are told of is made by exactly one."""
+    values = yaml.safe_load((REPOSITORY / "k8s/kuberay-values.yaml").read_text())
+    gates = {gate["name"] for gate in values["featureGates"] if gate["enabled"]}
+    needed = [(name_of(document), "RayCronJob") for document in of_kind(documents, "RayCronJob")]
+    faults = []
+    for service in of_kind(documents, "RayService"):
+        where, front = name_of(service), f"{service['metadata']['name']}-serve-svc"
+        is_ours = any(name_of(document) == f"Service/{front}" for document in documents)
+        if service["spec"]["upgradeStrategy"]["type"] != INCREMENTAL:
+            faults += [f"{where}: {front} is the operator's to make"] if is_ours else []
+            continue
+        needed.append((where, "RayServiceIncrementalUpgrade"))
+        if not is_ours:
+            faults.append(f"{where}: nobody makes {front}")
+        if not service["spec"]["rayClusterConfig"].get("enableInTreeAutoscaling"):
+            faults.append(f"{where}: an upgrade in steps needs the autoscaler")
+        faults += [
+            f"{name_of(document)}: goes past the weights of the upgrade"
+            for document in of_kind(documents, "Ingress", "HTTPRoute")
+        ]
+    return faults + [f"{where}: the gate {gate} is shut" for where, gate in needed if gate not in gates]
+
+
+def answering_workers_are_spread_and_kept(documents: list[Document]) -> list[str]:
+    """Workers lie on several nodes, strictly where there are always two; draining never takes a group's last one."""
+    budgets = [budget["spec"] for budget in of_kind(documents, "PodDisruptionBudget")]
+    faults = []
+    for service in of_kind(documents, "RayService"):
+        [application] = serve_config(service)["applications"]
+        keeps_two = any(part.get("min_replicas", 1) > 1 for part in application["args"].values())
+        for group in ray_groups([service]):
+            if group.is_head:
+                continue
+            spread = group.pod.spec.get("topologySpreadConstraints", [])
+            if not any(entry.get("nodeTaintsPolicy") == "Honor" for entry in spread):
+                faults.append(f"{group.where}: is not spread over the nodes that it may use")
+            if group.spec["minReplicas"] > 1 and spread[0]["whenUnsatisfiable"] != "DoNotSchedule":
+                faults.append(f"{group.where}: all of it may lie on one node")
+            kept = [budget for budget in budgets if selects(budget["selector"], group.pod)]
+            if keeps_two and not any(budget.get("minAvailable") == 1 for budget in kept):
+                faults.append(f"{group.where}: draining nodes may take all of it")
+    return faults
+
+
 def serve_config(service: Document) -> Document:
     return yaml.safe_load(service["spec"]["serveConfigV2"])
 
@@ -71,21 +119,45 @@ def _serve_group_faults(group: Group, port: int) -> list[str]:
 
 def _ingress_faults(documents: list[Document], service: str, port: int) -> list[str]:
     backends = [
-        (name_of(ingress), path["backend"]["service"])
+        (name_of(ingress), path["backend"]["service"]["name"], path["backend"]["service"]["port"]["number"])
         for ingress in of_kind(documents, "Ingress")
         for rule in ingress["spec"]["rules"]
         for path in rule["http"]["paths"]
     ]
-    faults = [
-        f"{where}: leads to {backend['name']}:{backend['port']['number']}, Serve is at {service}:{port}"
-        for where, backend in backends
-        if (backend["name"], backend["port"]["number"]) != (service, port)
+    backends += [
+        (name_of(route), backend["name"], backend["port"])
+        for route in of_kind(documents, "HTTPRoute")
+        for rule in route["spec"]["rules"]
+        for backend in rule["backendRefs"]
     ]
-    return faults + [
+    faults = [
+        f"{where}: leads to {name}:{number}, Serve is at {service}:{port}"
+        for where, name, number in backends
+        if (name, number) != (service, port)
+    ]
+    faults += [
         f"{name_of(ingress)}: no TLS"
         for ingress in of_kind(documents, "Ingress")
         if not ingress["spec"].get("tls")
     ]
+    return faults + _gateway_faults(documents)
+
+
+def _gateway_faults(documents: list[Document]) -> list[str]:
+    """Listeners end TLS with the documented Secret, and routes hang on listeners that are there, for their hosts."""
+    faults, listeners = [], {}
+    for gateway in of_kind(documents, "Gateway"):
+        for listener in gateway["spec"]["listeners"]:
+            listeners[gateway["metadata"]["name"], listener["name"]] = listener.get("hostname")
+            names = {entry["name"] for entry in listener.get("tls", {}).get("certificateRefs", [])}
+            if listener["protocol"] != "HTTPS" or names != {"hamlet-tls"}:
+                faults.append(f"{name_of(gateway)}: no TLS")
+    for route in of_kind(documents, "HTTPRoute"):
+        for parent in route["spec"]["parentRefs"]:
+            host = listeners.get((parent["name"], parent.get("sectionName")))
+            if host is None or route["spec"].get("hostnames") != [host]:
+                faults.append(f"{name_of(route)}: no listener of a Gateway takes it")
+    return faults
 
 
 def _capacity_faults(where: str, config: ServingConfig, groups: list[Group]) -> list[str]:
@@ -109,4 +181,6 @@ def _capacity_faults(where: str, config: ServingConfig, groups: list[Group]) -> 
 RULES: tuple[Callable[[list[Document]], list[str]], ...] = (
     serve_ports_agree,
     serve_config_is_valid,
+    operator_offers_what_is_used,
+    answering_workers_are_spread_and_kept,
 )

@@ -15,7 +15,7 @@ import pytest
 import ray_rules
 import serve_rules
 import yaml
-from manifests import JOBS, OVERLAYS, REPOSITORY, Document, name_of, of_kind, ray_groups
+from manifests import JOBS, OVERLAYS, REPOSITORY, VARIANTS, Document, name_of, of_kind, ray_groups
 from schemas import WITHOUT_SCHEMA, kuberay_faults, kubernetes_fault
 
 Rendered = Callable[[str], list[Document]]
@@ -31,7 +31,7 @@ RULES = (
 SCALING = {"num_cpus", "num_gpus", "min_replicas", "max_replicas"}
 
 
-@pytest.mark.parametrize("target", [*OVERLAYS, *JOBS])
+@pytest.mark.parametrize("target", [*OVERLAYS, *VARIANTS, *JOBS])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_what_is_rendered_keeps_the_rule(
     target: str, rule: Callable[[list[Document]], list[str]], rendered: Rendered
@@ -39,14 +39,14 @@ def test_what_is_rendered_keeps_the_rule(
     assert rule(rendered(target)) == []
 
 
-@pytest.mark.parametrize("target", [*OVERLAYS, *JOBS])
+@pytest.mark.parametrize("target", [*OVERLAYS, *VARIANTS, *JOBS])
 def test_one_version_of_everything_from_pin_to_manifest(
     target: str, rendered: Rendered, versions: ray_rules.Versions
 ) -> None:
     assert ray_rules.versions_agree(rendered(target), versions) == []
 
 
-@pytest.mark.parametrize("target", [*OVERLAYS, *JOBS])
+@pytest.mark.parametrize("target", [*OVERLAYS, *VARIANTS, *JOBS])
 def test_kubernetes_takes_what_is_rendered(target: str, rendered: Rendered) -> None:
     ours = [
         document
@@ -57,7 +57,7 @@ def test_kubernetes_takes_what_is_rendered(target: str, rendered: Rendered) -> N
     assert [fault for document in ours if (fault := kubernetes_fault(document))] == []
 
 
-@pytest.mark.parametrize("target", [*OVERLAYS, *JOBS])
+@pytest.mark.parametrize("target", [*OVERLAYS, *VARIANTS, *JOBS])
 def test_kuberay_takes_what_is_rendered(target: str, rendered: Rendered, shared: Path) -> None:
     ours = [document for document in rendered(target) if document["apiVersion"].startswith("ray.io/")]
     assert ours
@@ -74,7 +74,7 @@ def test_what_is_served_is_the_example(target: str, rendered: Rendered) -> None:
     assert {path for path in differing if path.split(".")[-1] not in allowed} == set()
 
 
-@pytest.mark.parametrize("target", [*OVERLAYS, *JOBS])
+@pytest.mark.parametrize("target", [*OVERLAYS, *VARIANTS, *JOBS])
 def test_probes_ask_what_ray_answers_without_a_token(target: str, rendered: Rendered) -> None:
     # Read, not imported: importing Ray takes longer than all the other tests here.
     dashboard = Path(importlib.util.find_spec("ray").submodule_search_locations[0]) / "dashboard"

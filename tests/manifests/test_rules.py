@@ -36,7 +36,7 @@ GONE = object()
     ],
 )
 def test_a_planted_fault_is_found_and_named(rule: str, fault: dict[str, Any], rendered: Rendered) -> None:
-    documents = rendered(f"k8s/{fault['in']}")
+    documents = rendered(target_of(fault["in"]))
     assert RULES[rule](documents) == []
     put(documents, fault["at"], fault["field"], fault.get("put", GONE))
     found = RULES[rule](documents)
@@ -135,6 +135,10 @@ def test_the_schemas_refuse_a_field_that_does_not_exist(rendered: Rendered, shar
 )
 def test_quantities_are_read_as_kubernetes_reads_them(text: str, number: str) -> None:
     assert quantity(text) == quantity(number)
+
+
+def target_of(name: str) -> str:
+    return f"tests/manifests/{name}" if name.startswith("variants/") else f"k8s/{name}"
 
 
 def the(documents: list[Document], where: str) -> Document:

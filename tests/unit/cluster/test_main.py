@@ -30,7 +30,7 @@ def registered(tmp_path: Path, make_card: Callable[..., ModelCard]) -> ModelCard
 
 
 def test_every_command_teaches_with_an_example() -> None:
-    commands = [["up"], ["down"], ["status"], ["doctor"]]
+    commands = [["up"], ["down"], ["status"], ["doctor"], ["capacity"]]
     commands += [["models", name] for name in ("list", "pull", "show", "promote", "delete")]
     for command in commands:
         result = runner.invoke(app, [*command, "--help"])
