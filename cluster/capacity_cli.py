@@ -14,8 +14,8 @@ from rich.table import Table
 
 from cluster.capacity import Figure, Part, Plan, plan
 from cluster.capacity_load import GIB, Load
-from cluster.config_file import read_config
 from cluster.speeds import MEASURED, with_measured
+from cluster.yaml_config import load_yaml_config
 
 
 def capacity(
@@ -52,7 +52,7 @@ def capacity(
     """
     given = arguments or []
     path = Path(given[0]) if given and "=" not in given[0] else None
-    load = read_config(Load, path, given[1:] if path else given)
+    load = load_yaml_config(Load, path, given[1:] if path else given)
     planned = plan(load, with_measured(MEASURED, measured or []))
     if as_json:
         typer.echo(json.dumps({"load": load.model_dump(mode="json"), **asdict(planned)}, indent=2))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cluster.yaml_config import Section
 
 GIB = 2**30
 BYTES_PER_PARAMETER = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-
-class Section(BaseModel):
-    """Immutable; unknown keys, and numbers that are none, are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Chat(Section):

@@ -9,15 +9,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from cluster.errors import ConfigError
+from cluster.yaml_config import Section
 
 
-class Speed(BaseModel):
+class Speed(Section):
     """One measured figure."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     value: float = Field(gt=0)
     unit: str
@@ -26,10 +25,8 @@ class Speed(BaseModel):
     where: str = Field(description="Machine and source.")
 
 
-class Gpu(BaseModel):
+class Gpu(Section):
     """A GPU as its data sheet describes it; none of these was measured with Hamlet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     memory_gb: float = Field(gt=0, description="Memory in 10^9 bytes.")
     bandwidth_gb_per_s: float = Field(gt=0, description="Memory bandwidth in 10^9 bytes/s.")

@@ -14,27 +14,29 @@ from cluster.errors import ConfigError
 
 
 class Section(BaseModel):
-    """Base of every part of such a file: immutable, and unknown keys are refused."""
+    """Base of every part of such a file: immutable; unknown keys, and numbers that are none, are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Config = TypeVar("Config", bound=Section)
 
 
-def load_yaml_config(model: type[Config], path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read `path` as a `model`, with overrides applied, whose values are YAML too.
+def load_yaml_config(model: type[Config], path: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read `path`, where one is given, as a `model`, with overrides applied, whose values are YAML too.
 
     Raises ConfigError that names every faulty key and the remedy.
     """
-    raw = _read(path)
+    raw = {} if path is None else _read(path)
     for override in overrides:
         _apply_override(raw, override)
     try:
         return model.model_validate(raw)
     except ValidationError as exc:
         faults = "; ".join(_explain(error, model) for error in exc.errors())
-        raise ConfigError(f"{path}: {faults}", _dotted(exc.errors()[0]["loc"]) or None) from exc
+        raise ConfigError(
+            f"{path}: {faults}" if path else faults, _dotted(exc.errors()[0]["loc"]) or None
+        ) from exc
 
 
 def _read(path: Path) -> dict[str, Any]:
