@@ -12,7 +12,7 @@ import orjson
 
 from cluster.errors import HamletError, Unavailable
 from serving.answers import Prepared
-from serving.backends import GeneratorBackend
+from serving.backends import Backends
 from serving.engine import Delta
 from serving.errors import error_body, internal_error
 from serving.generator import Answer, Completion, PromptReport
@@ -40,7 +40,7 @@ def event(body: dict[str, Any]) -> bytes:
 
 
 async def whole_answer(
-    generator: GeneratorBackend,
+    backends: Backends,
     request: ChatRequest,
     prepared: Prepared,
     envelope: Envelope,
@@ -49,7 +49,7 @@ async def whole_answer(
     """The body of a `chat.completion`."""
     if prepared.ready is None:
         with prepared.stages.measure("generate"):
-            completion = await generator.complete(prepared.job)
+            completion = await backends.generator_of(prepared.model).complete(prepared.job)
     else:
         completion = Completion(PromptReport(0), (Answer(prepared.ready, 0, "stop"),) * request.n)
     annotations = [prepared.annotations(answer.text, completion.report) for answer in completion.answers]
@@ -116,7 +116,7 @@ async def ready_events(text: str, count: int) -> GenerationEvents:
 
 
 async def stream_chat(
-    generator: GeneratorBackend,
+    backends: Backends,
     request: ChatRequest,
     prepared: Prepared,
     envelope: Envelope,
@@ -129,9 +129,10 @@ async def stream_chat(
     `spend` is told the tokens of the prompt and of the answer, also of one that the client left early.
     """
     end_stage = prepared.stages.begin("generate") if prepared.ready is None else None
-    events = (
-        generator.stream(prepared.job) if prepared.ready is None else ready_events(prepared.ready, request.n)
-    )
+    if prepared.ready is None:
+        events = backends.generator_of(prepared.model).stream(prepared.job)
+    else:
+        events = ready_events(prepared.ready, request.n)
     started = time.perf_counter()
     report, deltas = await opened(events, limit_s)
     first_token_ms = (time.perf_counter() - started) * 1000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -19,9 +19,9 @@ from sqlalchemy.engine import Engine
 
 from cluster.api_keys import ApiKeys
 from cluster.audit_log import AuditLog
-from cluster.cards import ModelCard
+from cluster.cards import ModelCard, ModelKind
 from cluster.database import open_database
-from cluster.errors import Unavailable
+from cluster.errors import ConfigError, NotFound, Unavailable
 from cluster.files import Files
 from cluster.logs import set_up_logging
 from cluster.references import resolve_model
@@ -68,6 +68,7 @@ class GeneratorDeployment:
 
     def __init__(self, config: GeneratorConfig) -> None:
         set_up_logging(settings().log_level)
+        _require_whole_model(config.model)
         folder = resolve_model(config.model)
         engine: GenerationEngine
         if engine_name(config) == "vllm":
@@ -201,7 +202,7 @@ class RouterDeployment:
     def __init__(
         self,
         config: ServingConfig,
-        generator: DeploymentHandle,
+        generators: Mapping[str, DeploymentHandle],
         classifier: DeploymentHandle,
         embedder: DeploymentHandle,
         retriever: DeploymentHandle,
@@ -211,18 +212,13 @@ class RouterDeployment:
         self._platform = Platform.of(config)
         registry, promoted = Registry(self._platform.engine), PromotedPolicy()
         catalogue = Catalogue(
-            config.generator.model,
+            {name: generator.model for name, generator in config.generators.items()},
             config.embedder.model,
             lambda: snapshot_of(registry, promoted.read()),
             config.router.catalogue_ttl_s,
         )
         parts = handles.backends(
-            generator,
-            classifier,
-            embedder,
-            retriever,
-            config.router.part_timeout_s,
-            host=ray.util.get_node_ip_address(),
+            config, generators, classifier, embedder, retriever, host=ray.util.get_node_ip_address()
         )
         engine = self._platform.engine
         search = VectorStoreSearch(VectorStores(engine), parts, catalogue, async_collections)
@@ -262,6 +258,17 @@ def _listening_host() -> str:
     from ray.serve.context import _get_global_client
 
     return str(_get_global_client().http_config.host or "127.0.0.1")
+
+
+def _require_whole_model(reference: str) -> None:
+    """Raises ConfigError for a registered model that does not stand by itself."""
+    try:
+        card = Registry().get(reference)
+    except NotFound:
+        return  # a base: whether there is one is seen when it is resolved
+    if card.is_adapter or card.kind is not ModelKind.GENERATOR:
+        what = "an adapter, which its base's generator loads" if card.is_adapter else f"of kind {card.kind}"
+        raise ConfigError(f"{reference} cannot be a generator's model: it is {what}", "model")
 
 
 def engine_name(config: GeneratorConfig) -> str:

@@ -71,32 +71,45 @@ def head(serving_head: tuple[HeadRecord, dict[str, str]], home: Path) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def base_url(
-    serving_head: tuple[HeadRecord, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
-) -> str:
-    """Where the application of examples/serve.yaml answers, on a free port, the handbook ingested."""
+def run(serving_head: tuple[HeadRecord, dict[str, str]]) -> Callable[..., None]:
+    """`run("serve", "deploy", file)` runs a command of this environment against the head."""
     record, variables = serving_head
-    port = free_port("127.0.0.1")
-    document = yaml.safe_load((REPOSITORY / "examples" / "serve.yaml").read_text())
-    document["http_options"]["port"] = port
-    config = tmp_path_factory.mktemp("serve") / "serve.yaml"
-    config.write_text(yaml.safe_dump(document))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HAMLET_")}
     with _settings(variables):
         environment = inherited | variables | client_environment(for_http=True)
     environment["RAY_DASHBOARD_ADDRESS"] = record.dashboard_url
 
-    def run(*command: str, **extra: str) -> None:
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment | extra, capture_output=True, text=True
-        )
+    def run(program: str, *arguments: str) -> None:
+        command = [str(Path(sys.executable).with_name(program)), *arguments]
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
+    return run
+
+
+@pytest.fixture(scope="module")
+def deploy(run: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """`deploy(**args)` deploys examples/serve.yaml on a free port, with changes to `args`; returns its URL."""
+    port = free_port("127.0.0.1")
+    config = tmp_path_factory.mktemp("serve") / "serve.yaml"
+
+    def deploy(**args: Any) -> str:
+        document = yaml.safe_load((REPOSITORY / "examples" / "serve.yaml").read_text())
+        document["http_options"]["port"] = port
+        document["applications"][0]["args"] |= args
+        config.write_text(yaml.safe_dump(document))
+        run("serve", "deploy", str(config))
+        return f"http://127.0.0.1:{port}"
+
+    return deploy
+
+
+@pytest.fixture(scope="module")
+def base_url(run: Callable[..., None], deploy: Callable[..., str]) -> str:
+    """Where the application of examples/serve.yaml answers, the handbook ingested."""
+    url = deploy()
     docs = str(REPOSITORY / "examples" / "handbook" / "docs")
-    serve = str(Path(sys.executable).with_name("serve"))
-    run(serve, "deploy", str(config))
-    run(sys.executable, "-m", "retrieval", "ingest", docs, "--collection", "handbook")
-    url = f"http://127.0.0.1:{port}"
+    run("python", "-m", "retrieval", "ingest", docs, "--collection", "handbook")
     _wait_until_ready(url)
     return url
 
@@ -138,19 +151,37 @@ def _card(kind: ModelKind, base: str, folder: Path, **changes: Any) -> ModelCard
 
 
 @pytest.fixture
-def make_adapter(head: HeadRecord, tmp_path: Path) -> Callable[[], ModelCard]:
+def make_adapter(head: HeadRecord, tmp_path: Path) -> Callable[..., ModelCard]:
     """Cards of LoRA adapters with random weights: answers differ from the base's, and mean nothing."""
 
-    def make() -> ModelCard:
+    def make(base_model: str = "builtin:smollm2") -> ModelCard:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
 
-        base: Any = AutoModelForCausalLM.from_pretrained(resolve_model("builtin:smollm2"))
+        base: Any = AutoModelForCausalLM.from_pretrained(resolve_model(base_model))
         lora = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
         get_peft_model(base, lora).save_pretrained(tmp_path / "adapter")
-        return _card(
-            ModelKind.GENERATOR, "builtin:smollm2", tmp_path / "adapter", is_adapter=True, lora_rank=8
-        )
+        return _card(ModelKind.GENERATOR, base_model, tmp_path / "adapter", is_adapter=True, lora_rank=8)
+
+    return make
+
+
+@pytest.fixture
+def make_full_fine_tune(head: HeadRecord, tmp_path: Path) -> Callable[[], ModelCard]:
+    """Cards of whole models: the base with noise in its weights, so that its answers differ and mean nothing."""
+
+    def make() -> ModelCard:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        base = resolve_model("builtin:smollm2")
+        model: Any = AutoModelForCausalLM.from_pretrained(base)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += weight.std() * torch.randn_like(weight)
+        model.save_pretrained(tmp_path / "whole")
+        AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "whole")
+        return _card(ModelKind.GENERATOR, "builtin:smollm2", tmp_path / "whole")
 
     return make
 

@@ -14,13 +14,17 @@ from serving.catalogue import Catalogue, Snapshot
 class Shelf:
     """A registry that counts how often it is read, and a clock that is set by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, **further: str) -> None:
         self.cards: list[ModelCard] = []
         self.aliases: dict[str, str] = {}
         self.num_reads = 0
         self.now_s = 0.0
         self.catalogue = Catalogue(
-            "builtin:smollm2", "builtin:minilm", self._read, ttl_s=1.0, clock=lambda: self.now_s
+            {"generator": "builtin:smollm2", **further},
+            "builtin:minilm",
+            self._read,
+            ttl_s=1.0,
+            clock=lambda: self.now_s,
         )
 
     def _read(self) -> Snapshot:
