@@ -14,6 +14,7 @@ from contextlib import aclosing
 from typing import Any
 
 import ray
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 from sqlalchemy.engine import Engine
 
@@ -56,6 +57,7 @@ from serving.ray_view import RayView
 from serving.retriever import Retriever
 from serving.threads import use_threads
 from serving.tokenizer import HubTokenizer, PromptRenderer
+from serving.tracing import continued, set_up_tracing
 from serving.vector_store_search import VectorStoreSearch
 from serving.vector_store_work import VectorStoreWork
 from serving.vector_stores_api import VectorStoreVerbs
@@ -67,7 +69,7 @@ class GeneratorDeployment:
     """One engine with its base model."""
 
     def __init__(self, config: GeneratorConfig) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         _require_whole_model(config.model)
         folder = resolve_model(config.model)
         engine: GenerationEngine
@@ -83,10 +85,12 @@ class GeneratorDeployment:
         self._generator = Generator(config, engine, PromptRenderer(HubTokenizer(folder)))
         self._outbox = Outbox()
 
+    @continued
     async def run(self, job: GenerationJob, reply_to: ReplyTo) -> int:
         """Send the report and the whole completion; returns the number of events sent."""
         return await self._send_all(self._generator.run(job), reply_to)
 
+    @continued
     async def stream(self, job: GenerationJob, reply_to: ReplyTo) -> int:
         """Send the report and each step's deltas; returns the number of events sent."""
         return await self._send_all(self._generator.stream(job), reply_to)
@@ -116,10 +120,11 @@ class ClassifierDeployment:
     """Registered classifiers, on demand."""
 
     def __init__(self, config: ClassifierConfig) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         use_threads(config.num_threads)
         self._classifier = Classifier(config)
 
+    @continued
     async def classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
         return await self._classifier.classify(card, inputs)
 
@@ -131,13 +136,15 @@ class EmbedderDeployment:
     """The sentence embedder."""
 
     def __init__(self, config: EmbedderConfig) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         use_threads(config.num_threads)
         self._embedder = Embedder(config)
 
+    @continued
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
         return await self._embedder.embed(texts, is_query)
 
+    @continued
     async def describe(self) -> EmbedderInfo:
         return await self._embedder.describe()
 
@@ -149,9 +156,10 @@ class RetrieverDeployment:
     """Search in the vector store."""
 
     def __init__(self) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         self._retriever = Retriever()
 
+    @continued
     async def search(self, job: SearchJob) -> list[Passage]:
         return await self._retriever.search(job)
 
@@ -163,7 +171,7 @@ class IngesterDeployment:
     """Reads the files of vector stores, in threads that go on while the replica lives."""
 
     def __init__(self, config: IngesterConfig, embedder: DeploymentHandle) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         self._embedder = embedder
         self._stop = threading.Event()
         self._engine = open_database()
@@ -208,7 +216,7 @@ class RouterDeployment:
         retriever: DeploymentHandle,
         _ingester: DeploymentHandle,  # works by itself; bound so that it is deployed
     ) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         self._platform = Platform.of(config)
         registry, promoted = Registry(self._platform.engine), PromotedPolicy()
         catalogue = Catalogue(
@@ -258,6 +266,12 @@ def _listening_host() -> str:
     from ray.serve.context import _get_global_client
 
     return str(_get_global_client().http_config.host or "127.0.0.1")
+
+
+def _set_up_process() -> None:
+    """What every replica begins with."""
+    set_up_logging(settings().log_level)
+    set_up_tracing(serve.get_replica_context().deployment)
 
 
 def _require_whole_model(reference: str) -> None:

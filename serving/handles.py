@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 
 from cluster.cards import ModelCard
 from cluster.errors import HamletError, InvalidInput, Unavailable
+from serving import tracing
 from serving.backends import Backends, Classified, Embedded, EmbedderInfo, SearchJob
 from serving.channel import Event, Inbox, received
 from serving.config import DeploymentConfig, ServingConfig
@@ -89,7 +90,7 @@ class _Part:
     async def _call(self, method: str, *args: Any) -> Any:
         """The result of a call that is short once it runs."""
         async with _translated(self._name):
-            response = getattr(self._handle, method).remote(*args)
+            response = getattr(self._handle, method).remote(*args, **tracing.carried())
             try:
                 async with self._limit():
                     return await response
@@ -137,7 +138,7 @@ class GeneratorHandle(_Part):
     async def _events(self, method: str, job: GenerationJob) -> AsyncGenerator[Event]:
         """What a method sends; its first event, the report, tells that a replica has taken the job."""
         async with _translated(self._name), self._inbox.open() as (reply_to, queue):
-            response = getattr(self._handle, method).remote(job, reply_to)
+            response = getattr(self._handle, method).remote(job, reply_to, **tracing.carried())
             call = asyncio.ensure_future(_result(response))
             try:
                 async with aclosing(received(call, queue)) as events:

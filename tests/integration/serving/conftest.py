@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import httpx
 import openai
 import pytest
 import yaml
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from cluster.cards import ModelCard, ModelKind, Parity, new_model_id
 from cluster.connection import client_environment
@@ -87,9 +91,49 @@ def run(serving_head: tuple[HeadRecord, dict[str, str]]) -> Callable[..., None]:
     return run
 
 
+class Collector(HTTPServer):
+    """Where traces go: OTLP over HTTP. `spans` as they come, each with the service that sent it."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Export)
+        self.spans: list[tuple[str, Span]] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        endpoint = f"http://127.0.0.1:{self.server_port}"
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+
+
+class _Export(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = {one.key: one.value.string_value for one in sent.resource.attributes}["service.name"]
+            self.server.spans += [(service, span) for scope in sent.scope_spans for span in scope.spans]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def deploy(run: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """`deploy(**args)` deploys examples/serve.yaml on a free port, with changes to `args`; returns its URL."""
+def collector() -> Iterator[Collector]:
+    with Collector() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def deploy(
+    run: Callable[..., None], collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., str]:
+    """`deploy(router={...})` deploys examples/serve.yaml, traced, with changes to `args`; returns its URL."""
     port = free_port("127.0.0.1")
     config = tmp_path_factory.mktemp("serve") / "serve.yaml"
 
@@ -97,6 +141,7 @@ def deploy(run: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -
         document = yaml.safe_load((REPOSITORY / "examples" / "serve.yaml").read_text())
         document["http_options"]["port"] = port
         document["applications"][0]["args"] |= args
+        document["applications"][0]["runtime_env"] = {"env_vars": collector.environment}
         config.write_text(yaml.safe_dump(document))
         run("serve", "deploy", str(config))
         return f"http://127.0.0.1:{port}"
