@@ -2,9 +2,10 @@
 
 A name is a base model (by reference or by slug), the embedder, a registered card or an alias; of cards and
 aliases a tenant sees its own and the shared ones. A generator is hosted by the deployment of its base, or, when
-it was tuned as a whole, by a deployment of its own. They are read from the registry and kept for about a second,
-so that a model registered, promoted or deleted at run time is noticed without a restart; a name that is not
-known yet is looked up afresh at once.
+it was tuned as a whole, by a deployment of its own.
+
+Cards and aliases are read from the registry and kept for about a second, so that a model registered, promoted or
+deleted at run time is noticed without a restart; a name that is not known yet is looked up afresh at once.
 """
 
 from __future__ import annotations
@@ -130,9 +131,8 @@ class Catalogue:
 
     def base_named(self, name: str) -> ServedModel | None:
         """A base model or the embedder, by reference or by short name."""
-        known = {base.name: base for base in (*self.bases, self.embedder)}
-        reference_names = {ref: slug(ref) for ref in (*self._generators.values(), self._embedder)}
-        return known.get(reference_names.get(name, name))
+        short = slug(name) if name in (*self._generators.values(), self._embedder) else name
+        return next((base for base in (*self.bases, self.embedder) if base.name == short), None)
 
     def deployment_of(self, card: ModelCard) -> str | None:
         """The generator that hosts a registered model, None when none does."""

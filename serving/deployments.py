@@ -22,7 +22,7 @@ from cluster.api_keys import ApiKeys
 from cluster.audit_log import AuditLog
 from cluster.cards import ModelCard, ModelKind
 from cluster.database import open_database
-from cluster.errors import ConfigError, NotFound, Unavailable
+from cluster.errors import ConfigError, Unavailable
 from cluster.files import Files
 from cluster.logs import set_up_logging
 from cluster.references import resolve_model
@@ -276,10 +276,9 @@ def _set_up_process() -> None:
 
 def _require_whole_model(reference: str) -> None:
     """Raises ConfigError for a registered model that does not stand by itself."""
-    try:
-        card = Registry().get(reference)
-    except NotFound:
-        return  # a base: whether there is one is seen when it is resolved
+    if not reference.startswith("ft:"):
+        return
+    card = Registry().get(reference)
     if card.is_adapter or card.kind is not ModelKind.GENERATOR:
         what = "an adapter, which its base's generator loads" if card.is_adapter else f"of kind {card.kind}"
         raise ConfigError(f"{reference} cannot be a generator's model: it is {what}", "model")

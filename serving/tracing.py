@@ -74,7 +74,7 @@ def carried() -> dict[str, Carrier]:
     """The current span as the keyword argument of a `continued` method elsewhere; nothing when none is traced."""
     carrier: dict[str, str] = {}
     _W3C.inject(carrier)
-    return {"trace": carrier} if carrier else {}
+    return {"parent": carrier} if carrier else {}
 
 
 def continued(method: Method) -> Method:
@@ -85,10 +85,10 @@ def continued(method: Method) -> Method:
     name = method.__qualname__.lower().replace("deployment", "")
 
     @functools.wraps(method)
-    async def call(*args: Any, trace: Carrier | None = None, **kwargs: Any) -> Any:
-        if not trace:
+    async def call(*args: Any, parent: Carrier | None = None, **kwargs: Any) -> Any:
+        if not parent:
             return await method(*args, **kwargs)
-        span = start(name, trace, SpanKind.SERVER)
+        span = start(name, parent, SpanKind.SERVER)
         try:
             with current(span):
                 return await method(*args, **kwargs)
