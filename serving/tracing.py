@@ -30,7 +30,7 @@ Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 NO_SPAN = INVALID_SPAN
 _W3C = TraceContextTextMapPropagator()
-_tracer: trace.Tracer = trace.NoOpTracer()
+_tracer: trace.Tracer | None = None  # None: nothing is traced, and nothing is spent on it
 
 
 def set_up_tracing(deployment: str) -> None:
@@ -55,12 +55,17 @@ def set_up_tracing(deployment: str) -> None:
 
 def start(name: str, parent: Carrier | None = None, kind: SpanKind = SpanKind.INTERNAL) -> Span:
     """A span that has begun; its maker ends it. Below the one that `parent` carries, else the current one."""
+    if _tracer is None:
+        return NO_SPAN
     return _tracer.start_span(name, _W3C.extract(parent) if parent else None, kind)
 
 
 @contextmanager
 def current(span: Span) -> Iterator[None]:
     """What begins while this is entered is a part of `span`, which is marked when it fails."""
+    if span is NO_SPAN:
+        yield
+        return
     try:
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield
@@ -72,6 +77,8 @@ def current(span: Span) -> Iterator[None]:
 
 def carried() -> dict[str, Carrier]:
     """The current span as the keyword argument of a `continued` method elsewhere; nothing when none is traced."""
+    if _tracer is None:
+        return {}
     carrier: dict[str, str] = {}
     _W3C.inject(carrier)
     return {"parent": carrier} if carrier else {}
@@ -100,4 +107,5 @@ def continued(method: Method) -> Method:
 
 def tell(attributes: Mapping[str, str | int | float | bool]) -> None:
     """Add to the current span."""
-    trace.get_current_span().set_attributes(attributes)
+    if _tracer is not None:
+        trace.get_current_span().set_attributes(attributes)
