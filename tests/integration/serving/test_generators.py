@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import openai
@@ -75,17 +76,19 @@ def test_a_full_fine_tune_is_added_under_load_and_starts_when_it_is_asked(
     with pytest.raises(openai.NotFoundError, match="further_generators"):
         ask(client, card.id)
 
+    def application() -> dict[str, Any]:
+        (found,) = httpx.get(f"{base_url}/v1/cluster", timeout=10).json()["applications"]
+        return dict(found)
+
     def replicas() -> int:
-        (application,) = httpx.get(f"{base_url}/v1/cluster", timeout=10).json()["applications"]
-        (found,) = [one for one in application["deployments"] if one["name"].startswith("generator-")]
-        return len(found["replicas"])
+        (added,) = [one for one in application()["deployments"] if one["name"].startswith("generator-")]
+        return len(added["replicas"])
 
     idles = {"min_replicas": 0, "look_back_period_s": 2, "upscale_delay_s": 2, "downscale_delay_s": 5}
     with steady_load(base_url) as statuses:
         deploy(further_generators=[{"model": card.id, **idles}])
         until(lambda: card.id in [model.id for model in client.models.list()], "it is not served")
-        settled = len(statuses) + 20
-        until(lambda: len(statuses) > settled, "the load has stopped")
+        until(lambda: application()["status"] == "RUNNING", "the old replicas do not go")
     assert set(statuses) == {200}
     assert replicas() == 0
     assert httpx.get(f"{base_url}/readyz", timeout=10).status_code == 200
