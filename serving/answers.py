@@ -5,9 +5,7 @@ Holds no state between requests: everything about one answer lives in its `Prepa
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,34 +30,11 @@ from serving.prompts import Passage, last_user_turn, standalone_query
 from serving.reranking import find_reranker, relevance
 from serving.responses import annotation
 from serving.schemas import ChatRequest
+from serving.stages import Stages
 from serving.vector_store_search import Target, VectorStoreSearch, equality_filter
 
 NOTHING_FOUND = "I do not know: the documents say nothing about this."
 STILL_READING = "I do not know yet: some of the documents are still being read. Ask again in a moment."
-
-
-class Stages:
-    """Milliseconds that each stage of one answer took, in the order in which they ran."""
-
-    def __init__(self) -> None:
-        self.ms: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        end = self.begin(stage)
-        try:
-            yield
-        finally:
-            end()
-
-    def begin(self, stage: str) -> Callable[[], None]:
-        """Start the clock of a stage; what is returned stops it."""
-        started = time.perf_counter()
-
-        def end() -> None:
-            self.ms[stage] = round((time.perf_counter() - started) * 1000, 3)
-
-        return end
 
 
 @dataclass(slots=True)

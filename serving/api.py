@@ -73,7 +73,6 @@ class Front:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         request_id = _request_id(request)
-        generator = self._backends.generator
         leave = self.admission.enter()
         try:
             prepared = await self._within_limits(
@@ -83,12 +82,14 @@ class Front:
             if body.stream:
                 limit_s = self._config.router.request_timeout_s
                 events = await self._within_limits(
-                    stream_chat(generator, body, prepared, envelope, self.metrics, limit_s, _spend(request)),
+                    stream_chat(
+                        self._backends, body, prepared, envelope, self.metrics, limit_s, _spend(request)
+                    ),
                     request,
                 )
                 stream, leave = EventStream(_then(events, leave)), _nothing
                 return stream
-            answer = whole_answer(generator, body, prepared, envelope, self.metrics)
+            answer = whole_answer(self._backends, body, prepared, envelope, self.metrics)
             return _counted(await self._within_limits(answer, request), request)
         finally:
             leave()
@@ -98,10 +99,10 @@ class Front:
             raise InvalidInput(
                 f"{body.model} answers chats; use /v1/chat/completions, or a model's own name here", "model"
             )
-        generator = self._backends.generator
         leave = self.admission.enter()
         try:
             model = await self._names(request).find(body.model, ModelKind.GENERATOR)
+            generator = self._backends.generator_of(model)
             envelope = Envelope(f"cmpl-{uuid.uuid4().hex}", int(time.time()), model.name)
             jobs = text_jobs(body, model, _request_id(request))
             if body.stream:
@@ -177,7 +178,7 @@ class Front:
     async def readyz(self) -> Response:
         """That every part answers; 503 names those that do not."""
         checks = {
-            "generator": self._backends.generator.check_health(),
+            **{name: generator.check_health() for name, generator in self._backends.generators.items()},
             "classifier": self._backends.classifier.check_health(),
             "embedder": self._backends.embedder.check_health(),
             "retriever": self._backends.retriever.check_health(),

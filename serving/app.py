@@ -20,11 +20,15 @@ from serving.deployments import (
 
 
 def build_app(args: ServingConfig) -> Application:
-    """Generator, classifier, embedder, retriever and ingester behind the router, each its own deployment."""
+    """Generators, classifier, embedder, retriever and ingester behind the router, each its own deployment."""
+    generators = {
+        name: _deployment(name, GeneratorDeployment, config).bind(config)
+        for name, config in args.generators.items()
+    }
     embedder = _deployment("embedder", EmbedderDeployment, args.embedder).bind(args.embedder)
     router: Application = _deployment("router", serve.ingress()(RouterDeployment), args.router).bind(
         args,
-        _deployment("generator", GeneratorDeployment, args.generator).bind(args.generator),
+        generators,
         _deployment("classifier", ClassifierDeployment, args.classifier).bind(args.classifier),
         embedder,
         _deployment("retriever", RetrieverDeployment, args.retriever).bind(),

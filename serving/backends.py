@@ -1,4 +1,4 @@
-"""What the HTTP front calls: four parts as plain asynchronous objects.
+"""What the HTTP front calls: the parts as plain asynchronous objects.
 
 In a cluster they are handles of Serve deployments (`handles`); in tests the parts themselves. Their
 arguments and results cross process boundaries, so they are frozen and small.
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.cards import ModelCard
+from serving.catalogue import ServedModel
 from serving.engine import Delta
 from serving.generator import Completion, GenerationJob, PromptReport
 from serving.prompts import Passage
@@ -95,7 +96,12 @@ class RetrieverBackend(Protocol):
 class Backends:
     """All parts of one application."""
 
-    generator: GeneratorBackend
+    generators: Mapping[str, GeneratorBackend]  # by the names of their deployments
     classifier: ClassifierBackend
     embedder: EmbedderBackend
     retriever: RetrieverBackend
+
+    def generator_of(self, model: ServedModel) -> GeneratorBackend:
+        """The one that hosts a model of kind generator."""
+        assert model.deployment is not None
+        return self.generators[model.deployment]

@@ -1,9 +1,11 @@
 """Which models can be asked for by which name.
 
-A name is the base model (by reference or by slug), the embedder, a registered card or an alias; of cards and
-aliases a tenant sees its own and the shared ones. They are read from the registry and kept for about a second,
-so that a model registered, promoted or deleted at run time is noticed without a restart; a name that is not
-known yet is looked up afresh at once.
+A name is a base model (by reference or by slug), the embedder, a registered card or an alias; of cards and
+aliases a tenant sees its own and the shared ones. A generator is hosted by the deployment of its base, or, when
+it was tuned as a whole, by a deployment of its own.
+
+Cards and aliases are read from the registry and kept for about a second, so that a model registered, promoted or
+deleted at run time is noticed without a restart; a name that is not known yet is looked up afresh at once.
 """
 
 from __future__ import annotations
@@ -48,32 +50,39 @@ class Snapshot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model that answers. `card` is None for the base models that the configuration names."""
+    """A model that answers. `card` is None for the base models that the configuration names.
+
+    `deployment` hosts it where its kind has several: one of the generators.
+    """
 
     name: str
     kind: ModelKind
     card: ModelCard | None = None
+    deployment: str | None = None
 
     @property
     def adapter(self) -> Adapter | None:
         """What the engine loads onto its base for this model."""
-        if self.card is None or self.kind is not ModelKind.GENERATOR:
+        if self.card is None or self.kind is not ModelKind.GENERATOR or not self.card.is_adapter:
             return None
         return Adapter(self.card.id, self.card.weights_uri, self.card.lora_rank or 0, self.card.chat_template)
 
 
 class Catalogue:
-    """What is registered, for one application. Names are looked up in what one tenant sees of it."""
+    """What is registered, for one application. Names are looked up in what one tenant sees of it.
+
+    `generators` are model references by the names of their deployments, the one that `auto` asks first.
+    """
 
     def __init__(
         self,
-        generator: str,
+        generators: Mapping[str, str],
         embedder: str,
         read: Callable[[], Snapshot],
         ttl_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._generator = generator
+        self._generators = dict(generators)
         self._embedder = embedder
         self._read = read
         self._ttl_s = ttl_s
@@ -84,7 +93,18 @@ class Catalogue:
 
     @property
     def base(self) -> ServedModel:
-        return ServedModel(slug(self._generator), ModelKind.GENERATOR)
+        """The model that `auto` asks where no other is wanted."""
+        deployment, reference = next(iter(self._generators.items()))
+        return _base(reference, deployment)
+
+    @property
+    def bases(self) -> list[ServedModel]:
+        """Generators that are in no registry. A registered one is its card, and seen by the card's tenant."""
+        return [
+            _base(reference, deployment)
+            for deployment, reference in self._generators.items()
+            if not _is_registered(reference)
+        ]
 
     @property
     def embedder(self) -> ServedModel:
@@ -110,25 +130,38 @@ class Catalogue:
         return (await self.current()).policy
 
     def base_named(self, name: str) -> ServedModel | None:
-        """The base model or the embedder, by reference or by short name."""
-        for base, reference in ((self.base, self._generator), (self.embedder, self._embedder)):
-            if name in (base.name, reference):
-                return base
-        return None
+        """A base model or the embedder, by reference or by short name."""
+        short = slug(name) if name in (*self._generators.values(), self._embedder) else name
+        return next((base for base in (*self.bases, self.embedder) if base.name == short), None)
+
+    def deployment_of(self, card: ModelCard) -> str | None:
+        """The generator that hosts a registered model, None when none does."""
+        weights = card.base_model if card.is_adapter else card.id
+        hosts = (name for name, reference in self._generators.items() if slug(reference) == slug(weights))
+        return next(hosts, None) if card.kind is ModelKind.GENERATOR else None
+
+    def served(self, card: ModelCard) -> ServedModel:
+        """A registered model as one that answers."""
+        return ServedModel(card.id, card.kind, card, self.deployment_of(card))
 
     def unservable(self, card: ModelCard) -> str | None:
         """Why a registered model is not served, None when it is."""
-        if card.kind is ModelKind.CLASSIFIER:
-            return None
         if card.kind is ModelKind.BASE:
             return f"it is a base for further fine-tuning; name it as a run's model: {card.id}"
         if card.kind is ModelKind.EMBEDDER:
             return f"it is an embedder; deploy it with embedder.model: {card.id}"
-        if not card.is_adapter:
-            return f"it is a whole model; deploy it with generator.model: {card.id}"
-        if slug(card.base_model) != slug(self._generator):
-            return f"its base {card.base_model} is not deployed (deployed: {self._generator})"
-        return None
+        if card.kind is ModelKind.CLASSIFIER or self.deployment_of(card) is not None:
+            return None
+        if card.is_adapter:
+            deployed = ", ".join(self._generators.values())
+            return (
+                f"its base is not deployed (deployed: {deployed}); add {{model: {card.base_model}}} to "
+                "further_generators in the Serve config and deploy it again"
+            )
+        return (
+            f"it is a whole model, which needs a deployment of its own; add {{model: {card.id}}} to "
+            "further_generators in the Serve config and deploy it again"
+        )
 
 
 class TenantCatalogue:
@@ -160,17 +193,17 @@ class TenantCatalogue:
             known = ", ".join(model.name for model in await self.list())
             raise NotFound(f"no model named {name!r}; there are {known}", "model", "model_not_found")
         self._require_servable(card)
-        return self._of_kind(ServedModel(card.id, card.kind, card), kind, name)
+        return self._of_kind(self._catalogue.served(card), kind, name)
 
     async def list(self) -> list[ServedModel]:
         """Everything that can be asked for: the bases, then cards, newest first."""
         snapshot = await self._current()
         served = [
-            ServedModel(card.id, card.kind, card)
+            self._catalogue.served(card)
             for card in snapshot.cards
             if card.parity.passed and self._catalogue.unservable(card) is None
         ]
-        return [self._catalogue.base, self._catalogue.embedder, *served]
+        return [*self._catalogue.bases, self._catalogue.embedder, *served]
 
     async def aliases(self) -> Mapping[str, str]:
         """Alias to card id."""
@@ -211,3 +244,12 @@ def snapshot_of(registry: Registry, policy: RouterPolicy | None = None) -> Snaps
 def _card(name: str, snapshot: Snapshot) -> ModelCard | None:
     card_id = snapshot.aliases.get(name, name)
     return next((card for card in snapshot.cards if card.id == card_id), None)
+
+
+def _base(reference: str, deployment: str) -> ServedModel:
+    name = reference if _is_registered(reference) else slug(reference)
+    return ServedModel(name, ModelKind.GENERATOR, deployment=deployment)
+
+
+def _is_registered(reference: str) -> bool:
+    return reference.startswith("ft:")

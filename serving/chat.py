@@ -6,13 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
 
 from cluster.errors import HamletError, Unavailable
+from serving import tracing
 from serving.answers import Prepared
-from serving.backends import GeneratorBackend
+from serving.backends import Backends
 from serving.engine import Delta
 from serving.errors import error_body, internal_error
 from serving.generator import Answer, Completion, PromptReport
@@ -40,7 +42,7 @@ def event(body: dict[str, Any]) -> bytes:
 
 
 async def whole_answer(
-    generator: GeneratorBackend,
+    backends: Backends,
     request: ChatRequest,
     prepared: Prepared,
     envelope: Envelope,
@@ -49,7 +51,7 @@ async def whole_answer(
     """The body of a `chat.completion`."""
     if prepared.ready is None:
         with prepared.stages.measure("generate"):
-            completion = await generator.complete(prepared.job)
+            completion = await backends.generator_of(prepared.model).complete(prepared.job)
     else:
         completion = Completion(PromptReport(0), (Answer(prepared.ready, 0, "stop"),) * request.n)
     annotations = [prepared.annotations(answer.text, completion.report) for answer in completion.answers]
@@ -63,9 +65,18 @@ async def whole_answer(
 def observe_answer(
     metrics: Metrics, prepared: Prepared, report: PromptReport, num_completion_tokens: int
 ) -> None:
-    """Count a finished answer: its route, its stages, its tokens."""
+    """Count a finished answer: its route, its stages, its tokens; its trace is told them too."""
     model = prepared.model.name
     route, degraded = prepared.route.kind.value, str(prepared.route.degraded).lower()
+    tracing.tell(
+        {
+            "hamlet.route": route,
+            "hamlet.degraded": prepared.route.degraded,
+            "gen_ai.response.model": model,
+            "gen_ai.usage.input_tokens": report.num_prompt_tokens,
+            "gen_ai.usage.output_tokens": num_completion_tokens,
+        }
+    )
     metrics.count("answers", {"route": route, "degraded": degraded})
     metrics.count("tokens", {"kind": "prompt", "model": model}, report.num_prompt_tokens)
     metrics.count("tokens", {"kind": "completion", "model": model}, num_completion_tokens)
@@ -116,7 +127,7 @@ async def ready_events(text: str, count: int) -> GenerationEvents:
 
 
 async def stream_chat(
-    generator: GeneratorBackend,
+    backends: Backends,
     request: ChatRequest,
     prepared: Prepared,
     envelope: Envelope,
@@ -128,21 +139,29 @@ async def stream_chat(
 
     `spend` is told the tokens of the prompt and of the answer, also of one that the client left early.
     """
-    end_stage = prepared.stages.begin("generate") if prepared.ready is None else None
-    events = (
-        generator.stream(prepared.job) if prepared.ready is None else ready_events(prepared.ready, request.n)
-    )
+    stage = prepared.stages.begin("generate") if prepared.ready is None else None
     started = time.perf_counter()
-    report, deltas = await opened(events, limit_s)
+    with stage.current() if stage else nullcontext():
+        if prepared.ready is None:
+            events = backends.generator_of(prepared.model).stream(prepared.job)
+        else:
+            events = ready_events(prepared.ready, request.n)
+        report, deltas = await opened(events, limit_s)
     first_token_ms = (time.perf_counter() - started) * 1000
     metrics.observe("first_token_ms", {"model": prepared.model.name}, first_token_ms)
+    tracing.tell({"hamlet.first_token_ms": round(first_token_ms, 3)})
 
     def ended(num_tokens: int) -> None:
-        if end_stage is not None:
-            end_stage()
+        if stage:
+            stage.end()
         observe_answer(metrics, prepared, report, num_tokens)
 
-    chunks = _chat_events(deltas, report, request, prepared, envelope, ended, spend)
+    def left(num_tokens: int) -> None:
+        if stage:
+            stage.end()
+        spend(num_tokens)
+
+    chunks = _chat_events(deltas, report, request, prepared, envelope, ended, left)
     return guarded(chunks, prepared.job.request_id)
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.cards import slug
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +38,13 @@ class DeploymentConfig(_Frozen):
     health_check_timeout_s: float = Field(30, gt=0, description="Seconds after which a check has failed.")
     graceful_shutdown_timeout_s: float = Field(
         30, ge=0, description="Seconds a replica that is taken away has to finish what it is answering."
+    )
+    max_surge_percent: int = Field(
+        100,
+        ge=0,
+        le=100,
+        description="Replicas that a redeploy starts before it stops those they replace, in percent; 0 stops "
+        "the old ones first, where there is no room for both.",
     )
 
     @model_validator(mode="after")
@@ -67,10 +76,14 @@ class ModelDeploymentConfig(DeploymentConfig):
 
 
 class GeneratorConfig(ModelDeploymentConfig):
-    """The language model and its engine."""
+    """A language model and its engine."""
 
     num_cpus: float = Field(0.5, ge=0, description="Logical CPUs that each replica reserves.")
-    model: str = Field("builtin:smollm2", description="Model reference of the base that adapters load onto.")
+    model: str = Field(
+        "builtin:smollm2",
+        description="Model reference of the base that adapters load onto, or the name of a registered model "
+        "that was tuned with method: full.",
+    )
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto", description="auto takes vLLM where it is installed, transformers elsewhere."
     )
@@ -229,6 +242,10 @@ class ServingConfig(_Frozen):
     """One application: `serving.app:build_app`."""
 
     generator: GeneratorConfig = GeneratorConfig()
+    further_generators: tuple[GeneratorConfig, ...] = Field(
+        (),
+        description="Language models beside the first, which `auto` asks: each is a deployment of its own.",
+    )
     classifier: ClassifierConfig = ClassifierConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     retriever: RetrieverConfig = RetrieverConfig()
@@ -239,13 +256,31 @@ class ServingConfig(_Frozen):
     fine_tuning: FineTuningConfig = FineTuningConfig()
 
     @model_validator(mode="after")
-    def _serves_what_it_tunes(self) -> Self:
-        if self.fine_tuning.lora_rank > self.generator.max_lora_rank:
-            raise ValueError(
-                f"fine_tuning.lora_rank {self.fine_tuning.lora_rank} exceeds generator.max_lora_rank "
-                f"{self.generator.max_lora_rank}: the tuned models could not be served"
-            )
+    def _names_each_generator_once(self) -> Self:
+        names = [slug(generator.model) for generator in (self.generator, *self.further_generators)]
+        for generator, name in zip(self.further_generators, names[1:], strict=True):
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"further_generators: {generator.model} would be the second model named {name}; leave one out"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _serves_what_it_tunes(self) -> Self:
+        for generator in self.generators.values():
+            if generator.model in self.tunable and self.fine_tuning.lora_rank > generator.max_lora_rank:
+                raise ValueError(
+                    f"fine_tuning.lora_rank {self.fine_tuning.lora_rank} exceeds max_lora_rank "
+                    f"{generator.max_lora_rank} of the generator of {generator.model}: the tuned models could "
+                    "not be served"
+                )
+        return self
+
+    @property
+    def generators(self) -> dict[str, GeneratorConfig]:
+        """All language models by the names of their deployments; the first is the one that `auto` asks."""
+        further = {f"generator-{slug(config.model)}": config for config in self.further_generators}
+        return {"generator": self.generator} | further
 
     @property
     def tunable(self) -> tuple[str, ...]:
@@ -262,6 +297,7 @@ def deployment_options(config: DeploymentConfig) -> dict[str, Any]:
         "health_check_period_s": config.health_check_period_s,
         "health_check_timeout_s": config.health_check_timeout_s,
         "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
+        "max_surge_percent": config.max_surge_percent,
     }
     if config.min_replicas == config.max_replicas:
         return options | {"num_replicas": config.max_replicas}

@@ -9,19 +9,20 @@ from __future__ import annotations
 import importlib.util
 import logging
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import ray
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 from sqlalchemy.engine import Engine
 
 from cluster.api_keys import ApiKeys
 from cluster.audit_log import AuditLog
-from cluster.cards import ModelCard
+from cluster.cards import ModelCard, ModelKind
 from cluster.database import open_database
-from cluster.errors import Unavailable
+from cluster.errors import ConfigError, Unavailable
 from cluster.files import Files
 from cluster.logs import set_up_logging
 from cluster.references import resolve_model
@@ -56,6 +57,7 @@ from serving.ray_view import RayView
 from serving.retriever import Retriever
 from serving.threads import use_threads
 from serving.tokenizer import HubTokenizer, PromptRenderer
+from serving.tracing import continued, set_up_tracing
 from serving.vector_store_search import VectorStoreSearch
 from serving.vector_store_work import VectorStoreWork
 from serving.vector_stores_api import VectorStoreVerbs
@@ -67,7 +69,8 @@ class GeneratorDeployment:
     """One engine with its base model."""
 
     def __init__(self, config: GeneratorConfig) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
+        _require_whole_model(config.model)
         folder = resolve_model(config.model)
         engine: GenerationEngine
         if engine_name(config) == "vllm":
@@ -82,10 +85,12 @@ class GeneratorDeployment:
         self._generator = Generator(config, engine, PromptRenderer(HubTokenizer(folder)))
         self._outbox = Outbox()
 
+    @continued
     async def run(self, job: GenerationJob, reply_to: ReplyTo) -> int:
         """Send the report and the whole completion; returns the number of events sent."""
         return await self._send_all(self._generator.run(job), reply_to)
 
+    @continued
     async def stream(self, job: GenerationJob, reply_to: ReplyTo) -> int:
         """Send the report and each step's deltas; returns the number of events sent."""
         return await self._send_all(self._generator.stream(job), reply_to)
@@ -115,10 +120,11 @@ class ClassifierDeployment:
     """Registered classifiers, on demand."""
 
     def __init__(self, config: ClassifierConfig) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         use_threads(config.num_threads)
         self._classifier = Classifier(config)
 
+    @continued
     async def classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
         return await self._classifier.classify(card, inputs)
 
@@ -130,13 +136,15 @@ class EmbedderDeployment:
     """The sentence embedder."""
 
     def __init__(self, config: EmbedderConfig) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         use_threads(config.num_threads)
         self._embedder = Embedder(config)
 
+    @continued
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
         return await self._embedder.embed(texts, is_query)
 
+    @continued
     async def describe(self) -> EmbedderInfo:
         return await self._embedder.describe()
 
@@ -148,9 +156,10 @@ class RetrieverDeployment:
     """Search in the vector store."""
 
     def __init__(self) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         self._retriever = Retriever()
 
+    @continued
     async def search(self, job: SearchJob) -> list[Passage]:
         return await self._retriever.search(job)
 
@@ -162,7 +171,7 @@ class IngesterDeployment:
     """Reads the files of vector stores, in threads that go on while the replica lives."""
 
     def __init__(self, config: IngesterConfig, embedder: DeploymentHandle) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         self._embedder = embedder
         self._stop = threading.Event()
         self._engine = open_database()
@@ -201,28 +210,23 @@ class RouterDeployment:
     def __init__(
         self,
         config: ServingConfig,
-        generator: DeploymentHandle,
+        generators: Mapping[str, DeploymentHandle],
         classifier: DeploymentHandle,
         embedder: DeploymentHandle,
         retriever: DeploymentHandle,
         _ingester: DeploymentHandle,  # works by itself; bound so that it is deployed
     ) -> None:
-        set_up_logging(settings().log_level)
+        _set_up_process()
         self._platform = Platform.of(config)
         registry, promoted = Registry(self._platform.engine), PromotedPolicy()
         catalogue = Catalogue(
-            config.generator.model,
+            {name: generator.model for name, generator in config.generators.items()},
             config.embedder.model,
             lambda: snapshot_of(registry, promoted.read()),
             config.router.catalogue_ttl_s,
         )
         parts = handles.backends(
-            generator,
-            classifier,
-            embedder,
-            retriever,
-            config.router.part_timeout_s,
-            host=ray.util.get_node_ip_address(),
+            config, generators, classifier, embedder, retriever, host=ray.util.get_node_ip_address()
         )
         engine = self._platform.engine
         search = VectorStoreSearch(VectorStores(engine), parts, catalogue, async_collections)
@@ -262,6 +266,22 @@ def _listening_host() -> str:
     from ray.serve.context import _get_global_client
 
     return str(_get_global_client().http_config.host or "127.0.0.1")
+
+
+def _set_up_process() -> None:
+    """What every replica begins with."""
+    set_up_logging(settings().log_level)
+    set_up_tracing(serve.get_replica_context().deployment)
+
+
+def _require_whole_model(reference: str) -> None:
+    """Raises ConfigError for a registered model that does not stand by itself."""
+    if not reference.startswith("ft:"):
+        return
+    card = Registry().get(reference)
+    if card.is_adapter or card.kind is not ModelKind.GENERATOR:
+        what = "an adapter, which its base's generator loads" if card.is_adapter else f"of kind {card.kind}"
+        raise ConfigError(f"{reference} cannot be a generator's model: it is {what}", "model")
 
 
 def engine_name(config: GeneratorConfig) -> str:

@@ -6,7 +6,7 @@ The only place where a fault of a replica or of Ray becomes an answer to a calle
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -24,13 +24,17 @@ from tokenizers import Tokenizer
 
 from cluster.cards import ModelCard
 from cluster.errors import HamletError, InvalidInput, Unavailable
+from serving import tracing
 from serving.backends import Backends, Classified, Embedded, EmbedderInfo, SearchJob
 from serving.channel import Event, Inbox, received
+from serving.config import DeploymentConfig, ServingConfig
 from serving.engine import Delta
 from serving.generator import Completion, GenerationJob, PromptReport
 from serving.prompts import Passage
 
 RESTART_S = 5.0
+# Where no replica is kept (min_replicas: 0), a request starts one and waits for it to load.
+START_S = 120.0
 # Of ingestion: a call may wait behind others, and nobody waits for it.
 INGESTION_TIMEOUT_S = 60.0
 TEXTS_PER_CALL = 32
@@ -75,15 +79,18 @@ class _Part:
     Without it a request for a deployment whose only replica has died would wait until it is back.
     """
 
-    def __init__(self, handle: DeploymentHandle, name: str, timeout_s: float) -> None:
+    def __init__(
+        self, handle: DeploymentHandle, name: str, timeout_s: float, config: DeploymentConfig
+    ) -> None:
         self._handle = handle
         self._name = name
-        self._timeout_s = timeout_s
+        self._starts_on_demand = config.min_replicas == 0
+        self._timeout_s = max(timeout_s, START_S) if self._starts_on_demand else timeout_s
 
     async def _call(self, method: str, *args: Any) -> Any:
         """The result of a call that is short once it runs."""
         async with _translated(self._name):
-            response = getattr(self._handle, method).remote(*args)
+            response = getattr(self._handle, method).remote(*args, **tracing.carried())
             try:
                 async with self._limit():
                     return await response
@@ -98,19 +105,23 @@ class _Part:
                 yield
         except TimeoutError as exc:
             raise Unavailable(
-                f"no {self._name} took the request within {self._timeout_s:g} s; it is down or busy",
+                f"no {self._name} took the request within {self._timeout_s:g} s; it is down, starting or busy",
                 retry_after_s=RESTART_S,
             ) from exc
 
     async def check_health(self) -> None:
-        await self._call("ping")
+        """Where no replica is kept this asks nobody: each probe would start one, and none would ever idle."""
+        if not self._starts_on_demand:
+            await self._call("ping")
 
 
 class GeneratorHandle(_Part):
     """`serving.generator.Generator` behind a handle; its events come through an `Inbox`."""
 
-    def __init__(self, handle: DeploymentHandle, name: str, timeout_s: float, host: str) -> None:
-        super().__init__(handle, name, timeout_s)
+    def __init__(
+        self, handle: DeploymentHandle, name: str, timeout_s: float, config: DeploymentConfig, host: str
+    ) -> None:
+        super().__init__(handle, name, timeout_s, config)
         self._inbox = Inbox(host)
 
     async def complete(self, job: GenerationJob) -> Completion:
@@ -127,7 +138,7 @@ class GeneratorHandle(_Part):
     async def _events(self, method: str, job: GenerationJob) -> AsyncGenerator[Event]:
         """What a method sends; its first event, the report, tells that a replica has taken the job."""
         async with _translated(self._name), self._inbox.open() as (reply_to, queue):
-            response = getattr(self._handle, method).remote(job, reply_to)
+            response = getattr(self._handle, method).remote(job, reply_to, **tracing.carried())
             call = asyncio.ensure_future(_result(response))
             try:
                 async with aclosing(received(call, queue)) as events:
@@ -223,17 +234,22 @@ class RetrieverHandle(_Part):
 
 
 def backends(
-    generator: DeploymentHandle,
+    config: ServingConfig,
+    generators: Mapping[str, DeploymentHandle],
     classifier: DeploymentHandle,
     embedder: DeploymentHandle,
     retriever: DeploymentHandle,
-    timeout_s: float,
     host: str,
 ) -> Backends:
     """The parts of an application by their handles; generators reach this process under `host`."""
+    timeout_s = config.router.part_timeout_s
+    classifier_timeout_s = max(timeout_s, CLASSIFIER_LOAD_S)
     return Backends(
-        GeneratorHandle(generator, "generator", timeout_s, host),
-        ClassifierHandle(classifier, "classifier", max(timeout_s, CLASSIFIER_LOAD_S)),
-        EmbedderHandle(embedder, "embedder", timeout_s),
-        RetrieverHandle(retriever, "retriever", timeout_s),
+        {
+            name: GeneratorHandle(handle, name, timeout_s, config.generators[name], host)
+            for name, handle in generators.items()
+        },
+        ClassifierHandle(classifier, "classifier", classifier_timeout_s, config.classifier),
+        EmbedderHandle(embedder, "embedder", timeout_s, config.embedder),
+        RetrieverHandle(retriever, "retriever", timeout_s, config.retriever),
     )

@@ -1,4 +1,4 @@
-"""What happens to every HTTP request: an id, one log line, metrics, and an answer even where ours fails."""
+"""What happens to every HTTP request: an id, one log line, metrics, a span, and an answer even where ours fails."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import time
 import uuid
 
 import orjson
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving import tracing
 from serving.errors import error_body, internal_error
 from serving.metrics import Metrics
 
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
 # Probes come every second and say nothing.
-_UNLOGGED = frozenset({"/healthz", "/readyz"})
+_PROBES = frozenset({"/healthz", "/readyz"})
 # What a caller may choose as an id: it goes to logs and headers as it is.
 _CALLER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -38,8 +40,11 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get(REQUEST_ID_HEADER))
         scope.setdefault("state", {})["request_id"] = request_id
+        is_probe = scope["path"] in _PROBES
+        span = tracing.NO_SPAN if is_probe else tracing.start(scope["method"], headers, SpanKind.SERVER)
         started = time.perf_counter()
         status = 0
 
@@ -52,7 +57,8 @@ class RequestContext:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            with tracing.current(span):
+                await self._app(scope, receive, send_with_id)
         except Exception:
             log.exception("request %s failed", request_id)
             if status:
@@ -60,13 +66,13 @@ class RequestContext:
             await _send_internal_error(request_id, send_with_id)
         finally:
             self._tell(scope, request_id, status, (time.perf_counter() - started) * 1000)
+            _end(span, scope, request_id, status)
 
     def _tell(self, scope: Scope, request_id: str, status: int, ms: float) -> None:
-        # The route's pattern, since paths that callers make up would be labels without end.
-        path = getattr(scope.get("route"), "path", "unknown")
+        path = _route(scope)
         self._metrics.count("requests", {"path": path, "status": str(status)})
         self._metrics.observe("request_ms", {"path": path}, ms)
-        if scope["path"] not in _UNLOGGED:
+        if scope["path"] not in _PROBES:
             log.info(
                 "request_id=%s method=%s path=%s status=%d ms=%.1f",
                 request_id,
@@ -75,6 +81,26 @@ class RequestContext:
                 status,
                 ms,
             )
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern, since paths that callers make up would be labels without end."""
+    return getattr(scope.get("route"), "path", "unknown")
+
+
+def _end(span: Span, scope: Scope, request_id: str, status: int) -> None:
+    span.update_name(f"{scope['method']} {_route(scope)}")
+    span.set_attributes(
+        {
+            "http.request.method": scope["method"],
+            "http.route": _route(scope),
+            "http.response.status_code": status,
+            "hamlet.request_id": request_id,
+        }
+    )
+    if status >= 500:
+        span.set_status(StatusCode.ERROR)
+    span.end()
 
 
 def _request_id(asked: str | None) -> str:

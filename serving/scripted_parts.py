@@ -148,6 +148,7 @@ class ScriptedApplication:
 
     config: ServingConfig = field(default_factory=ServingConfig)
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
+    further_engines: dict[str, ScriptedEngine] = field(default_factory=dict)  # by their deployments' names
     embedder: EmbedderBackend = field(default_factory=ScriptedEmbedder)
     retriever: RetrieverBackend = field(default_factory=ScriptedRetriever)
     classifier: ScriptedClassifier = field(default_factory=ScriptedClassifier)
@@ -189,14 +190,19 @@ class ScriptedApplication:
         return VectorStoreWork(VectorStoreQueue(engine), Files(engine), collections, HashEmbedder(), lease_s)
 
     def _front(self, stores: VectorStores | None) -> Front:
-        generator = Generator(self.config.generator, self.engine, PromptRenderer(self.tokenizer))
+        generators = {
+            name: Generator(
+                config, self.further_engines.get(name, self.engine), PromptRenderer(self.tokenizer)
+            )
+            for name, config in self.config.generators.items()
+        }
         catalogue = Catalogue(
-            self.config.generator.model,
+            {name: config.model for name, config in self.config.generators.items()},
             self.config.embedder.model,
             self._registered,
             ttl_s=0,
         )
-        backends = Backends(generator, self.classifier, self.embedder, self.retriever)
+        backends = Backends(generators, self.classifier, self.embedder, self.retriever)
         search = None
         if stores is not None:
             collections = AsyncCollections(InProcess(self.collections))

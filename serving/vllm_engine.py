@@ -114,7 +114,7 @@ class VllmEngine:
         if adapter.rank > self._config.max_lora_rank:
             raise InvalidInput(
                 f"{adapter.name} has LoRA rank {adapter.rank}, this server takes up to "
-                f"{self._config.max_lora_rank}; raise generator.max_lora_rank",
+                f"{self._config.max_lora_rank}; raise max_lora_rank of its generator",
                 "model",
             )
         folder = await asyncio.to_thread(local_folder, adapter.weights_uri)

@@ -163,6 +163,7 @@ def _gateway_faults(documents: list[Document]) -> list[str]:
 def _capacity_faults(where: str, config: ServingConfig, groups: list[Group]) -> list[str]:
     sections = [getattr(config, name) for name in ServingConfig.model_fields]
     parts = [section for section in sections if isinstance(section, DeploymentConfig)]
+    parts += config.further_generators
     workers = [group for group in groups if not group.is_head]
     faults = []
     for resource, key in (("nvidia.com/gpu", "num_gpus"), ("cpu", "num_cpus")):

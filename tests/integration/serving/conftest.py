@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import httpx
 import openai
 import pytest
 import yaml
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from cluster.cards import ModelCard, ModelKind, Parity, new_model_id
 from cluster.connection import client_environment
@@ -71,32 +75,86 @@ def head(serving_head: tuple[HeadRecord, dict[str, str]], home: Path) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def base_url(
-    serving_head: tuple[HeadRecord, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
-) -> str:
-    """Where the application of examples/serve.yaml answers, on a free port, the handbook ingested."""
+def run(serving_head: tuple[HeadRecord, dict[str, str]]) -> Callable[..., None]:
+    """`run("serve", "deploy", file)` runs a command of this environment against the head."""
     record, variables = serving_head
-    port = free_port("127.0.0.1")
-    document = yaml.safe_load((REPOSITORY / "examples" / "serve.yaml").read_text())
-    document["http_options"]["port"] = port
-    config = tmp_path_factory.mktemp("serve") / "serve.yaml"
-    config.write_text(yaml.safe_dump(document))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HAMLET_")}
     with _settings(variables):
         environment = inherited | variables | client_environment(for_http=True)
     environment["RAY_DASHBOARD_ADDRESS"] = record.dashboard_url
 
-    def run(*command: str, **extra: str) -> None:
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment | extra, capture_output=True, text=True
-        )
+    def run(program: str, *arguments: str) -> None:
+        command = [str(Path(sys.executable).with_name(program)), *arguments]
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
+    return run
+
+
+class Collector(HTTPServer):
+    """Where traces go: OTLP over HTTP. `spans` as they come, each with the service that sent it."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Export)
+        self.spans: list[tuple[str, Span]] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        endpoint = f"http://127.0.0.1:{self.server_port}"
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+
+
+class _Export(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = {one.key: one.value.string_value for one in sent.resource.attributes}["service.name"]
+            self.server.spans += [(service, span) for scope in sent.scope_spans for span in scope.spans]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def deploy(
+    run: Callable[..., None], collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., str]:
+    """`deploy(router={...})` deploys examples/serve.yaml, traced, with changes to `args`; returns its URL."""
+    port = free_port("127.0.0.1")
+    config = tmp_path_factory.mktemp("serve") / "serve.yaml"
+
+    def deploy(**args: Any) -> str:
+        document = yaml.safe_load((REPOSITORY / "examples" / "serve.yaml").read_text())
+        document["http_options"]["port"] = port
+        document["applications"][0]["args"] |= args
+        document["applications"][0]["runtime_env"] = {"env_vars": collector.environment}
+        config.write_text(yaml.safe_dump(document))
+        run("serve", "deploy", str(config))
+        return f"http://127.0.0.1:{port}"
+
+    return deploy
+
+
+@pytest.fixture(scope="module")
+def base_url(run: Callable[..., None], deploy: Callable[..., str]) -> str:
+    """Where the application of examples/serve.yaml answers, the handbook ingested."""
+    url = deploy()
     docs = str(REPOSITORY / "examples" / "handbook" / "docs")
-    serve = str(Path(sys.executable).with_name("serve"))
-    run(serve, "deploy", str(config))
-    run(sys.executable, "-m", "retrieval", "ingest", docs, "--collection", "handbook")
-    url = f"http://127.0.0.1:{port}"
+    run("python", "-m", "retrieval", "ingest", docs, "--collection", "handbook")
     _wait_until_ready(url)
     return url
 
@@ -138,19 +196,37 @@ def _card(kind: ModelKind, base: str, folder: Path, **changes: Any) -> ModelCard
 
 
 @pytest.fixture
-def make_adapter(head: HeadRecord, tmp_path: Path) -> Callable[[], ModelCard]:
+def make_adapter(head: HeadRecord, tmp_path: Path) -> Callable[..., ModelCard]:
     """Cards of LoRA adapters with random weights: answers differ from the base's, and mean nothing."""
 
-    def make() -> ModelCard:
+    def make(base_model: str = "builtin:smollm2") -> ModelCard:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
 
-        base: Any = AutoModelForCausalLM.from_pretrained(resolve_model("builtin:smollm2"))
+        base: Any = AutoModelForCausalLM.from_pretrained(resolve_model(base_model))
         lora = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
         get_peft_model(base, lora).save_pretrained(tmp_path / "adapter")
-        return _card(
-            ModelKind.GENERATOR, "builtin:smollm2", tmp_path / "adapter", is_adapter=True, lora_rank=8
-        )
+        return _card(ModelKind.GENERATOR, base_model, tmp_path / "adapter", is_adapter=True, lora_rank=8)
+
+    return make
+
+
+@pytest.fixture
+def make_full_fine_tune(head: HeadRecord, tmp_path: Path) -> Callable[[], ModelCard]:
+    """Cards of whole models: the base with noise in its weights, so that its answers differ and mean nothing."""
+
+    def make() -> ModelCard:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        base = resolve_model("builtin:smollm2")
+        model: Any = AutoModelForCausalLM.from_pretrained(base)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += weight.std() * torch.randn_like(weight)
+        model.save_pretrained(tmp_path / "whole")
+        AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "whole")
+        return _card(ModelKind.GENERATOR, "builtin:smollm2", tmp_path / "whole")
 
     return make
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import openai
@@ -126,6 +127,29 @@ def test_a_file_in_a_vector_store_is_read_searched_and_answered_from(client: ope
     assert (answer.model_extra or {})["hamlet"]["hits"][0]["file_id"] == file.id
     assert "vs_handbook" in [listed.id for listed in client.vector_stores.list()]
     client.vector_stores.delete(store.id)
+
+
+def test_one_trace_spans_router_retriever_and_generator(client: openai.OpenAI, collector: Any) -> None:
+    trace_id, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    headers = {"traceparent": f"00-{trace_id}-{caller}-01"}
+    ask(client, "smollm2+rag", QUESTION, extra_headers=headers)
+    wanted = {
+        ("hamlet-router", "POST /v1/chat/completions"): "",
+        ("hamlet-router", "embed"): "POST /v1/chat/completions",
+        ("hamlet-embedder", "embedder.embed"): "embed",
+        ("hamlet-router", "search"): "POST /v1/chat/completions",
+        ("hamlet-retriever", "retriever.search"): "search",
+        ("hamlet-router", "generate"): "POST /v1/chat/completions",
+        ("hamlet-generator", "generator.run"): "generate",
+    }
+    deadline = time.monotonic() + 20
+    parents: dict[tuple[str, str], str] = {}
+    while not wanted.keys() <= parents.keys() and time.monotonic() < deadline:
+        time.sleep(0.1)
+        traced = [(service, span) for service, span in collector.spans if span.trace_id.hex() == trace_id]
+        names = {span.span_id: span.name for _, span in traced}
+        parents = {(service, span.name): names.get(span.parent_span_id, "") for service, span in traced}
+    assert wanted.items() <= parents.items()
 
 
 def test_generation_ends_when_the_client_leaves(base_url: str, client: openai.OpenAI) -> None:

@@ -14,13 +14,17 @@ from serving.catalogue import Catalogue, Snapshot
 class Shelf:
     """A registry that counts how often it is read, and a clock that is set by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, **further: str) -> None:
         self.cards: list[ModelCard] = []
         self.aliases: dict[str, str] = {}
         self.num_reads = 0
         self.now_s = 0.0
         self.catalogue = Catalogue(
-            "builtin:smollm2", "builtin:minilm", self._read, ttl_s=1.0, clock=lambda: self.now_s
+            {"generator": "builtin:smollm2", **further},
+            "builtin:minilm",
+            self._read,
+            ttl_s=1.0,
+            clock=lambda: self.now_s,
         )
 
     def _read(self) -> Snapshot:
@@ -75,3 +79,59 @@ def test_the_base_needs_no_registry() -> None:
 def test_a_model_of_another_kind_says_what_it_is() -> None:
     with pytest.raises(NotFound, match="kind embedder, this endpoint needs generator"):
         Shelf().find("minilm")
+
+
+WHOLE = "ft:smollm2:acme:whole:0a1b2c3d"
+
+
+def test_a_model_is_hosted_by_the_deployment_of_its_base_or_by_its_own(make_card: Callable[..., Any]) -> None:
+    shelf = Shelf(**{"generator-0a1b2c3d": WHOLE, "generator-qwen3-1b": "Qwen/Qwen3-1B"})
+    shelf.cards = [
+        make_card(WHOLE, is_adapter=False),
+        make_card("ft:0a1b2c3d:acme:more:1", base_model=WHOLE),
+        make_card("ft:qwen3-1b:acme:x:1", base_model="Qwen/Qwen3-1B"),
+        make_card(),
+    ]
+    hosts = {
+        WHOLE: "generator-0a1b2c3d",
+        "ft:0a1b2c3d:acme:more:1": "generator-0a1b2c3d",
+        "qwen3-1b": "generator-qwen3-1b",
+        "Qwen/Qwen3-1B": "generator-qwen3-1b",
+        "ft:qwen3-1b:acme:x:1": "generator-qwen3-1b",
+        "smollm2": "generator",
+        make_card().id: "generator",
+    }
+    catalogue = shelf.catalogue.of("default")
+    found = {name: asyncio.run(catalogue.find(name, ModelKind.GENERATOR)) for name in hosts}
+    assert {name: model.deployment for name, model in found.items()} == hosts
+    assert {name for name, model in found.items() if model.adapter} == {
+        "ft:0a1b2c3d:acme:more:1",
+        "ft:qwen3-1b:acme:x:1",
+        make_card().id,
+    }
+    listed = [model.name for model in asyncio.run(catalogue.list())]
+    assert listed == ["smollm2", "qwen3-1b", "minilm", *(card.id for card in shelf.cards)]
+
+
+def test_a_model_that_nothing_hosts_says_what_to_deploy(make_card: Callable[..., Any]) -> None:
+    shelf = Shelf()
+    shelf.cards = [
+        make_card(WHOLE, is_adapter=False),
+        make_card("ft:qwen3-1b:acme:x:1", base_model="Qwen/Qwen3-1B"),
+    ]
+    with pytest.raises(NotFound, match=rf"add \{{model: {WHOLE}\}} to further_generators"):
+        shelf.find(WHOLE)
+    with pytest.raises(NotFound, match=r"add \{model: Qwen/Qwen3-1B\} to further_generators"):
+        shelf.find("ft:qwen3-1b:acme:x:1")
+
+
+def test_a_whole_model_is_seen_by_its_own_tenant_alone_although_it_is_deployed(
+    make_card: Callable[..., Any],
+) -> None:
+    snapshot = Snapshot([make_card(WHOLE, is_adapter=False)], {}, owners={WHOLE: "ann"})
+    generators = {"generator": "builtin:smollm2", "generator-0a1b2c3d": WHOLE}
+    catalogue = Catalogue(generators, "builtin:minilm", lambda: snapshot)
+    assert asyncio.run(catalogue.of("ann").find(WHOLE, ModelKind.GENERATOR)).name == WHOLE
+    with pytest.raises(NotFound) as refused:
+        asyncio.run(catalogue.of("bob").find(WHOLE, ModelKind.GENERATOR))
+    assert "there are smollm2, minilm" in refused.value.message

@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster.cards import Parity
+from serving.config import ServingConfig
 from serving.scripted_engine import ScriptedEngine
 from serving.scripted_parts import ScriptedApplication
 
@@ -271,7 +272,7 @@ def test_a_registered_adapter_answers_by_name_and_by_alias(
     [
         ({"parity": Parity(passed=False, max_metric_difference=1.0, detail="ids differ")}, 409, "ids differ"),
         ({"base_model": "builtin:other"}, 404, "builtin:other"),
-        ({"is_adapter": False}, 404, "whole model"),
+        ({"is_adapter": False}, 404, "further_generators"),
     ],
 )
 def test_a_card_that_cannot_be_served_is_refused_with_the_reason(
@@ -286,6 +287,35 @@ def test_a_card_that_cannot_be_served_is_refused_with_the_reason(
     response = chat(model="ft:smollm2:acme:handbook:1")
     assert response.status_code == status
     assert reason in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_goes_to_the_deployment_that_hosts_the_model(
+    world: ScriptedApplication, chat: Ask, make_card: Callable[..., Any], stream: bool
+) -> None:
+    whole = "ft:smollm2:acme:whole:0a1b2c3d"
+    world.config = ServingConfig.model_validate({"further_generators": [{"model": whole}]})
+    world.cards.append(make_card(whole, is_adapter=False, lora_rank=None))
+    other = world.further_engines["generator-0a1b2c3d"] = ScriptedEngine(["Aye"])
+    assert "Aye" in chat(model=whole, stream=stream).text
+    assert "Aye" not in chat(stream=stream).text
+    assert "Aye" not in chat(model="auto", stream=stream).text
+    text = TestClient(world.app).post(
+        "/v1/completions", json={"model": whole, "prompt": "Hi", "stream": stream}
+    )
+    assert "Aye" in text.text
+    assert other.adapters == [None, None]
+    assert len(world.engine.prompts) == 2
+
+
+def test_readiness_asks_every_generator(world: ScriptedApplication) -> None:
+    world.config = ServingConfig.model_validate({"further_generators": [{"model": "Qwen/Qwen3-1B"}]})
+    world.further_engines["generator-qwen3-1b"] = ScriptedEngine(healthy=False)
+    response = TestClient(world.app).get("/readyz")
+    assert response.status_code == 503
+    parts = response.json()["parts"]
+    assert parts["generator"] == "ready"
+    assert parts["generator-qwen3-1b"] == "the generation engine has died"
 
 
 def test_prompts_of_an_adapter_are_rendered_with_its_own_template(

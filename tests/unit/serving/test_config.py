@@ -52,3 +52,25 @@ def test_options_scale_only_where_a_range_is_given() -> None:
     scaled = deployment_options(DeploymentConfig(max_replicas=3))
     assert scaled["autoscaling_config"]["max_replicas"] == 3
     assert "num_replicas" not in scaled
+    assert scaled["max_surge_percent"] == 100
+
+
+def test_each_generator_is_a_deployment_named_after_its_model() -> None:
+    models = ["Qwen/Qwen3-1B", "ft:smollm2:acme:whole:0a1b2c3d"]
+    config = ServingConfig.model_validate({"further_generators": [{"model": model} for model in models]})
+    assert list(config.generators) == ["generator", "generator-qwen3-1b", "generator-0a1b2c3d"]
+
+
+@pytest.mark.parametrize("models", [["builtin:smollm2"], ["a/Name-1B", "b/name-1b"]])
+def test_two_generators_of_one_name_are_refused(models: list[str]) -> None:
+    with pytest.raises(ValidationError, match="would be the second model named"):
+        ServingConfig.model_validate({"further_generators": [{"model": model} for model in models]})
+
+
+def test_what_may_be_tuned_must_be_served_by_the_generator_of_its_base() -> None:
+    values = {
+        "further_generators": [{"model": "Qwen/Qwen3-1B", "max_lora_rank": 8}],
+        "fine_tuning": {"bases": ["Qwen/Qwen3-1B"]},
+    }
+    with pytest.raises(ValidationError, match="exceeds max_lora_rank 8 of the generator of Qwen/Qwen3-1B"):
+        ServingConfig.model_validate(values)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import pickle
 
+import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from cluster.errors import ContextLengthExceeded, Unavailable
-from serving.handles import translate
+from serving import handles
+from serving.config import EmbedderConfig
+from serving.handles import EmbedderHandle, translate
 
 
 def test_an_error_of_ours_that_crossed_a_process_is_told_as_it_is() -> None:
@@ -28,3 +32,35 @@ def test_a_replica_that_died_and_a_full_queue_are_unavailable_for_a_while() -> N
 def test_a_fault_of_the_code_stays_one() -> None:
     fault = RayTaskError("complete", "traceback", ZeroDivisionError())
     assert translate(fault, "generator") is fault
+
+
+class NoReplica:
+    """A handle whose calls wait for ever; counts them."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+        self.ping = self.embed = self
+
+    def remote(self, *_args: object) -> asyncio.Future[None]:
+        self.num_calls += 1
+        return asyncio.get_running_loop().create_future()
+
+
+def test_a_part_that_starts_on_demand_is_started_by_requests_and_never_by_probes() -> None:
+    handle = NoReplica()
+    asyncio.run(EmbedderHandle(handle, "embedder", 0.01, EmbedderConfig(min_replicas=0)).check_health())
+    assert handle.num_calls == 0
+    with pytest.raises(Unavailable):
+        asyncio.run(EmbedderHandle(handle, "embedder", 0.01, EmbedderConfig()).check_health())
+    assert handle.num_calls == 1
+
+
+@pytest.mark.parametrize(("min_replicas", "waits_s"), [(0, 0.2), (1, 0.01)])
+def test_a_request_waits_longer_where_no_replica_is_kept(
+    monkeypatch: pytest.MonkeyPatch, min_replicas: int, waits_s: float
+) -> None:
+    monkeypatch.setattr(handles, "START_S", 0.2)
+    embedder = EmbedderHandle(NoReplica(), "embedder", 0.01, EmbedderConfig(min_replicas=min_replicas))
+    with pytest.raises(Unavailable, match=f"within {waits_s:g} s") as refused:
+        asyncio.run(embedder.embed(["a"]))
+    assert refused.value.retry_after_s
