@@ -12,7 +12,7 @@ from cluster.cards import ModelCard, ModelKind, Parity, folder_sha256
 from cluster.storage import local_folder
 from training.config import FinetuneConfig, TaskName
 from training.export import exports_adapter
-from training.loop import LoopResult
+from training.loop_state import LoopResult
 from training.prepare import Prepared
 
 KINDS = {

@@ -11,7 +11,7 @@ import ray
 from cluster.cards import Parity
 from training.config import FinetuneConfig, Precision, TaskName
 from training.examples import Dataset
-from training.loop import LoopResult
+from training.loop_state import LoopResult
 
 # Largest accepted difference of any validation figure, by the precision of the forward pass.
 TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.BF16: 1e-2}
@@ -126,22 +126,15 @@ def _evaluate_export(
 ) -> tuple[float, dict[str, float]]:
     import torch
 
-    from training.batching import plan_evaluation
     from training.evaluation import Tally, metrics_of
-    from training.modules import collate, reload_module
+    from training.feed import Feed
+    from training.modules import reload_module
 
     config = inputs.config
     module, pad_token_id = reload_module(config, inputs.export_uri, dataset.labels, use_bf16=use_bf16)
-    rows = dataset.validation
     tally = Tally()
-    plan = plan_evaluation(
-        [len(example.input_ids) for example in rows],
-        batch_size=2 * config.batch.micro_batch_size_per_gpu,
-        world_size=1,
-    )
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
-        for step in plan:
-            examples = [rows[index] for index in step.row_indices]
-            loss_sum, predictions = module(collate(examples, config.task, pad_token_id))
+        for examples, batch in Feed(dataset, config, pad_token_id).validation():
+            loss_sum, predictions = module(batch)
             tally.add(float(loss_sum), predictions.tolist(), examples)
     return tally.loss, metrics_of(config.task, tally, len(dataset.labels))

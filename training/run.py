@@ -27,7 +27,7 @@ from training.config import FinetuneConfig
 from training.export import exports_adapter
 from training.fit import Fit
 from training.job_record import JobRecord
-from training.loop import LoopInputs, LoopResult
+from training.loop_state import LoopInputs, LoopResult
 from training.model_card import make_card, measured, readme
 from training.modules import pad_token_id
 from training.parity import ParityInputs, check_adapter, check_parity

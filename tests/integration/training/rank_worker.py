@@ -20,8 +20,8 @@ from training.config import FinetuneConfig, Method, Precision, TaskName
 from training.engine import PROGRESS_FILE, Engine
 from training.examples import IGNORE, Example
 from training.export import export_model
-from training.loop import seed_everything
 from training.modules import build_module, collate, weightless
+from training.seeds import seed_everything
 
 # A global batch of 8 each, cut in three ways: micro batch, accumulation, workers.
 CUTS = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]

@@ -16,7 +16,7 @@ from training.config import FinetuneConfig, Precision
 from training.evaluation import Tally
 from training.examples import Dataset
 from training.export import _require_complete, export_model, exports_adapter
-from training.loop import LoopResult
+from training.loop_state import LoopResult
 from training.modules import LanguageModule, build_module, collate, load_base
 from training.parity import ParityInputs, _evaluate_export, _first_prompt_mismatch
 from training.sft import prepare_sft
