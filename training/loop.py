@@ -192,7 +192,7 @@ class _Worker:
             before,
             epoch_loss_sum=before.epoch_loss_sum + reading.loss_sum,
             epoch_targets=before.epoch_targets + reading.num_targets,
-            trained_tokens=before.trained_tokens + reading.num_targets,
+            trained_tokens=before.trained_tokens + reading.num_trained_tokens,
             num_examples=before.num_examples + reading.num_examples,
             num_tokens=before.num_tokens + reading.num_tokens,
             step_seconds=before.step_seconds + reading.seconds,

@@ -87,7 +87,7 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
         ("just words", "must hold keys and values.*it holds str"),
         ("", "it holds NoneType"),
         (MINIMAL.replace("  path: rows.jsonl", "  limit: 3"), "data needs one of path, hub or fallback_path"),
-        (MINIMAL.replace("sft", "dpo"), "task: .*'classification', 'sft'.*got 'dpo'"),
+        (MINIMAL.replace("sft", "ppo"), "task: .*'classification', 'sft'.*got 'ppo'"),
         (MINIMAL.replace("trial", "My Trial"), "name: .*got 'My Trial'"),
     ],
 )
@@ -184,6 +184,6 @@ def test_a_config_cannot_be_changed(load: Load) -> None:
 
 def test_adapters_are_refused_for_tasks_that_train_all_weights(load: Load) -> None:
     with pytest.raises(
-        ConfigError, match="method lora is for classification and sft; mlm trains method full"
+        ConfigError, match="method lora is for classification, sft and dpo; mlm trains method full"
     ):
         load("task=mlm", "method=lora")
