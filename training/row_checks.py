@@ -240,7 +240,7 @@ def check_for(first: Row, task: TaskName | None, config: DataConfig) -> tuple[Ta
 def _task_of(first: Row, config: DataConfig) -> TaskName:
     if any(name in first.columns for name in OUTPUTS):
         return TaskName.DPO
-    if config.label_column in first.columns:
+    if config.label_column in first.columns and row_form(first.columns) != "messages":
         return TaskName.CLASSIFICATION
     if row_form(first.columns) is not None:
         return TaskName.SFT

@@ -32,7 +32,9 @@ def test_a_minimal_file_is_enough(load: Load) -> None:
     assert config.global_batch_size == 8
 
 
-@pytest.mark.parametrize("name", ["bert-paraphrase.yaml", "smollm2-handbook.yaml"])
+@pytest.mark.parametrize(
+    "name", ["bert-paraphrase.yaml", "smollm2-handbook.yaml", "smollm2-preferences.yaml"]
+)
 def test_the_shipped_examples_are_valid(name: str) -> None:
     assert load_config(REPOSITORY / "examples" / name, []).name == name.removesuffix(".yaml")
 

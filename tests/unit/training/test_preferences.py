@@ -115,7 +115,7 @@ def test_validate_finds_the_task_the_lines_and_the_columns(tmp_path: Path) -> No
     assert found == [(2, "preferred_output[0].content"), (3, "input"), (3, "messages")]
     column = report.errors[0].fault.column
     assert column is not None
-    assert path.read_text().splitlines()[1][column - 1 :].startswith('""')
+    assert path.read_text().splitlines()[1][column - 1 :].startswith('"content": ""')
     warnings = [finding.fault.reason for finding in report.warnings]
     assert "1 row is equal to an earlier row (line 5)" in warnings
     assert any("equal to another row but for the label" in reason for reason in warnings)
