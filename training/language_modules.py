@@ -44,7 +44,8 @@ class LanguageModule(nn.Module):
             causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             hidden = causal.get_decoder()(**inputs).last_hidden_state
             logits = causal.get_output_embeddings()(hidden[:, :-1][has_target])
-        return logits.float()
+        float_logits: Tensor = logits.float()
+        return float_logits
 
 
 class PreferenceModule(LanguageModule):

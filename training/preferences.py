@@ -44,14 +44,15 @@ def preference_faults(columns: Mapping[str, Any]) -> Iterator[Fault]:
         )
     told: set[Fault] = set()
     for name in OUTPUTS:
-        yield from _output_faults(columns.get(name), name)
-        conversation = [*messages, _answer(columns, name) or ANSWER]
-        for fault in chat_faults({**given, "messages": conversation}):
+        faults = list(_output_faults(columns.get(name), name))
+        yield from faults
+        answer = ANSWER if faults else columns[name][0]
+        for fault in chat_faults({**given, "messages": [*messages, answer]}):
             moved = replace(fault, at=_moved(fault.at, name, len(messages)))
             if moved not in told:  # what is wrong with the input is wrong for both outputs
                 told.add(moved)
                 yield moved
-    preferred, other = (_answer(columns, name) for name in OUTPUTS)
+    preferred, other = (columns.get(name) for name in OUTPUTS)
     if preferred is not None and preferred == other:
         yield Fault(
             "both outputs are the same, so that neither is preferred",
@@ -111,11 +112,6 @@ def _output_faults(output: Any, name: str) -> Iterator[Fault]:
         )
     elif isinstance(output[0], dict) and output[0].get("weight") is not None:
         yield Fault("an output has no weight: both are compared", "remove it", (name, 0, "weight"))
-
-
-def _answer(columns: Mapping[str, Any], name: str) -> Any:
-    output = columns.get(name)
-    return output[0] if isinstance(output, list) and len(output) == 1 else None
 
 
 def _moved(at: At, name: str, num_messages: int) -> At:

@@ -80,6 +80,7 @@ def test_rows_in_openais_form_are_accepted(columns: dict[str, Any]) -> None:
         (row(other=[USER]), ["non_preferred_output[0]"]),
         (row(other=said("a") + said("b")), ["non_preferred_output"]),
         (row(other="a"), ["non_preferred_output"]),
+        (row(preferred=[None], other=[{}]), ["preferred_output[0]", "non_preferred_output[0].role"]),
         (row(preferred=said("a"), other=said("a")), ["non_preferred_output"]),
         (
             row({"role": "user", "content": 5}, preferred=[], other=said("a", nmae="x")),
