@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 from training.chat import encode, render
 from training.chat_rows import UNREAD_KEYS, chat_faults
@@ -44,9 +44,9 @@ def preference_faults(columns: Mapping[str, Any]) -> Iterator[Fault]:
         )
     told: set[Fault] = set()
     for name in OUTPUTS:
-        faults = list(_output_faults(columns.get(name), name))
-        yield from faults
-        answer = ANSWER if faults else columns[name][0]
+        output = columns.get(name)
+        yield from _output_faults(output, name)
+        answer = output[0] if _is_one(output) else ANSWER
         for fault in chat_faults({**given, "messages": [*messages, answer]}):
             moved = replace(fault, at=_moved(fault.at, name, len(messages)))
             if moved not in told:  # what is wrong with the input is wrong for both outputs
@@ -104,7 +104,7 @@ def preference_metrics(margins: Sequence[int]) -> dict[str, float]:
 
 
 def _output_faults(output: Any, name: str) -> Iterator[Fault]:
-    if not isinstance(output, list) or len(output) != 1:
+    if not _is_one(output):
         yield Fault(
             f"{name} must be a list with one message, found {show(output)}",
             'write [{"role": "assistant", "content": …}]',
@@ -112,6 +112,10 @@ def _output_faults(output: Any, name: str) -> Iterator[Fault]:
         )
     elif isinstance(output[0], dict) and output[0].get("weight") is not None:
         yield Fault("an output has no weight: both are compared", "remove it", (name, 0, "weight"))
+
+
+def _is_one(output: Any) -> TypeGuard[list[Any]]:
+    return isinstance(output, list) and len(output) == 1
 
 
 def _moved(at: At, name: str, num_messages: int) -> At:

@@ -77,6 +77,7 @@ def test_rows_in_openais_form_are_accepted(columns: dict[str, Any]) -> None:
         (row(RESULT, USER), ["input.messages[0].tool_call_id"]),
         (row(preferred=said("")), ["preferred_output[0].content"]),
         (row(preferred=said("a", weight=1)), ["preferred_output[0].weight"]),
+        (row(preferred=said("", weight=1)), ["preferred_output[0].weight", "preferred_output[0].content"]),
         (row(other=[USER]), ["non_preferred_output[0]"]),
         (row(other=said("a") + said("b")), ["non_preferred_output"]),
         (row(other="a"), ["non_preferred_output"]),
