@@ -24,8 +24,8 @@ def export_model(
 ) -> None:
     """Gather the trained weights from all ranks and write them, with config and tokenizer, to `uri`.
 
-    Every rank calls this; `is_writer` writes. An adapter that writes text is written as an adapter, to be loaded onto
-    its base; any other model is written whole, adapters merged. Raises JobFailed when a weight is missing.
+    Every rank calls this; `is_writer` writes. The adapter of a model that writes is kept apart, to be loaded
+    onto its base; any other model is written whole, adapters merged. Raises JobFailed when a weight is missing.
     """
     state = engine.gathered_state(is_writer)
     if state is None:
