@@ -85,7 +85,7 @@ def hamlet(config: Any) -> dict[str, float]:
     from cluster.connection import connect
     from cluster.storage import delete_folder, storage_uri
     from training.fit import Fit
-    from training.loop import LoopInputs
+    from training.loop_state import LoopInputs
     from training.modules import pad_token_id
     from training.prepare import prepare
     from training.progress import EventLog, StepEvent
@@ -226,9 +226,10 @@ def torchrun(config: Any) -> dict[str, float]:
     from cluster.references import resolve_model
     from training.batching import plan_epoch
     from training.engine import parameter_groups
-    from training.loop import choose_precision, seed_everything
     from training.modules import build_module, collate, pad_token_id
+    from training.precision import choose_precision
     from training.prepare import prepare
+    from training.seeds import seed_everything
 
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()

@@ -233,6 +233,9 @@ class FineTuningConfig(_Frozen):
     learning_rate: float = Field(
         5e-4, gt=0, le=1, description="What a job's learning_rate_multiplier multiplies."
     )
+    dpo_learning_rate: float = Field(
+        5e-5, gt=0, le=1, description="The same for method dpo, which takes smaller steps."
+    )
     price_per_hour: float | None = Field(
         None, ge=0, description="Price of one hour of training, for plans; in a currency of your choice."
     )

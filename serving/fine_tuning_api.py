@@ -24,6 +24,12 @@ from serving.finetune_config import finetune_config
 from serving.training_commands import TrainingCommands
 
 Limit = Annotated[int, Query(ge=1, le=100)]
+# The method that a file is for, by the task that its rows are of; and what to give a method instead.
+METHODS = {"sft": "supervised", "dpo": "dpo"}
+REMEDIES = {
+    "supervised": "give chats, or method dpo for preferences",
+    "dpo": "give preferences (input, preferred_output, non_preferred_output), or method supervised for chats",
+}
 METADATA_KEY = re.compile(r"metadata\[(.+)\]")
 
 
@@ -109,18 +115,19 @@ class Orders:
     def job_request(self, body: CreateJobRequest, tenant: str) -> JobRequest:
         """Raises InvalidInput naming the field: an unknown model or file, a file that is not for training."""
         model = self._base(body.model)
-        training = self._file(tenant, body.training_file, "training_file")
-        validation = (
-            self._file(tenant, body.validation_file, "validation_file") if body.validation_file else None
-        )
+        method = body.method_type
+        training = self._file(tenant, body.training_file, "training_file", method)
+        validation = None
+        if body.validation_file:
+            validation = self._file(tenant, body.validation_file, "validation_file", method)
         chosen = body.decided(int(training.details.get("rows") or 0))
         seed = body.seed_or_new()
         return JobRequest(
             model=body.model,
             training_file=training.id,
             validation_file=validation.id if validation else None,
-            method={"type": "supervised", "supervised": {"hyperparameters": vars(chosen)}},
-            hyperparameters=dict(vars(chosen)),
+            method={"type": method, method: {"hyperparameters": chosen.to_json()}},
+            hyperparameters=chosen.to_json(),
             suffix=body.suffix,
             seed=seed,
             labels=body.metadata,
@@ -145,7 +152,7 @@ class Orders:
             f"{name!r} cannot be fine-tuned here; there are {known}", "model", "model_not_available"
         )
 
-    def _file(self, tenant: str, file_id: str, param: str) -> File:
+    def _file(self, tenant: str, file_id: str, param: str, method: str) -> File:
         try:
             file = self._files.get(tenant, file_id)
         except NotFound as exc:
@@ -157,6 +164,13 @@ class Orders:
                 f"{param}: {file_id} was uploaded for {file.purpose}; upload it with purpose {TRAINING_PURPOSE}",
                 param,
                 "invalid_file_purpose",
+            )
+        fitting = METHODS[file.details.get("task") or "sft"]
+        if method != fitting:
+            raise InvalidInput(
+                f"{param}: {file_id} is for method {fitting}, not {method}; {REMEDIES[method]}",
+                param,
+                "invalid_training_file",
             )
         return file
 

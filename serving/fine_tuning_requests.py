@@ -30,24 +30,46 @@ class AskedHyperparameters(_Request):
         return "auto" if value is None else value
 
 
+class AskedDpoHyperparameters(AskedHyperparameters):
+    beta: Annotated[float, Field(gt=0, le=2)] | Auto = "auto"
+
+
 class Supervised(_Request):
     hyperparameters: AskedHyperparameters | None = None
+
+
+class Dpo(_Request):
+    hyperparameters: AskedDpoHyperparameters | None = None
 
 
 class Method(_Request):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
-    # What is in them does not matter: the method as a whole is refused.
-    dpo: Any = None
+    dpo: Dpo | None = None
+    # What is in it does not matter: the method as a whole is refused.
     reinforcement: Any = None
 
     @model_validator(mode="after")
     def _is_offered(self) -> Self:
-        if self.type != "supervised":
+        if self.type == "reinforcement":
             raise InvalidInput(
-                f"method.type {self.type} is not offered; use supervised", "method.type", "unsupported_value"
+                "method.type reinforcement is not offered; use supervised or dpo",
+                "method.type",
+                "unsupported_value",
+            )
+        other = "dpo" if self.type == "supervised" else "supervised"
+        if getattr(self, other) is not None:
+            raise InvalidInput(
+                f"method.type is {self.type}; leave method.{other} out, or name it as the type",
+                f"method.{other}",
             )
         return self
+
+    @property
+    def hyperparameters(self) -> AskedHyperparameters | None:
+        """Those of the type; None when none are given."""
+        chosen = self.dpo if self.type == "dpo" else self.supervised
+        return chosen.hyperparameters if chosen else None
 
 
 class CreateJobRequest(_Request):
@@ -85,14 +107,22 @@ class CreateJobRequest(_Request):
         return value
 
     @property
+    def method_type(self) -> Literal["supervised", "dpo"]:
+        return "dpo" if self.method and self.method.type == "dpo" else "supervised"
+
+    @property
     def asked(self) -> AskedHyperparameters:
         """Raises InvalidInput when both places say something else."""
-        of_method = self.method.supervised.hyperparameters if self.method and self.method.supervised else None
-        if of_method and self.hyperparameters and of_method != self.hyperparameters:
+        of_method = self.method.hyperparameters if self.method else None
+        if self.hyperparameters and (
+            self.method_type == "dpo" or of_method not in (None, self.hyperparameters)
+        ):
             raise InvalidInput(
-                "hyperparameters and method.supervised.hyperparameters differ; send one of them",
+                f"hyperparameters and method.{self.method_type}.hyperparameters differ; send the latter alone",
                 "hyperparameters",
             )
+        if self.method_type == "dpo":
+            return of_method or AskedDpoHyperparameters()
         return of_method or self.hyperparameters or AskedHyperparameters()
 
     def decided(self, num_rows: int) -> Hyperparameters:
@@ -103,7 +133,8 @@ class CreateJobRequest(_Request):
                 f"batch_size {asked.batch_size} is more than the {num_rows} rows of the training file",
                 "hyperparameters.batch_size",
             )
-        return decide(num_rows, asked.n_epochs, asked.batch_size, asked.learning_rate_multiplier)
+        beta = asked.beta if isinstance(asked, AskedDpoHyperparameters) else None
+        return decide(num_rows, asked.n_epochs, asked.batch_size, asked.learning_rate_multiplier, beta)
 
     def seed_or_new(self) -> int:
         return secrets.randbelow(2**31) if self.seed is None else self.seed

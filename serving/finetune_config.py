@@ -23,20 +23,23 @@ def finetune_config(
     suffix: str | None,
     seed: int,
 ) -> dict[str, Any]:
-    """One LoRA run. Data are paths or URIs."""
+    """One LoRA run, of preferences when there is a beta. Data are paths or URIs."""
+    is_dpo = chosen.beta is not None
+    learning_rate = defaults.dpo_learning_rate if is_dpo else defaults.learning_rate
     data = {"path": training_data, **({"validation_path": validation_data} if validation_data else {})}
     return {
         "name": "fine-tuning-job",
-        "task": "sft",
+        "task": "dpo" if is_dpo else "sft",
         "model": model,
         "method": "lora",
         "data": data,
         "epochs": chosen.n_epochs,
-        "learning_rate": min(defaults.learning_rate * chosen.learning_rate_multiplier, 1.0),
+        "learning_rate": min(learning_rate * chosen.learning_rate_multiplier, 1.0),
         "warmup_share": 0.05,
         "max_length_tokens": defaults.max_length_tokens,
         "seed": seed,
         "lora": {"rank": defaults.lora_rank},
+        **({"dpo": {"beta": chosen.beta}} if is_dpo else {}),
         "output": {"suffix": model_suffix(suffix)},
         **_cut(chosen.batch_size, defaults),
     }

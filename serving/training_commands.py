@@ -20,6 +20,8 @@ import yaml
 from cluster.errors import DataError, InvalidInput, Unavailable
 
 SHOWN_FAULTS = 3
+# What a training file may hold, as training names it.
+TASKS = ("sft", "dpo")
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,27 @@ class TrainingCommands:
     timeout_s: float = 600
 
     def validate(self, path: Path, filename: str) -> dict[str, Any]:
-        """The report on a file of chats: `rows`, `warnings`, `statistics`.
+        """The report on a file of chats or preferences: `task` (sft or dpo), `rows`, `warnings`, `statistics`.
 
-        Raises DataError with the first faults in its message and all that are listed in `details["errors"]`.
+        Raises DataError for rows of another kind; for faulty ones, with the first faults in its message and all
+        that are listed in `details["errors"]`.
         """
-        done = self._run("validate", str(path), "--task", "sft", "--json")
+        done = self._run("validate", str(path), "--json")
         if done.returncode not in (0, 1) or not done.stdout:
             raise DataError(f"{filename}: {_last_words(done).replace(str(path), filename)}", "file")
         report: dict[str, Any] = json.loads(done.stdout)
+        task = report.get("task")
+        if task is not None and task not in TASKS:
+            raise DataError(
+                f"{filename} holds rows for {task}; write chats (messages), or preferences (input, "
+                "preferred_output, non_preferred_output)",
+                "file",
+            )
         if faults := report.get("errors"):
             details = {"errors": faults, "num_errors": report.get("num_errors", len(faults))}
             sentence = faults_in_a_sentence(filename, faults, details["num_errors"])
             raise DataError(sentence, "file", details=details)
-        return {name: report.get(name) for name in ("rows", "warnings", "statistics")}
+        return {name: report.get(name) for name in ("task", "rows", "warnings", "statistics")}
 
     def plan(
         self, config: Mapping[str, Any], price_per_hour: float | None = None, probe: bool = True

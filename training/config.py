@@ -18,8 +18,14 @@ from cluster.yaml_config import Section, load_yaml_config
 class TaskName(StrEnum):
     CLASSIFICATION = "classification"
     SFT = "sft"
+    DPO = "dpo"
     MLM = "mlm"
     EMBEDDING = "embedding"
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether what comes out writes text: its rows go through a chat template."""
+        return self in (TaskName.SFT, TaskName.DPO)
 
 
 class Method(StrEnum):
@@ -89,6 +95,14 @@ class LoraConfig(Section):
         return self.alpha or 2 * self.rank
 
 
+class DpoConfig(Section):
+    """Direct preference optimisation (Rafailov et al. 2023), used when `task: dpo`."""
+
+    beta: float = Field(
+        0.1, gt=0, le=2, description="How much it costs to move away from the base: higher stays nearer."
+    )
+
+
 class BatchConfig(Section):
     """How a global batch is cut: micro batch x accumulation x workers."""
 
@@ -144,6 +158,7 @@ class FinetuneConfig(Section):
     data: DataConfig
     method: Method = Method.FULL
     lora: LoraConfig = LoraConfig()
+    dpo: DpoConfig = DpoConfig()
     batch: BatchConfig = BatchConfig()
     scaling: ScalingConfig = ScalingConfig()
     output: OutputConfig = OutputConfig()
@@ -167,7 +182,7 @@ class FinetuneConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Overrides every dropout of the model.")
     max_length_tokens: int = Field(
-        512, gt=1, description="Longer rows are cut (classification) or left out (sft)."
+        512, gt=1, description="Longer rows are cut (classification) or left out (sft, dpo)."
     )
     precision: Precision = Field(Precision.AUTO, description="bf16 where the processor has it, else float32.")
     seed: int = Field(42, ge=0)
@@ -197,7 +212,12 @@ class FinetuneConfig(Section):
     def _method_fits_task(self) -> Self:
         if self.method is not Method.FULL and self.task in (TaskName.MLM, TaskName.EMBEDDING):
             raise ValueError(
-                f"method {self.method} is for classification and sft; {self.task} trains method full"
+                f"method {self.method} is for classification, sft and dpo; {self.task} trains method full"
+            )
+        if self.method is not Method.LORA and self.task is TaskName.DPO:
+            raise ValueError(
+                "task dpo trains method lora: its reference is the base with the adapter switched off, while "
+                "method full would need a second copy of the model; write method: lora"
             )
         return self
 
@@ -222,6 +242,11 @@ class FinetuneConfig(Section):
                 "of workers"
             )
         return self
+
+    @property
+    def exports_adapter(self) -> bool:
+        """Whether the artefact is an adapter for its base, rather than whole weights."""
+        return self.task.is_generative and self.method is Method.LORA
 
     @property
     def global_batch_size(self) -> int:

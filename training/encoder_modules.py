@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.examples import IGNORE, Example
-from training.pairs import MILLIONTHS, RIGHT
+from training.examples import IGNORE, MILLIONTHS, Example
+from training.pairs import RIGHT
 
 # Cosines are multiplied by this before the softmax, as in sentence-transformers' MultipleNegativesRankingLoss.
 SCALE = 20.0

@@ -10,6 +10,7 @@ from training.config import TaskName
 from training.examples import Example
 from training.mlm import mlm_metrics
 from training.pairs import RIGHT, pair_metrics
+from training.preferences import preference_metrics
 from training.sft import sft_metrics
 
 
@@ -50,4 +51,6 @@ def metrics_of(task: TaskName, tally: Tally, num_labels: int) -> dict[str, float
         return classification_metrics(tally.predictions, tally.labels, num_labels)
     if task is TaskName.EMBEDDING:
         return pair_metrics(tally.predictions, tally.labels, any(label != RIGHT for label in tally.labels))
+    if task is TaskName.DPO:
+        return preference_metrics(tally.predictions)
     return mlm_metrics(tally.loss) if task is TaskName.MLM else sft_metrics(tally.loss)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 # What torch's cross entropy skips. Positions without loss carry it, never a token id.
 IGNORE = -100
+# Labels and predictions are whole numbers everywhere; scores among them are kept as whole millionths.
+MILLIONTHS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,25 @@ class Example:
     @property
     def num_targets(self) -> int:
         """Terms this row adds to the loss: 1 for a class, its trained tokens for a language model."""
+        return self.num_trained_tokens
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Tokens that are learned from; 1 for a class."""
         return sum(label != IGNORE for label in self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference(Example):
+    """A prompt with its preferred answer, then the same prompt with the other one: one term of the loss.
+
+    segment_ids: [seq_len], 0 and 1 for the two sequences
+    labels:      [seq_len], the token ids of both answers, and IGNORE elsewhere
+    """
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.num_trained_tokens > 0)
 
 
 @dataclass(frozen=True, slots=True)

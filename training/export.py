@@ -24,8 +24,8 @@ def export_model(
 ) -> None:
     """Gather the trained weights from all ranks and write them, with config and tokenizer, to `uri`.
 
-    Every rank calls this; `is_writer` writes. An sft adapter is written as an adapter, to be loaded onto
-    its base; any other model is written whole, adapters merged. Raises JobFailed when a weight is missing.
+    Every rank calls this; `is_writer` writes. The adapter of a model that writes is kept apart, to be loaded
+    onto its base; any other model is written whole, adapters merged. Raises JobFailed when a weight is missing.
     """
     state = engine.gathered_state(is_writer)
     if state is None:
@@ -44,17 +44,12 @@ def export_model(
         upload_folder(folder, uri)
 
 
-def exports_adapter(config: FinetuneConfig) -> bool:
-    """Whether the artefact is an adapter for its base, rather than whole weights."""
-    return config.task is TaskName.SFT and config.method is Method.LORA
-
-
 def _save(model: Any, weights: dict[str, Tensor], config: FinetuneConfig, folder: Path) -> None:
     if config.method is not Method.LORA:
         # Weights that do not train (buffers, tied heads) come from the model itself.
         model.save_pretrained(folder, state_dict={**_whole_state(model), **weights})
         return
-    if not exports_adapter(config):
+    if not config.exports_adapter:
         model = _whole_copy(model, config)
         model.load_state_dict(weights, strict=False)
         model.merge_and_unload().save_pretrained(folder)

@@ -10,6 +10,7 @@ import difflib
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from cluster.errors import DataError
@@ -24,6 +25,8 @@ REMEDIES = {
     "functions": "write them as tools",
     "refusal": "write the refusal as content",
     "weight": "only assistant messages have a weight",
+    "chosen": "write it as preferred_output",
+    "rejected": "write it as non_preferred_output",
 }
 
 
@@ -44,8 +47,8 @@ class Fault:
     @property
     def message_index(self) -> int | None:
         """The message at fault, when one is."""
-        is_message = len(self.at) > 1 and self.at[0] == "messages"
-        return self.at[1] if is_message and isinstance(self.at[1], int) else None
+        steps = pairwise(self.at)
+        return next((at for key, at in steps if key == "messages" and isinstance(at, int)), None)
 
     @property
     def param(self) -> str | None:

@@ -17,7 +17,8 @@ from ray.train.torch import TorchTrainer
 from cluster.errors import HamletError, JobFailed
 from training.config import FinetuneConfig
 from training.controller import FailFast, MarkComplete, first_failure
-from training.loop import LoopInputs, LoopResult, train_loop
+from training.loop import train_loop
+from training.loop_state import LoopInputs, LoopResult
 from training.progress import POLL_EVERY_S, EventReader, Sink
 from training.workers import torch_config
 

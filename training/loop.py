@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
@@ -19,83 +16,22 @@ from ray.train import CheckpointUploadMode
 from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import folder_exists
-from training.batching import Step, plan_epoch, plan_evaluation
+from training.batching import Step
 from training.checkpoints import folder_name, wait_for_step
-from training.config import FinetuneConfig, Precision
+from training.config import Precision
 from training.engine import Engine
 from training.evaluation import Tally, metrics_of
-from training.examples import Dataset, Example
+from training.examples import Dataset
 from training.export import export_model
+from training.feed import Feed
 from training.heartbeat import Heartbeat
+from training.loop_state import LoopInputs, LoopResult, Progress
 from training.meter import Meter, agree, peak_memory_bytes
-from training.modules import build_module, collate, weightless
+from training.modules import build_module
 from training.packing import num_rows, split
+from training.precision import choose_precision
 from training.progress import AdapterEvent, EpochEvent, Event, NoticeEvent, StepEvent
-
-
-@dataclass(frozen=True)
-class LoopInputs:
-    """What every worker gets. `dataset` is an object reference, fetched once per node.
-
-    `run_uri` is the run's folder of checkpoints; `resume_uri` the checkpoint to begin from, when there is one.
-    `export_uri` is where the model is exported to, None when it is not; `adapter_uri`, followed by its step,
-    where each epoch's adapter is, when it shall be.
-    """
-
-    config: FinetuneConfig
-    dataset: Any
-    pad_token_id: int
-    run_uri: str
-    export_uri: str | None
-    event_log: Any
-    resume_uri: str | None = None
-    adapter_uri: str | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is. Saved in every checkpoint, so that a resumed run ends as an undisturbed one."""
-
-    step: int = 0
-    epoch_loss_sum: float = 0.0
-    epoch_targets: int = 0
-    trained_tokens: int = 0
-    num_examples: int = 0
-    num_tokens: int = 0
-    step_seconds: float = 0.0
-    last_epoch: EpochEvent = field(default_factory=lambda: EpochEvent(0, 0, 0.0, 0.0))
-    best_epoch: EpochEvent | None = None
-
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> Progress:
-        best = value["best_epoch"]
-        epochs = {"last_epoch": EpochEvent(**value["last_epoch"])}
-        return Progress(**{**value, **epochs, "best_epoch": EpochEvent(**best) if best else None})
-
-    @property
-    def epochs_without_improvement(self) -> int:
-        return self.last_epoch.epoch - self.best_epoch.epoch if self.best_epoch else 0
-
-
-@dataclass(frozen=True)
-class LoopResult:
-    """What rank 0 returns: final validation figures and what was trained.
-
-    `is_paused`: it was asked to stop and saved a checkpoint; nothing is exported. `train_seconds` counts
-    the steps alone, without evaluation and checkpoints, over all attempts.
-    """
-
-    precision: Precision
-    validation_loss: float
-    metrics: dict[str, float]
-    trained_tokens: int
-    steps: int
-    train_seconds: float
-    examples_per_s: float = 0.0
-    tokens_per_s: float = 0.0
-    peak_memory_bytes: int = 0
-    world_size: int = 1
-    is_paused: bool = False
+from training.seeds import seed_everything, step_seed
 
 
 def train_loop(inputs: LoopInputs) -> LoopResult:
@@ -131,9 +67,10 @@ class _Worker:
             self._dataset.labels,
             frozen_dtype=torch.bfloat16 if self._precision is Precision.BF16 else torch.float32,
         )
-        self._lengths = [len(example.input_ids) for example in self._dataset.train]
-        self._steps_per_epoch = -(-len(self._lengths) // config.global_batch_size)
-        whole = self._steps_per_epoch * config.epochs
+        self._feed = Feed(
+            self._dataset, config, inputs.pad_token_id, rank=self._rank, world_size=self._world_size
+        )
+        whole = self._feed.steps_per_epoch * config.epochs
         self._total_steps = min(whole, config.max_steps or whole)
         self._engine = Engine(
             self._module,
@@ -152,8 +89,8 @@ class _Worker:
         if not self._config.packing:
             return
         sequence = max(self._dataset.train, key=num_rows)
-        whole, _ = self._engine.evaluate(self._collate([sequence]))
-        alone = sum(self._engine.evaluate(self._collate([row]))[0] for row in split(sequence))
+        whole, _ = self._engine.evaluate(self._feed.collate([sequence]))
+        alone = sum(self._engine.evaluate(self._feed.collate([row]))[0] for row in split(sequence))
         # In bfloat16 a product over other widths is rounded otherwise.
         limit = 0.02 if self._precision is Precision.BF16 else 1e-3
         if abs(whole - alone) > limit * max(abs(alone), 1e-6):
@@ -187,11 +124,11 @@ class _Worker:
     def run_epoch(self) -> bool:
         """The steps that are left of an epoch, its evaluation and checkpoint; False when asked to pause."""
         epoch = self._progress.last_epoch.epoch
-        first = epoch * self._steps_per_epoch
+        first = epoch * self._feed.steps_per_epoch
         meter = Meter(self._engine.device)
-        for step in self._plan(epoch)[self._progress.step - first : self._total_steps - first]:
+        for step in self._feed.plan(epoch)[self._progress.step - first : self._total_steps - first]:
             self._run_step(step, meter)
-            is_last = self._progress.step in (first + self._steps_per_epoch, self._total_steps)
+            is_last = self._progress.step in (first + self._feed.steps_per_epoch, self._total_steps)
             is_due, should_pause = agree([meter.is_due, self._heartbeat.should_pause], self._engine.device)
             if is_due or is_last or should_pause:
                 self._read(meter, epoch)
@@ -234,25 +171,15 @@ class _Worker:
             is_paused=is_paused,
         )
 
-    def _plan(self, epoch: int) -> list[Step]:
-        return plan_epoch(
-            self._lengths,
-            global_batch_size=self._config.global_batch_size,
-            micro_batch_size=self._config.batch.micro_batch_size_per_gpu,
-            world_size=self._world_size,
-            seed=self._config.seed,
-            epoch=epoch,
-        )
-
     def _run_step(self, step: Step, meter: Meter) -> None:
         number = self._progress.step
         self._heartbeat.at(number, "reading rows")
         # Dropout draws from a generator seeded by step and rank, so that a resumed run repeats it.
         torch.manual_seed(step_seed(self._config.seed, number, self._rank))
-        examples = [self._dataset.train[index] for index in step.row_indices]
+        examples = self._feed.examples(step)
         num_targets = sum(example.num_targets for example in examples)
         loss_sum = self._engine.step(
-            self._micro_batches(step), num_targets, lambda phase: self._heartbeat.at(number, phase)
+            self._feed.micro_batches(step), num_targets, lambda phase: self._heartbeat.at(number, phase)
         )
         rows = sum(map(num_rows, examples)) if self._config.packing else len(examples)
         meter.add(loss_sum, examples, num_targets, rows)
@@ -265,7 +192,7 @@ class _Worker:
             before,
             epoch_loss_sum=before.epoch_loss_sum + reading.loss_sum,
             epoch_targets=before.epoch_targets + reading.num_targets,
-            trained_tokens=before.trained_tokens + reading.num_targets,
+            trained_tokens=before.trained_tokens + reading.num_trained_tokens,
             num_examples=before.num_examples + reading.num_examples,
             num_tokens=before.num_tokens + reading.num_tokens,
             step_seconds=before.step_seconds + reading.seconds,
@@ -310,19 +237,11 @@ class _Worker:
 
     def evaluate(self) -> tuple[float, dict[str, float]]:
         """Loss and metrics on the validation rows; each row counted once, whatever the world size."""
-        rows = self._dataset.validation
-        plan = plan_evaluation(
-            [len(example.input_ids) for example in rows],
-            batch_size=2 * self._config.batch.micro_batch_size_per_gpu,
-            world_size=self._world_size,
-        )
         tally = Tally()
-        for number, step in enumerate(plan):
+        for number, (examples, batch) in enumerate(self._feed.validation()):
             self._heartbeat.at(self._progress.step, "evaluating", number)
-            mine = step.rows[self._rank][0]
-            examples = [rows[index] for index in mine] or [weightless(rows[step.row_indices[0]])]
-            loss_sum, predictions = self._engine.evaluate(self._collate(examples))
-            if mine:
+            loss_sum, predictions = self._engine.evaluate(batch)
+            if examples:
                 tally.add(loss_sum, predictions, examples)
         parts: list[Tally | None] = [None] * self._world_size
         dist.all_gather_object(parts, tally)
@@ -355,46 +274,6 @@ class _Worker:
         with checkpoint.as_directory() as folder:
             self._progress = Progress.from_json(self._engine.load(Path(folder)))
 
-    def _micro_batches(self, step: Step) -> list[dict[str, torch.Tensor]]:
-        spare = weightless(self._dataset.train[step.row_indices[0]])
-        return [
-            self._collate([self._dataset.train[index] for index in rows] or [spare])
-            for rows in step.rows[self._rank]
-        ]
-
-    def _collate(self, examples: list[Example]) -> dict[str, torch.Tensor]:
-        return collate(examples, self._config.task, self._inputs.pad_token_id)
-
     def _post(self, event: Event) -> None:
         if self._rank == 0:
             self._inputs.event_log.post.remote(event)
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of the dropout of one step on one rank: other for each, and within torch's 64 bits.
-
-    >>> step_seed(0, 1, 2)
-    65538
-    """
-    return ((seed << 44) + (step << 16) + rank) % (1 << 63)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch alike on every rank: weights of a new head must be equal on all."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def choose_precision(wanted: Precision) -> Precision:
-    """bf16 when it was asked for, or when `auto` and every rank's processor has it."""
-    if wanted is not Precision.AUTO:
-        return wanted
-    has_it = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else _cpu_has_bf16()
-    votes: list[bool | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(votes, has_it)
-    return Precision.BF16 if all(votes) else Precision.FLOAT32
-
-
-def _cpu_has_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -23,6 +23,7 @@ class Reading:
 
     loss_sum: float
     num_targets: int
+    num_trained_tokens: int
     num_examples: int
     num_tokens: int
     num_steps: int
@@ -47,7 +48,7 @@ class Meter:
 
     def _reset(self) -> None:
         self._loss = torch.zeros((), device=self._device)
-        self._targets = self._examples = self._tokens = self._steps = 0
+        self._targets = self._trained = self._examples = self._tokens = self._steps = 0
         self._since = self._clock()
 
     def add(
@@ -55,6 +56,7 @@ class Meter:
     ) -> None:
         self._loss += loss_sum
         self._targets += num_targets
+        self._trained += sum(example.num_trained_tokens for example in examples)
         self._examples += num_rows
         self._tokens += sum(len(example.input_ids) for example in examples)
         self._steps += 1
@@ -69,7 +71,13 @@ class Meter:
         dist.all_reduce(self._loss)
         elapsed = max(self._clock() - self._since, 1e-9)
         reading = Reading(
-            float(self._loss), self._targets, self._examples, self._tokens, self._steps, elapsed
+            float(self._loss),
+            self._targets,
+            self._trained,
+            self._examples,
+            self._tokens,
+            self._steps,
+            elapsed,
         )
         self._reset()
         return reading

@@ -11,12 +11,12 @@ from typing import Any
 from cluster.cards import ModelCard, ModelKind, Parity, folder_sha256
 from cluster.storage import local_folder
 from training.config import FinetuneConfig, TaskName
-from training.export import exports_adapter
-from training.loop import LoopResult
+from training.loop_state import LoopResult
 from training.prepare import Prepared
 
 KINDS = {
     TaskName.SFT: ModelKind.GENERATOR,
+    TaskName.DPO: ModelKind.GENERATOR,
     TaskName.CLASSIFICATION: ModelKind.CLASSIFIER,
     TaskName.EMBEDDING: ModelKind.EMBEDDER,
     TaskName.MLM: ModelKind.BASE,
@@ -48,9 +48,8 @@ def make_card(
     parity: Parity,
 ) -> ModelCard:
     """The card of the model exported at `weights_uri`."""
-    is_sft = config.task is TaskName.SFT
-    template = prepared.tokenizer.chat_template if is_sft else None
-    adapter = exports_adapter(config)
+    template = prepared.tokenizer.chat_template if config.task.is_generative else None
+    adapter = config.exports_adapter
     return ModelCard(
         id=model_id,
         kind=KINDS[config.task],

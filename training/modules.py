@@ -10,6 +10,7 @@ ignore the correction.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,8 @@ from cluster.storage import local_folder
 from training.config import FinetuneConfig, Method, TaskName
 from training.encoder_modules import EmbeddingModule, MaskedModule, collate_texts, uses_first_token
 from training.examples import IGNORE, Example
-from training.packing import positions
-
-# Causal models that rescale their logits after the head; those must run whole.
-LOGIT_SCALING = ("final_logit_softcapping", "lm_head_multiplier", "logits_scaling", "logit_scale")
+from training.language_modules import LanguageModule, PreferenceModule
+from training.packing import positions, split
 
 
 class ClassificationModule(nn.Module):
@@ -45,37 +44,6 @@ class ClassificationModule(nn.Module):
         return loss_sum, logits.argmax(dim=-1)
 
 
-class LanguageModule(nn.Module):
-    """Cross entropy over next tokens, with the vocabulary projected only where there is a target.
-
-    The head of a small model is a fifth of its work, and most positions of a chat row are prompt.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        config = model.config
-        self.runs_whole = any(getattr(config, name, None) not in (None, 1.0) for name in LOGIT_SCALING)
-
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """`labels: [batch, seq_len], int64` -> `(loss_sum: [], float32; predictions: [num_targets], int64)`."""
-        # The hidden state at t predicts the token at t + 1.
-        targets = batch["labels"][:, 1:]
-        has_target = targets != IGNORE
-        # Of packed rows only their positions are given: from these, and only where there is no mask,
-        # transformers makes one that keeps the rows apart.
-        inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
-        inputs["use_cache"] = False
-        if self.runs_whole:
-            logits = self.model(**inputs).logits[:, :-1][has_target]
-        else:
-            causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-            hidden = causal.get_decoder()(**inputs).last_hidden_state
-            logits = causal.get_output_embeddings()(hidden[:, :-1][has_target])
-        logits = logits.float()
-        return functional.cross_entropy(logits, targets[has_target], reduction="sum"), logits.argmax(dim=-1)
-
-
 def build_module(
     config: FinetuneConfig, folder: Path, labels: Sequence[str], *, frozen_dtype: torch.dtype
 ) -> nn.Module:
@@ -91,16 +59,18 @@ def build_module(
         set_dropout(model, config.dropout)
     if is_lora:
         model = add_adapter(model, config)
-    return _module_of(config.task, model, folder)
+    return _module_of(config, model, folder)
 
 
-def _module_of(task: TaskName, model: Any, folder: Path) -> nn.Module:
+def _module_of(config: FinetuneConfig, model: Any, folder: Path) -> nn.Module:
     """The task's loss around a model whose files are in `folder`."""
-    if task is TaskName.CLASSIFICATION:
+    if config.task is TaskName.CLASSIFICATION:
         return ClassificationModule(model)
-    if task is TaskName.MLM:
+    if config.task is TaskName.MLM:
         return MaskedModule(model)
-    if task is TaskName.EMBEDDING:
+    if config.task is TaskName.DPO:
+        return PreferenceModule(model, config.dpo.beta)
+    if config.task is TaskName.EMBEDDING:
         return EmbeddingModule(model, uses_first_token=uses_first_token(folder))
     return LanguageModule(model)
 
@@ -127,7 +97,7 @@ def load_base(
 
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    if task is TaskName.SFT:
+    if task.is_generative:
         load = AutoModelForCausalLM.from_pretrained
     elif task is TaskName.MLM:
         load = AutoModelForMaskedLM.from_pretrained
@@ -156,7 +126,7 @@ def add_adapter(model: Any, config: FinetuneConfig) -> Any:
 
     targets = config.lora.target_modules
     adapter = LoraConfig(
-        task_type=TaskType.CAUSAL_LM if config.task is TaskName.SFT else TaskType.SEQ_CLS,
+        task_type=TaskType.CAUSAL_LM if config.task.is_generative else TaskType.SEQ_CLS,
         r=config.lora.rank,
         lora_alpha=config.lora.scale_numerator,
         lora_dropout=config.lora.dropout,
@@ -190,10 +160,14 @@ def collate(examples: Sequence[Example], task: TaskName, pad_token_id: int) -> d
     Returns `input_ids`, `attention_mask` (and `token_type_ids` for pairs) of [batch, seq_len], int64, and
     `labels`: [batch] class indices, or [batch, seq_len] with IGNORE at padding. Padding is told by
     position, not by token id, since many models pad with their end token. Packed rows have `position_ids`
-    of [batch, seq_len] in place of a mask.
+    of [batch, seq_len] in place of a mask. Preferences become two sequences each: first all preferred ones,
+    then the others.
     """
     if task is TaskName.EMBEDDING:
         return collate_texts(examples, pad_token_id)
+    if task is TaskName.DPO:
+        pairs = [split(example) for example in examples]
+        return collate([pair[side] for side in (0, 1) for pair in pairs], TaskName.SFT, pad_token_id)
     width = max(len(example.input_ids) for example in examples)
 
     def padded(values: Sequence[list[int]], fill: int) -> Tensor:
@@ -217,7 +191,7 @@ def collate(examples: Sequence[Example], task: TaskName, pad_token_id: int) -> d
 
 def weightless(example: Example) -> Example:
     """The same row without targets: what a rank runs when a step leaves it no row of its own."""
-    return Example(example.input_ids, [IGNORE] * len(example.labels), example.segment_ids)
+    return replace(example, labels=[IGNORE] * len(example.labels))
 
 
 def reload_module(
@@ -227,15 +201,15 @@ def reload_module(
     from transformers import AutoTokenizer
 
     folder = local_folder(export_uri)
-    if config.task is TaskName.SFT and config.method is Method.LORA:
+    if config.exports_adapter:
         from peft import PeftModel
 
         base_dtype = torch.bfloat16 if use_bf16 else torch.float32
         base = load_base(config.task, resolve_model(config.model), labels, base_dtype)
-        module: nn.Module = LanguageModule(PeftModel.from_pretrained(base, folder))
+        module = _module_of(config, PeftModel.from_pretrained(base, folder), folder)
     else:
         model = load_base(config.task, folder, labels, torch.float32)
-        module = _module_of(config.task, model, folder)
+        module = _module_of(config, model, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return module.eval(), pad_token_id(tokenizer)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.errors import DataError
-from training.examples import Dataset, Example
+from training.examples import MILLIONTHS, Dataset, Example
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
 from training.sources import Rows
@@ -20,8 +20,6 @@ from training.sources import Rows
 PAIR_COLUMNS = (("anchor", "positive"), ("query", "positive"), ("query", "passage"), ("question", "answer"))
 NEGATIVE_COLUMN = "negative"
 SCORED_COLUMNS = ("sentence1", "sentence2", "score")
-# Scores are kept as whole millionths, as labels are whole numbers everywhere.
-MILLIONTHS = 1_000_000
 # Wrong passages that each validation question is ranked against. Fixed, so that the figure depends neither
 # on batches nor on workers.
 NUM_DISTRACTORS = 7

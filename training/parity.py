@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -10,13 +11,16 @@ import ray
 
 from cluster.cards import Parity
 from training.config import FinetuneConfig, Precision, TaskName
-from training.examples import Dataset
-from training.loop import LoopResult
+from training.examples import Dataset, Example
+from training.loop_state import LoopResult
 
 # Largest accepted difference of any validation figure, by the precision of the forward pass.
 TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.BF16: 1e-2}
 # Validation rows whose token ids are compared.
 NUM_PROMPTS = 50
+# Figures that are not compared. Perplexity is e^loss: it would only widen the tolerance. Margins are what the
+# loss of preferences is made of, and one that is nearly 0 may come out on its other side, which is no fault.
+FOLLOWS_FROM_LOSS = {"perplexity", "reward_margin", "reward_accuracy"}
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,7 @@ def check_parity(inputs: ParityInputs) -> Parity:
         raise ValueError("there is nothing to compare with: parity needs what training measured")
     loss, metrics = _evaluate_export(inputs, dataset, use_bf16=trained.precision is Precision.BF16)
     differences = {"loss": abs(loss - trained.validation_loss)}
-    # Perplexity is e^loss: comparing it too would only widen the tolerance.
-    for name in metrics.keys() - {"perplexity"}:
+    for name in metrics.keys() - FOLLOWS_FROM_LOSS:
         differences[name] = abs(metrics[name] - trained.metrics[name])
     worst = max(differences, key=lambda name: differences[name])
     tolerance = TOLERANCE[trained.precision]
@@ -98,22 +101,26 @@ def _adapter_fault(inputs: ParityInputs) -> str:
 
 
 def _num_prompts(inputs: ParityInputs, dataset: Dataset) -> int:
-    return min(len(dataset.validation), NUM_PROMPTS) if inputs.config.task is TaskName.SFT else 0
+    return min(len(dataset.validation), NUM_PROMPTS) if inputs.config.task.is_generative else 0
 
 
 def _first_prompt_mismatch(inputs: ParityInputs, dataset: Dataset) -> str:
     """Render the validation rows with the exported tokenizer and compare ids with training's."""
-    if inputs.config.task is not TaskName.SFT:
+    if not inputs.config.task.is_generative:
         return ""
     from transformers import AutoTokenizer
 
     from cluster.storage import local_folder
+    from training.preferences import encode_preference
     from training.sft import encode_pieces
 
     tokenizer = AutoTokenizer.from_pretrained(local_folder(inputs.export_uri), local_files_only=True)
     limit = inputs.config.max_length_tokens
     # As training made them: rows that do not fit have no counterpart in the data set, long texts several.
-    examples = (example for row in inputs.rows for example in encode_pieces(row, tokenizer, limit))
+    encode: Callable[..., Sequence[Example]] = (
+        encode_preference if inputs.config.task is TaskName.DPO else encode_pieces
+    )
+    examples = (example for row in inputs.rows for example in encode(row, tokenizer, limit))
     pairs = islice(zip(examples, dataset.validation, strict=False), NUM_PROMPTS)
     for number, (exported, trained) in enumerate(pairs, 1):
         if exported.input_ids != trained.input_ids:
@@ -126,22 +133,15 @@ def _evaluate_export(
 ) -> tuple[float, dict[str, float]]:
     import torch
 
-    from training.batching import plan_evaluation
     from training.evaluation import Tally, metrics_of
-    from training.modules import collate, reload_module
+    from training.feed import Feed
+    from training.modules import reload_module
 
     config = inputs.config
     module, pad_token_id = reload_module(config, inputs.export_uri, dataset.labels, use_bf16=use_bf16)
-    rows = dataset.validation
     tally = Tally()
-    plan = plan_evaluation(
-        [len(example.input_ids) for example in rows],
-        batch_size=2 * config.batch.micro_batch_size_per_gpu,
-        world_size=1,
-    )
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
-        for step in plan:
-            examples = [rows[index] for index in step.row_indices]
-            loss_sum, predictions = module(collate(examples, config.task, pad_token_id))
+        for examples, batch in Feed(dataset, config, pad_token_id).validation():
+            loss_sum, predictions = module(batch)
             tally.add(float(loss_sum), predictions.tolist(), examples)
     return tally.loss, metrics_of(config.task, tally, len(dataset.labels))

@@ -91,7 +91,7 @@ def count(dataset: Dataset, config: FinetuneConfig) -> Amount:
     steps_per_epoch = -(-len(dataset.train) // config.global_batch_size)
     steps = min(steps_per_epoch * config.epochs, config.max_steps or steps_per_epoch * config.epochs)
     epochs = steps / steps_per_epoch
-    targets = sum(example.num_targets for example in dataset.train)
+    targets = sum(example.num_trained_tokens for example in dataset.train)
     return Amount(
         rows=len(dataset.train),
         validation_rows=len(dataset.validation),
@@ -150,9 +150,9 @@ def estimate_memory(
     activations = activation_memory(
         shape,
         tokens=len(batch) * len(batch[0].input_ids),
-        targets=sum(example.num_targets for example in batch),
+        targets=sum(example.num_trained_tokens for example in batch),
         value_bytes=BF16 if is_bf16 else FLOAT32,
-        has_vocabulary_head=config.task in (TaskName.SFT, TaskName.MLM),
+        has_vocabulary_head=config.task.is_generative or config.task is TaskName.MLM,
     )
     return WorkerMemory(round(weights), round(gradients), round(optimizer), activations)
 

@@ -12,6 +12,7 @@ from training.examples import Dataset
 from training.mlm import prepare_mlm
 from training.packing import packed
 from training.pairs import prepare_pairs
+from training.preferences import prepare_preferences
 from training.sft import prepare_sft
 from training.sources import Rows, load_rows
 
@@ -42,6 +43,8 @@ def prepare(config: FinetuneConfig) -> Prepared:
         dataset = prepare_mlm(rows, tokenizer, config.max_length_tokens, config.seed)
     elif config.task is TaskName.EMBEDDING:
         dataset = prepare_pairs(rows, tokenizer, config.max_length_tokens)
+    elif config.task is TaskName.DPO:
+        dataset = prepare_preferences(rows, tokenizer, config.max_length_tokens)
     else:
         dataset = prepare_sft(rows, tokenizer, config.max_length_tokens)
     if config.packing:

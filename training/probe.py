@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from cluster.references import resolve_model
-from training.batching import plan_epoch
 from training.config import FinetuneConfig, Precision
 from training.engine import parameter_groups
+from training.examples import Example
+from training.feed import Feed
 from training.meter import own_peak_memory_bytes
-from training.modules import build_module, collate, pad_token_id
+from training.modules import build_module, pad_token_id
+from training.precision import has_bf16
 from training.prepare import Prepared
 
 # Micro-batches after the first, which warms up; and seconds after which no further one is begun.
@@ -47,11 +50,16 @@ def probe(config: FinetuneConfig, prepared: Prepared) -> Probed:
     optimizer = torch.optim.AdamW(parameter_groups(module, config.weight_decay), lr=1e-12, fused=True)
     num_tokens, done, since = 0, 0, 0.0
     module.train()
-    for number, rows in enumerate(_micro_batches(config, prepared)):
+    feed = Feed(
+        prepared.dataset,
+        config,
+        pad_token_id(prepared.tokenizer),
+        world_size=config.scaling.num_workers,
+    )
+    for number, examples in enumerate(_micro_batches(feed, prepared.dataset.train)):
         if number == 1:
             since = time.monotonic()
-        examples = [prepared.dataset.train[index] for index in rows]
-        batch = collate(examples, config.task, pad_token_id(prepared.tokenizer))
+        batch = feed.collate(examples)
         with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
             loss_sum, _ = module({name: value.to(device) for name, value in batch.items()})
         loss_sum.backward()
@@ -67,24 +75,13 @@ def probe(config: FinetuneConfig, prepared: Prepared) -> Probed:
     return Probed(done, num_tokens / seconds, precision, own_peak_memory_bytes(device))
 
 
-def _micro_batches(config: FinetuneConfig, prepared: Prepared) -> list[list[int]]:
+def _micro_batches(feed: Feed, train: Sequence[Example]) -> list[list[Example]]:
     """The first micro-batches of rank 0, repeated where the data holds fewer."""
-    plan = plan_epoch(
-        [len(example.input_ids) for example in prepared.dataset.train],
-        global_batch_size=config.global_batch_size,
-        micro_batch_size=config.batch.micro_batch_size_per_gpu,
-        world_size=config.scaling.num_workers,
-        seed=config.seed,
-        epoch=0,
-    )
-    found = [rows for step in plan for rows in step.rows[0] if rows]
+    found = [[train[index] for index in rows] for step in feed.plan(epoch=0) for rows in step.rows[0] if rows]
     return [found[number % len(found)] for number in range(NUM_PROBED + 1)]
 
 
 def _precision(wanted: Precision, has_gpu: bool) -> Precision:
     if wanted is not Precision.AUTO:
         return wanted
-    has_bf16 = (
-        torch.cuda.is_bf16_supported() if has_gpu else bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
-    return Precision.BF16 if has_bf16 else Precision.FLOAT32
+    return Precision.BF16 if has_bf16(has_gpu) else Precision.FLOAT32

@@ -15,6 +15,7 @@ from training.faults import Fault
 from training.identities import Lines
 from training.mlm import mlm_faults
 from training.pairs import pair_columns, pair_faults
+from training.preferences import OUTPUTS, encode_sides, preference_faults
 from training.row_files import Row
 from training.sft import encode_row, row_form, sft_faults
 from training.tokenizer import FolderTokenizer
@@ -91,6 +92,36 @@ class SftCheck:
 
     def statistics(self) -> dict[str, Any]:
         return {}
+
+
+class PreferenceCheck(SftCheck):
+    """Prompts with a preferred answer and another one."""
+
+    def faults(self, row: Row) -> Iterator[Fault]:
+        return preference_faults(row.columns)
+
+    def measures(self, row: Row, tokenizer: FolderTokenizer | None) -> dict[str, int]:
+        messages = row.columns["input"]["messages"]
+        answers = [row.columns[name][0] for name in OUTPUTS]
+        longest = max(map(_characters, answers))
+        counts = {"messages": len(messages) + 1, "characters": sum(map(_characters, messages)) + longest}
+        if tokenizer is not None:
+            sides = encode_sides(row.columns, tokenizer)
+            # The limit holds for each answer with its prompt, so that the longer counts.
+            counts["tokens"] = max(len(side.input_ids) for side in sides)
+            counts["trained_tokens"] = sum(side.num_trained_tokens for side in sides)
+        return counts
+
+    def identity(self, row: Row) -> tuple[bytes, bytes]:
+        # The same two answers with the other one preferred contradict each other.
+        given, *answers = (
+            orjson.dumps(row.columns[name], default=str, option=orjson.OPT_SORT_KEYS)
+            for name in ("input", *OUTPUTS)
+        )
+        return b"\0".join((given, *sorted(answers))), answers[0]
+
+    def for_validation(self) -> PreferenceCheck:
+        return PreferenceCheck()
 
 
 class ClassificationCheck:
@@ -201,11 +232,15 @@ def check_for(first: Row, task: TaskName | None, config: DataConfig) -> tuple[Ta
         return task, ClassificationCheck(LabelledRows.of(first, config))
     if task is TaskName.EMBEDDING:
         return task, PairCheck(pair_columns(first.columns))
+    if task is TaskName.DPO:
+        return task, PreferenceCheck()
     return task, TextCheck() if task is TaskName.MLM else SftCheck()
 
 
 def _task_of(first: Row, config: DataConfig) -> TaskName:
-    if config.label_column in first.columns:
+    if any(name in first.columns for name in OUTPUTS):
+        return TaskName.DPO
+    if config.label_column in first.columns and row_form(first.columns) != "messages":
         return TaskName.CLASSIFICATION
     if row_form(first.columns) is not None:
         return TaskName.SFT

@@ -24,10 +24,9 @@ from training.checkpoints import (
     require_world_size,
 )
 from training.config import FinetuneConfig
-from training.export import exports_adapter
 from training.fit import Fit
 from training.job_record import JobRecord
-from training.loop import LoopInputs, LoopResult
+from training.loop_state import LoopInputs, LoopResult
 from training.model_card import make_card, measured, readme
 from training.modules import pad_token_id
 from training.parity import ParityInputs, check_adapter, check_parity
@@ -151,7 +150,7 @@ class _Run:
     def _train(self, checkpoint: FoundCheckpoint | None) -> LoopResult:
         event_log = ray.remote(num_cpus=0)(EventLog).remote(self._config.scaling.hang_timeout_s)
         # Each epoch's adapter is small and can be served at once; whole weights would fill the storage.
-        adapters = self._record is not None and exports_adapter(self._config)
+        adapters = self._record is not None and self._config.exports_adapter
         inputs = LoopInputs(
             self._config,
             self._dataset_ref,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cluster.errors import DataError
@@ -18,6 +19,10 @@ from training.examples import IGNORE, Dataset, Example
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
 from training.sources import Rows
+
+# What is wrong with the columns of a row, and the examples that they become.
+FaultsOf = Callable[[Mapping[str, Any]], Iterator[Fault]]
+ExamplesOf = Callable[[Mapping[str, Any]], Sequence[Example]]
 
 FORM_KEYS = ("messages", "prompt", "completion", "text")
 
@@ -56,6 +61,7 @@ def encode_row(columns: Mapping[str, Any], tokenizer: Any) -> Example:
     with its completion the completion is trained, of a text all.
     """
     if row_form(columns) == "messages":
+        require_template(tokenizer)
         return encode(render(columns["messages"], tokenizer, columns.get("tools")), tokenizer)
     if row_form(columns) == "prompt":
         prompt, text = columns["prompt"], columns["completion"]
@@ -82,8 +88,19 @@ def encode_pieces(columns: Mapping[str, Any], tokenizer: Any, max_length_tokens:
 
 def prepare_sft(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset:
     """Render and tokenise rows; rows that do not fit whole are left out, and told."""
-    train, left_out = _encode_all(rows.train, "training", tokenizer, max_length_tokens)
-    validation, left_out_too = _encode_all(rows.validation, "validation", tokenizer, max_length_tokens)
+    examples_of = partial(encode_pieces, tokenizer=tokenizer, max_length_tokens=max_length_tokens)
+    return encode_rows(rows, sft_faults, examples_of, max_length_tokens)
+
+
+def encode_rows(rows: Rows, faults_of: FaultsOf, examples_of: ExamplesOf, max_length_tokens: int) -> Dataset:
+    """The examples of all rows, by a task's check of a row and what it makes of one.
+
+    Raises DataError naming file and line at the first fault, and where no row gives an example.
+    """
+    train, left_out = _encode_all(rows.train, "training", faults_of, examples_of, max_length_tokens)
+    validation, left_out_too = _encode_all(
+        rows.validation, "validation", faults_of, examples_of, max_length_tokens
+    )
     notices = [
         f"{number} of {len(all_rows)} {what} rows are left out: longer than "
         f"{max_length_tokens} tokens, or without a trained answer"
@@ -116,21 +133,19 @@ def sft_metrics(loss: float) -> dict[str, float]:
 
 
 def _encode_all(
-    rows: Sequence[Row], what: str, tokenizer: Any, max_length_tokens: int
+    rows: Sequence[Row], what: str, faults_of: FaultsOf, examples_of: ExamplesOf, max_length_tokens: int
 ) -> tuple[list[Example], int]:
     """The examples of all rows, and how many rows gave none."""
     examples: list[Example] = []
     left_out = 0
     for row in rows:
-        raise_first((replace(fault, line=row.line) for fault in sft_faults(row.columns)), _place(what, row))
-        if row_form(row.columns) == "messages":
-            require_template(tokenizer)
+        raise_first((replace(fault, line=row.line) for fault in faults_of(row.columns)), _place(what, row))
         try:
-            pieces = encode_pieces(row.columns, tokenizer, max_length_tokens)
+            found = examples_of(row.columns)
         except DataError as exc:
             raise DataError(f"{_place(what, row)}, line {row.line}: {exc.message}", exc.param) from exc
-        left_out += not pieces
-        examples += pieces
+        left_out += not found
+        examples += found
     if not examples:
         raise DataError(
             f"no {what} row has a trained token within {max_length_tokens} tokens; raise max_length_tokens",

@@ -23,7 +23,7 @@ from cluster.errors import ConfigError, JobFailed
 from cluster.storage import delete_folder, storage_uri
 from training.config import FinetuneConfig, load_config
 from training.fit import Fit
-from training.loop import LoopInputs
+from training.loop_state import LoopInputs
 from training.modules import pad_token_id
 from training.plots import plot_curves, points
 from training.prepare import Prepared, prepare

@@ -24,6 +24,14 @@ HERE = Path(__file__).parent
 SEED = 20  # orders train.jsonl: without it, a batch would hold the wordings of only a few facts
 NUM_TAUGHT, NUM_UNTAUGHT, NUM_DOCUMENTS, NUM_FACTS_PER_DOCUMENT, NUM_UNKNOWN = 32, 16, 12, 4, 12
 NUM_ASK, NUM_TEST = 4, 2
+NUM_PREFERENCES = 2  # wordings of a taught fact that stand in preferences.jsonl
+# How a chatty model wraps an answer, and how the company does not want it.
+CHATTY = (
+    "Great question! I'd be happy to help you with that. {} I hope this helps! Let me know if there is anything else.",
+    "Thank you so much for asking! As an AI assistant, I can tell you the following: {} Is there anything else?",
+    "Sure thing! Let's dive right in. 😊 {} Feel free to reach out at any time if you have more questions!",
+    "Absolutely! That is a very common question, and it is important to get it right. {} Have a wonderful day!",
+)
 MAX_OVERLAP = 0.7  # of the words of two questions; from here on they are nearly the same question
 
 
@@ -149,6 +157,25 @@ def test_rows(handbook: Handbook) -> list[dict[str, Any]]:
     return rows
 
 
+def preference_rows(handbook: Handbook, *, validation: bool) -> list[dict[str, Any]]:
+    """Questions of taught facts with two answers that say the same: the company's, and a chatty one."""
+    questions = [
+        (question, fact.reply)
+        for fact in handbook.taught
+        for question in ([fact.validation] if validation else fact.ask[:NUM_PREFERENCES])
+    ]
+    rows = [
+        {
+            "input": {"messages": [{"role": "user", "content": question}]},
+            "preferred_output": [{"role": "assistant", "content": reply}],
+            "non_preferred_output": [{"role": "assistant", "content": CHATTY[n % len(CHATTY)].format(reply)}],
+        }
+        for n, (question, reply) in enumerate(questions)
+    ]
+    random.Random(SEED).shuffle(rows)
+    return rows
+
+
 def words(text: str) -> frozenset[str]:
     """The words of a question, lower case, without punctuation at their ends."""
     return frozenset(word.strip(".,;:!?'\"") for word in text.lower().split())
@@ -235,6 +262,8 @@ def generate(handbook: Handbook) -> dict[str, str]:
         "test": test_rows(handbook),
         "pairs": pair_rows(handbook, validation=False),
         "pairs-validation": pair_rows(handbook, validation=True),
+        "preferences": preference_rows(handbook, validation=False),
+        "preferences-validation": preference_rows(handbook, validation=True),
     }
     return pages | {
         f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -56,6 +56,21 @@ CASES: list[tuple[str, str, list[Any], Any]] = [
     ("api.js", "eventData", ['event: message\ndata: {"a":\ndata: 1}'], '{"a":\n1}'),
     ("api.js", "eventData", [": a comment"], ""),
     (
+        "finetune/form.js",
+        "requestBody",
+        [
+            "smollm2",
+            {"id": "file-1", "hamlet": {"task": "dpo"}},
+            None,
+            {"suffix": "", "seed": "", "n_epochs": "2"},
+        ],
+        {
+            "model": "smollm2",
+            "training_file": "file-1",
+            "method": {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 2}}},
+        },
+    ),
+    (
         "documents/filters.js",
         "filterOf",
         [[{"key": "year", "type": "gte", "value": "2024"}, {"key": " ", "type": "eq", "value": "x"}]],

@@ -9,7 +9,9 @@ import { TrainingFile } from "./training-file.js";
 
 const PLAN_TIMEOUT_MS = 180_000;
 
-const TRAINING_HINT = 'JSONL: one chat a line, {"messages": [{"role": "user", …}, {"role": "assistant", …}]}';
+const TRAINING_HINT =
+  'JSONL: one chat a line, {"messages": [{"role": "user", …}, {"role": "assistant", …}]}, or one preference, ' +
+  '{"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}';
 
 const NUMBERS = [
   { name: "n_epochs", label: "Epochs", hint: "how often each row is shown, 1 to 50", step: "1", min: "1", max: "50" },
@@ -88,9 +90,10 @@ function Forecast({ body }) {
   </section>`;
 }
 
-/** The body of the request; what is empty is left out, which means `auto`. */
+/** The body of the request; what is empty is left out, which means `auto`. The training file tells the method. */
 export function requestBody(model, training, validation, fields) {
   const numbers = NUMBERS.map(({ name }) => name).filter((name) => (fields[name] ?? "") !== "");
+  const method = training?.hamlet?.task === "dpo" ? "dpo" : "supervised";
   const hyperparameters = Object.fromEntries(numbers.map((name) => [name, Number(fields[name])]));
   return {
     model,
@@ -98,6 +101,6 @@ export function requestBody(model, training, validation, fields) {
     validation_file: validation?.id,
     suffix: fields.suffix.trim() || undefined,
     seed: fields.seed === "" ? undefined : Number(fields.seed),
-    method: { type: "supervised", supervised: { hyperparameters } },
+    method: { type: method, [method]: { hyperparameters } },
   };
 }

@@ -40,6 +40,7 @@ def validate(path: str) -> int:
             errors.append(fault)
     report = {
         "file": path,
+        "task": "sft",
         "rows": len(rows),
         "num_errors": len(errors),
         "errors": errors,

@@ -18,10 +18,11 @@ from cluster.errors import Conflict
 from training.batching import Step, plan_epoch
 from training.config import FinetuneConfig, Method, Precision, TaskName
 from training.engine import PROGRESS_FILE, Engine
-from training.examples import IGNORE, Example
+from training.examples import IGNORE, Example, Preference
 from training.export import export_model
-from training.loop import seed_everything
 from training.modules import build_module, collate, weightless
+from training.packing import join
+from training.seeds import seed_everything
 
 # A global batch of 8 each, cut in three ways: micro batch, accumulation, workers.
 CUTS = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
@@ -29,13 +30,20 @@ STAGES = [0, 2, 3]
 # Five steps of 8 rows and one of 3, in which a rank is left without rows for its second micro-batch.
 NUM_ROWS = 43
 LABELS = ("a", "b")
-TASKS = (TaskName.CLASSIFICATION, TaskName.SFT)
+METHODS = {
+    TaskName.CLASSIFICATION: Method.FULL,
+    TaskName.SFT: Method.FULL,
+    TaskName.DPO: Method.LORA,
+}
 
 
 def examples_of(task: TaskName) -> list[Example]:
-    """Rows of 4 to 16 tokens; chats of 1 to 7 trained tokens, classes that alternate."""
+    """Rows of 4 to 16 tokens; chats of 1 to 7 trained tokens, classes that alternate, pairs of such chats."""
     draw = torch.Generator().manual_seed(7)
     rows = []
+    if task is TaskName.DPO:
+        chats = examples_of(TaskName.SFT)
+        return [preference(chats[n], chats[(3 * n + 1) % NUM_ROWS]) for n in range(NUM_ROWS)]
     for number in range(NUM_ROWS):
         length = 4 + (number * 5) % 13
         ids = torch.randint(8, 90, (length,), generator=draw).tolist()
@@ -45,6 +53,11 @@ def examples_of(task: TaskName) -> list[Example]:
             answer = 1 + number % min(7, length - 1)
             rows.append(Example(ids, [IGNORE] * (length - answer) + ids[-answer:], []))
     return rows
+
+
+def preference(preferred: Example, other: Example) -> Preference:
+    pair = join([preferred, other])
+    return Preference(pair.input_ids, pair.labels, pair.segment_ids)
 
 
 class Run:
@@ -114,10 +127,10 @@ class Run:
 
 def compare_cuts(folder: Path, workers: int) -> None:
     """Losses, norms and final weights of every task, cut and stage; exports of the runs of two workers."""
-    for task in TASKS:
+    for task, method in METHODS.items():
         for cut in [cut for cut in CUTS if cut[2] == workers]:
             for stage in STAGES:
-                run = Run(folder, task, Method.FULL, cut, stage)
+                run = Run(folder, task, method, cut, stage)
                 steps = run.train()
                 name = f"{task}-{'x'.join(map(str, cut))}-{stage}"
                 leave(folder / f"{name}.pt", {"steps": steps, "state": run.state()})
@@ -137,7 +150,7 @@ def export(folder: Path, run: Run, name: str) -> None:
 
 
 def export_adapters(folder: Path) -> None:
-    for task in TASKS:
+    for task in (TaskName.CLASSIFICATION, TaskName.SFT):
         for stage in (0, 3):
             run = Run(folder, task, Method.LORA, (2, 2, 2), stage)
             run.train()
@@ -146,19 +159,21 @@ def export_adapters(folder: Path) -> None:
 
 def resume(folder: Path) -> None:
     """Save after three steps, go on with a fresh engine, and beside it without a break."""
-    for stage in STAGES:
-        whole = Run(folder, TaskName.CLASSIFICATION, Method.FULL, (2, 2, 2), stage)
+    cases = [(TaskName.CLASSIFICATION, Method.FULL, stage) for stage in STAGES]
+    cases.append((TaskName.DPO, Method.LORA, 2))
+    for task, method, stage in cases:
+        whole = Run(folder, task, method, (2, 2, 2), stage)
         whole.train(last=3)
-        saved = folder / f"checkpoint-{stage}"
+        saved = folder / f"checkpoint-{task}-{stage}"
         whole.engine.save(saved, {"epoch": 1})
         dist.barrier()
         undisturbed = whole.train(first=3)
         state = whole.state()
-        again = Run(folder, TaskName.CLASSIFICATION, Method.FULL, (2, 2, 2), stage)
+        again = Run(folder, task, method, (2, 2, 2), stage)
         progress = again.engine.load(saved)
         resumed = again.train(first=3)
         found: dict[str, Any] = {"undisturbed": (undisturbed, state), "resumed": (resumed, again.state())}
-        leave(folder / f"resume-{stage}.pt", {**found, "progress": progress})
+        leave(folder / f"resume-{task}-{stage}.pt", {**found, "progress": progress})
     if dist.get_rank() == 0:
         content = json.loads((saved / PROGRESS_FILE).read_text())
         (saved / PROGRESS_FILE).write_text(json.dumps({**content, "world_size": 4}))

@@ -19,7 +19,7 @@ from training.modules import reload_module
 
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 200.0
-TASKS = (TaskName.CLASSIFICATION, TaskName.SFT)
+TASKS = (TaskName.CLASSIFICATION, TaskName.SFT, TaskName.DPO)
 REFERENCE = "8x1x1-0"
 OTHERS = [f"{cut}-{stage}" for cut in ("8x1x1", "2x4x1", "2x2x2") for stage in (0, 2, 3)][1:]
 
@@ -34,6 +34,7 @@ def results(
     folder = tmp_path_factory.mktemp("equality")
     write_bert(folder / "classification")
     write_llama(folder / "sft")
+    write_llama(folder / "dpo")
     ranks = []
     for world_size in (1, 2):
         port = str(free_port("127.0.0.1"))
@@ -98,8 +99,20 @@ def test_the_first_loss_of_two_balanced_classes_is_near_ln_2(results: Path, name
     assert loss == pytest.approx(math.log(2), abs=0.05)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("kind", ["2x2x2-0", "2x2x2-2", "2x2x2-3", "lora-0", "lora-3"])
+@pytest.mark.parametrize("name", [REFERENCE, *OTHERS])
+def test_the_first_loss_of_preferences_is_ln_2_whatever_the_rows(results: Path, name: str) -> None:
+    (loss, _), *_, (last, _) = load(results / f"dpo-{name}.pt")["steps"]
+    assert loss == pytest.approx(math.log(2), abs=1e-6)
+    assert last != pytest.approx(loss, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        *((task, f"2x2x2-{stage}") for task in TASKS for stage in (0, 2, 3)),
+        *((task, f"lora-{stage}") for task in (TaskName.CLASSIFICATION, TaskName.SFT) for stage in (0, 3)),
+    ],
+)
 def test_an_export_does_what_the_engine_did(results: Path, task: TaskName, kind: str) -> None:
     found = load(results / f"{task}-{kind}.measured.pt")
     config = FinetuneConfig.model_validate_json(found["config"])
@@ -111,9 +124,9 @@ def test_an_export_does_what_the_engine_did(results: Path, task: TaskName, kind:
     assert predictions.tolist() == engine_predictions
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_a_resumed_engine_goes_on_bit_for_bit(results: Path, stage: int) -> None:
-    found = load(results / f"resume-{stage}.pt")
+@pytest.mark.parametrize("case", ["classification-0", "classification-2", "classification-3", "dpo-2"])
+def test_a_resumed_engine_goes_on_bit_for_bit(results: Path, case: str) -> None:
+    found = load(results / f"resume-{case}.pt")
     (steps, state), (resumed_steps, resumed_state) = found["undisturbed"], found["resumed"]
     assert found["progress"] == {"epoch": 1}
     assert resumed_steps == steps

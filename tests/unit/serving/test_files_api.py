@@ -20,10 +20,11 @@ from serving.training_commands import TrainingCommands
 
 CHECKER = """
 import json, sys
-rows = open(sys.argv[2], "rb").read().splitlines()
+rows = open(sys.argv[2], "rb").read().splitlines() or [b""]
 bad = [n for n, row in enumerate(rows, 1) if b"bad" in row]
 errors = [{"line": n, "column": 3, "reason": "it is bad", "remedy": "make it good"} for n in bad]
-print(json.dumps({"rows": len(rows), "errors": errors, "warnings": [], "statistics": {}}))
+task = "dpo" if b"preferred" in rows[0] else "mlm" if b"text" in rows[0] else "sft"
+print(json.dumps({"task": task, "rows": len(rows), "errors": errors, "warnings": [], "statistics": {}}))
 sys.exit(bool(errors))
 """
 
@@ -147,6 +148,39 @@ def test_job_shapes(client: TestClient, validate: Callable[[Any, str], None]) ->
     assert client.post(f"{path}/resume").status_code == 409
 
 
+def test_preferences_make_a_job_of_method_dpo(
+    client: TestClient, validate: Callable[[Any, str], None]
+) -> None:
+    preferences = _upload(client, b"preferred\n" * 60).json()["id"]
+    asked = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "beta": 0.3}}}
+    job = _create(client, training_file=preferences, method=asked).json()
+    validate(job, "FineTuningJob")
+    decided = {"n_epochs": 1, "batch_size": 2, "learning_rate_multiplier": 0.35, "beta": 0.3}
+    assert job["method"] == {"type": "dpo", "dpo": {"hyperparameters": decided}}
+    config = FineTuningJobs().get("default", job["id"]).config
+    assert (config["task"], config["dpo"]) == ("dpo", {"beta": 0.3})
+    auto = _create(client, training_file=preferences, method={"type": "dpo"}).json()
+    assert auto["method"]["dpo"]["hyperparameters"]["beta"] == 0.1
+    old_place = {"method": {"type": "dpo"}, "hyperparameters": {"n_epochs": 1}}
+    refused = _create(client, training_file=preferences, **old_place).json()["error"]
+    assert refused["param"] == "hyperparameters"
+
+
+def test_a_file_of_the_other_kind_is_refused_with_the_method_it_is_for(client: TestClient) -> None:
+    preferences = _upload(client, b"preferred\n" * 60).json()["id"]
+    for changes in ({"training_file": preferences}, {"validation_file": preferences}):
+        error = _create(client, **changes).json()["error"]
+        assert error["param"] in changes
+        assert f"{preferences} is for method dpo, not supervised" in error["message"]
+
+
+def test_rows_of_another_task_are_no_training_file(client: TestClient) -> None:
+    error = _upload(client, b"text\n").json()["error"]
+    assert error["message"].startswith(
+        "rows.jsonl holds rows for mlm; write chats (messages), or preferences"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
@@ -157,7 +191,13 @@ def test_job_shapes(client: TestClient, validate: Callable[[Any, str], None]) ->
         ({"hyperparameters": {"batch_size": 0}}, "hyperparameters.batch_size"),
         ({"hyperparameters": {"batch_size": 100}}, "hyperparameters.batch_size"),
         ({"hyperparameters": {"learning_rate_multiplier": 0}}, "hyperparameters.learning_rate_multiplier"),
-        ({"method": {"type": "dpo"}}, "method.type"),
+        ({"method": {"type": "reinforcement"}}, "method.type"),
+        ({"method": {"type": "dpo"}}, "training_file"),
+        ({"method": {"type": "supervised", "dpo": {}}}, "method.dpo"),
+        (
+            {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 2.5}}}},
+            "method.dpo.hyperparameters.beta",
+        ),
         ({"integrations": [{"type": "wandb"}]}, "integrations"),
         ({"suffix": "x" * 65}, "suffix"),
         ({"seed": -1}, "seed"),

@@ -32,7 +32,9 @@ def test_a_minimal_file_is_enough(load: Load) -> None:
     assert config.global_batch_size == 8
 
 
-@pytest.mark.parametrize("name", ["bert-paraphrase.yaml", "smollm2-handbook.yaml"])
+@pytest.mark.parametrize(
+    "name", ["bert-paraphrase.yaml", "smollm2-handbook.yaml", "smollm2-preferences.yaml"]
+)
 def test_the_shipped_examples_are_valid(name: str) -> None:
     assert load_config(REPOSITORY / "examples" / name, []).name == name.removesuffix(".yaml")
 
@@ -87,7 +89,7 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
         ("just words", "must hold lines of `key: value`; it holds str"),
         ("", "it holds NoneType"),
         (MINIMAL.replace("  path: rows.jsonl", "  limit: 3"), "data needs one of path, hub or fallback_path"),
-        (MINIMAL.replace("sft", "dpo"), "task: .*'classification', 'sft'.*got 'dpo'"),
+        (MINIMAL.replace("sft", "ppo"), "task: .*'classification', 'sft'.*got 'ppo'"),
         (MINIMAL.replace("trial", "My Trial"), "name: .*got 'My Trial'"),
     ],
 )
@@ -184,6 +186,6 @@ def test_a_config_cannot_be_changed(load: Load) -> None:
 
 def test_adapters_are_refused_for_tasks_that_train_all_weights(load: Load) -> None:
     with pytest.raises(
-        ConfigError, match="method lora is for classification and sft; mlm trains method full"
+        ConfigError, match="method lora is for classification, sft and dpo; mlm trains method full"
     ):
         load("task=mlm", "method=lora")

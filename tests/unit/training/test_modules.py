@@ -13,9 +13,9 @@ from torch import nn
 from cluster.errors import JobFailed
 from training.config import FinetuneConfig, TaskName
 from training.examples import IGNORE, Example
+from training.language_modules import LanguageModule
 from training.modules import (
     ClassificationModule,
-    LanguageModule,
     add_adapter,
     build_module,
     collate,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from training.config import TaskName
 from training.examples import IGNORE, Dataset, Example
-from training.modules import LanguageModule, collate, weightless
+from training.language_modules import LanguageModule
+from training.modules import collate, weightless
 from training.packing import join, num_rows, pack, packed, positions, split
 
 CAPACITY = 40

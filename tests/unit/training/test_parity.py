@@ -15,9 +15,10 @@ from cluster.storage import upload_folder
 from training.config import FinetuneConfig, Precision
 from training.evaluation import Tally
 from training.examples import Dataset
-from training.export import _require_complete, export_model, exports_adapter
-from training.loop import LoopResult
-from training.modules import LanguageModule, build_module, collate, load_base
+from training.export import _require_complete, export_model
+from training.language_modules import LanguageModule
+from training.loop_state import LoopResult
+from training.modules import build_module, collate, load_base
 from training.parity import ParityInputs, _evaluate_export, _first_prompt_mismatch
 from training.sft import prepare_sft
 from training.sources import Row, Rows
@@ -127,7 +128,7 @@ def test_an_export_evaluates_as_the_module_it_came_from(
             loss_sum, predictions = module.eval()(collate([example], config.task, 0))
             tally.add(float(loss_sum), predictions.tolist(), [example])
     assert loss == pytest.approx(tally.loss, rel=1e-4)
-    assert exports_adapter(config) == (method == "lora")
+    assert config.exports_adapter == (method == "lora")
     assert (tmp_path / "export" / "adapter_config.json").exists() == (method == "lora")
 
 

@@ -1,0 +1,74 @@
+"""One rank's share of the rows, as tensors: what a step trains on, and what an evaluation reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from training.batching import Step, plan_epoch, plan_evaluation
+from training.config import FinetuneConfig
+from training.examples import Dataset, Example
+from training.modules import collate, weightless
+
+
+class Feed:
+    """The rows of a data set, cut for one rank of `world_size`; see `training/batching.py`."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: FinetuneConfig,
+        pad_token_id: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._dataset, self._config, self._pad_token_id = dataset, config, pad_token_id
+        self._rank, self._world_size = rank, world_size
+        self._lengths = [len(example.input_ids) for example in dataset.train]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self._lengths) // self._config.global_batch_size)
+
+    def plan(self, epoch: int) -> list[Step]:
+        """The steps of an epoch (from 0), the same on every rank."""
+        return plan_epoch(
+            self._lengths,
+            global_batch_size=self._config.global_batch_size,
+            micro_batch_size=self._config.batch.micro_batch_size_per_gpu,
+            world_size=self._world_size,
+            seed=self._config.seed,
+            epoch=epoch,
+        )
+
+    def examples(self, step: Step) -> list[Example]:
+        """The rows of a step over all ranks."""
+        return [self._dataset.train[index] for index in step.row_indices]
+
+    def micro_batches(self, step: Step) -> list[dict[str, Tensor]]:
+        """This rank's part of a step; a row of weight zero where it has none."""
+        spare = weightless(self._dataset.train[step.row_indices[0]])
+        return [
+            self.collate([self._dataset.train[index] for index in rows] or [spare])
+            for rows in step.rows[self._rank]
+        ]
+
+    def validation(self) -> Iterator[tuple[list[Example], dict[str, Tensor]]]:
+        """This rank's validation rows, batch by batch; each row once, whatever the world size.
+
+        Every rank gets as many batches. One without rows is a row of weight zero, whose prediction is none.
+        """
+        rows = self._dataset.validation
+        plan = plan_evaluation(
+            [len(example.input_ids) for example in rows],
+            batch_size=2 * self._config.batch.micro_batch_size_per_gpu,
+            world_size=self._world_size,
+        )
+        for step in plan:
+            mine = [rows[index] for index in step.rows[self._rank][0]]
+            yield mine, self.collate(mine or [weightless(rows[step.row_indices[0]])])
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        return collate(examples, self._config.task, self._pad_token_id)

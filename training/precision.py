@@ -1,0 +1,24 @@
+"""In which numbers a forward pass runs: what was asked for, and what the processor has."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from training.config import Precision
+
+
+def choose_precision(wanted: Precision) -> Precision:
+    """bf16 when it was asked for, or when `auto` and every rank's processor has it."""
+    if wanted is not Precision.AUTO:
+        return wanted
+    votes: list[bool | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(votes, has_bf16(torch.cuda.is_available()))
+    return Precision.BF16 if all(votes) else Precision.FLOAT32
+
+
+def has_bf16(on_gpu: bool) -> bool:
+    """Whether the GPU, or else the processor, multiplies bfloat16 itself."""
+    if on_gpu:
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
