@@ -1,14 +1,16 @@
-"""Filling collections as a user does: by `python -m retrieval`, in a process of its own."""
+"""Cutting documents and filling collections as a user does: by `python -m retrieval`, in a process of its own."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cluster.errors import JobFailed
+from evaluation.pairs import Passage
 
 
 def ingest(folder: Path, collection: str) -> float:
@@ -18,15 +20,23 @@ def ingest(folder: Path, collection: str) -> float:
     return time.monotonic() - started
 
 
+def passages_of(folder: Path) -> list[Passage]:
+    """What retrieval would index of a folder, without overlap. Raises JobFailed."""
+    rows = map(json.loads, _retrieval("chunks", str(folder), "--chunk-overlap-tokens", "0").splitlines())
+    return [Passage(PurePosixPath(row["document"]).name, row["context"], row["text"]) for row in rows]
+
+
 def drop(collection: str) -> None:
     _retrieval("delete", "--collection", collection, "--whole-collection")
 
 
-def _retrieval(*arguments: str) -> None:
+def _retrieval(*arguments: str) -> str:
+    """What the command prints."""
     result = run(("-m", "retrieval", *arguments))
     if result.returncode:
         words = " ".join((result.stderr or result.stdout).split())[-500:]
         raise JobFailed(f"python -m retrieval {arguments[0]} failed: {words}")
+    return result.stdout
 
 
 def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
