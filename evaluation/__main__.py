@@ -60,7 +60,12 @@ def compare(
         list[str] | None, typer.Argument(help="Dotted overrides: concurrency=2 weights.inference_time=0.3")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One seed and fewer questions; a few minutes.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="One training, at most 12 questions of each kind, 16 in flight; shorter loads, no larger indexes, "
+            "no data dependency, no re-training.",
+        ),
     ] = False,
     report: Annotated[
         str | None, typer.Option(help="Id of a report that was announced by /v1/evaluations.")

@@ -34,7 +34,6 @@ from evaluation.results import Measured, Results, collect
 from evaluation.scalability import Scalability, measure_scalability
 from evaluation.tuning import TrainedModel, Trainer, run_id_of, train_as_job, train_seeds
 
-
 # Several times the questions in flight, so that only the first and last of a block share a batch with another cell.
 BLOCK_QUESTIONS = 24
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from cluster.errors import JobFailed
 from evaluation.pairs import Passage
+
+logger = logging.getLogger(__name__)
 
 
 def ingest(folder: Path, collection: str) -> float:
@@ -36,6 +39,9 @@ def _retrieval(*arguments: str) -> str:
     if result.returncode:
         words = " ".join((result.stderr or result.stdout).split())[-500:]
         raise JobFailed(f"python -m retrieval {arguments[0]} failed: {words}")
+    for line in result.stderr.splitlines():
+        if line.startswith("skipped "):
+            logger.warning("%s", line)
     return result.stdout
 
 

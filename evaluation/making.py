@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
+from math import ceil
 from pathlib import Path, PurePosixPath
 
 from cluster.errors import ConfigError, DataError
@@ -71,10 +72,11 @@ class Made(Kept):
 def held_out_documents(names: Iterable[str], share: float) -> set[str]:
     """The documents, by file name, that no question is made from; at least one for a share above 0.
 
-    Chosen by a hash of the name, which is as good as chance and always the same.
+    Chosen by a hash of the name, which is as good as chance and always the same. They are the last to join a
+    growing share of the documents, so that studies with less data are not made of them alone.
     """
-    files = sorted({PurePosixPath(name).name for name in names})
-    return set(files) - set(part_of_files(files, 1 - share)) if share else set()
+    ranked = part_of_files(sorted({PurePosixPath(name).name for name in names}), 1)
+    return set(ranked[len(ranked) - ceil(share * len(ranked)) :])
 
 
 def sorted_by_split(questions: Iterable[Question], held_out: Collection[str]) -> list[Question]:
