@@ -198,7 +198,7 @@ def make(
         watcher.stage("cutting documents")
         passages = passages_of(documents)
         service = ServiceConfig(base_url=base_url, api_key_env=api_key_env, concurrency=concurrency)
-        made = make_questions(making, service, passages, asked, seed, out, watcher.stage, watcher.answered)
+        made = make_questions(making, service, passages, asked, seed, out, watcher)
     require_enough(made, min_pairs, out)
     typer.echo(f"{made.text} They are in {out}.")
 

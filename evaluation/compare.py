@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
 import orjson
 
@@ -33,19 +32,10 @@ from evaluation.report import render
 from evaluation.results import Measured, Results, collect
 from evaluation.scalability import Scalability, measure_scalability
 from evaluation.tuning import TrainedModel, Trainer, run_id_of, train_as_job, train_seeds
+from evaluation.watching import Watcher
 
 # Several times the questions in flight, so that only the first and last of a block share a batch with another cell.
 BLOCK_QUESTIONS = 24
-
-
-class Watcher(Protocol):
-    """Is told how far a comparison is."""
-
-    def stage(self, name: str, num_answers: int = 0) -> None:
-        """A stage begins, in which so many answers are asked for."""
-
-    def answered(self, answer: Answer) -> None:
-        """One of them is there."""
 
 
 class Ingested(Kept):
@@ -105,7 +95,7 @@ def compare(
     ingest_s = _ingest(config, watcher)
     made: Made | None = None
     if config.making is not None:
-        config, questions, made = with_made_training(config, questions, watcher.stage, watcher.answered)
+        config, questions, made = with_made_training(config, questions, watcher)
     if config.tuned_cells:
         watcher.stage("training")
     trained = train_seeds(config, report_id, trainer)

@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from math import ceil
 from pathlib import Path, PurePosixPath
 
 from cluster.errors import ConfigError, DataError
-from evaluation.answers import Answer, AnswerLog, Request
+from evaluation.answers import AnswerLog, Request
 from evaluation.asking import ask_all, first_model
 from evaluation.config import CompareConfig, Maker, MakingConfig, ServiceConfig
 from evaluation.data_dependency import part_of_files
@@ -24,6 +24,7 @@ from evaluation.indexing import passages_of
 from evaluation.kept import Kept, write_whole
 from evaluation.pairs import Fault, Pair, Passage, gap_pairs, read_pairs, sift
 from evaluation.questions import ANSWERABLE, Kind, Question
+from evaluation.watching import Watcher
 
 TOKENS_PER_PAIR = 80
 BY_RULE = "the rule of gaps"
@@ -98,8 +99,7 @@ def make_questions(
     test_questions: Collection[str],
     seed: int,
     out: Path,
-    on_stage: Callable[[str, int], None],
-    on_answer: Callable[[Answer], None],
+    watcher: Watcher,
 ) -> Made:
     """Make, sift and write the pairs to `out`, shuffled by `seed`, replies beside it; returns the figures.
 
@@ -119,7 +119,7 @@ def make_questions(
     else:
         service = teacher_of(making, service)
         maker = making.model or first_model(service)
-        pairs = _asked(making, service, maker, taught, seed, out, on_stage, on_answer)
+        pairs = _asked(making, service, maker, taught, seed, out, watcher)
     sifted = sift(pairs, taught, test_questions)
     _write(sifted.kept, seed, out)
     return Made(
@@ -137,8 +137,7 @@ def make_questions(
 def with_made_training(
     config: CompareConfig,
     questions: Sequence[Question],
-    on_stage: Callable[[str, int], None],
-    on_answer: Callable[[Answer], None],
+    watcher: Watcher,
 ) -> tuple[CompareConfig, list[Question], Made]:
     """The comparison with training rows made from its documents, and the questions sorted by the split.
 
@@ -149,11 +148,11 @@ def with_made_training(
     assert making is not None
     assert tuning is not None
     assert config.documents is not None
-    on_stage("cutting documents", 0)
+    watcher.stage("cutting documents")
     out = config.output / "made" / "training.jsonl"
     tests = [question.question for question in questions]
     passages = passages_of(config.documents)
-    made = make_questions(making, config, passages, tests, config.seed, out, on_stage, on_answer)
+    made = make_questions(making, config, passages, tests, config.seed, out, watcher)
     require_enough(made, making.min_pairs, out)
     content = out.read_text(encoding="utf-8")
     change = config.adaptability
@@ -206,13 +205,12 @@ def _asked(
     passages: Sequence[Passage],
     seed: int,
     out: Path,
-    on_stage: Callable[[str, int], None],
-    on_answer: Callable[[Answer], None],
+    watcher: Watcher,
 ) -> list[Pair]:
     requests = [_request(making, model, passage, seed) for passage in passages]
     with AnswerLog(out.with_suffix(".replies.jsonl")) as log:
-        on_stage("making questions", sum(log.find(request) is None for request in requests))
-        replies = ask_all(service, requests, log, on_answer)
+        watcher.stage("making questions", sum(log.find(request) is None for request in requests))
+        replies = ask_all(service, requests, log, watcher.answered)
     return [
         pair
         for reply, passage in zip(replies, passages, strict=True)

@@ -1,7 +1,7 @@
 """Question and answer pairs made from passages, and the checks that decide which are kept. Pure.
 
-No model judges a pair: each check is a rule that a reader can repeat. They hold in any language, since what
-they compare with is the passage and the documents themselves.
+No model judges a pair: each check is a rule that a reader can repeat. All but POINTING, which knows English, hold
+in any language, since what they compare with is the passage and the documents themselves.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ _LABEL = re.compile(r"^[\s>*#\-\d.()]*\**(q|question|a|answer)\s*\d*\**\s*[:.]\s
 # A question that cannot stand without the passage beside it.
 _POINTING = re.compile(r"\b(?:passage|paragraph|the text|this text|text above|the author)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+")
-_NAME_OR_NUMBER = re.compile(
-    r"(?:[^\W\d_]*\d[\w.,:/-]*\w|\d|[^\W\d_]*[A-Z]\w*)(?:[ -](?:\d[\w.,:/-]*\w|\d|[A-Z]\w+))*"
-)
+_TOKEN = re.compile(r"\w[\w.,:/-]*\w|\w")
 GAP = "____"
 
 
@@ -161,11 +159,25 @@ def gap_pairs(passage: Passage) -> Iterator[Pair]:
     "Leave lapses on 19 April." -> 'Which words are missing: "Leave lapses on ____."?'
     """
     for sentence in sentences(passage.text):
-        # The first word of a sentence is written large whatever it is.
-        found = _NAME_OR_NUMBER.search(sentence, pos=len(sentence.split(maxsplit=1)[0]))
+        found = _name_or_number(sentence)
         if found is not None:
-            gapped = f"{sentence[: found.start()]}{GAP}{sentence[found.end() :]}"
+            gapped = f"{sentence[: found.start]}{GAP}{sentence[found.stop :]}"
             yield Pair(passage, f'Which words are missing: "{gapped}"?', sentence)
+
+
+def _name_or_number(sentence: str) -> slice | None:
+    """Where the first words stand that begin large or hold a digit: "Leave lapses on 19 April." -> "19 April"."""
+    found: slice | None = None
+    # The first word of a sentence is written large whatever it is, and so is the English I.
+    for token in list(_TOKEN.finditer(sentence))[1:]:
+        is_marked = any(map(str.isdigit, token[0])) or (token[0][0].isupper() and token[0] != "I")
+        if found is None:
+            found = slice(token.start(), token.end()) if is_marked else None
+        elif is_marked and sentence[found.stop : token.start()] == " ":
+            found = slice(found.start, token.end())
+        else:
+            break
+    return found
 
 
 def sentences(text: str) -> list[str]:

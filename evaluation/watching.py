@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +19,16 @@ from rich.progress import (
 
 from cluster.reports import Report, Reports, ReportStatus
 from evaluation.answers import Answer
+
+
+class Watcher(Protocol):
+    """Is told how far a comparison is."""
+
+    def stage(self, name: str, num_answers: int = 0) -> None:
+        """A stage begins, in which so many answers are asked for."""
+
+    def answered(self, answer: Answer) -> None:
+        """One of them is there."""
 
 
 class TerminalWatcher:

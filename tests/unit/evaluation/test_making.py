@@ -32,13 +32,22 @@ PASSAGES = [
 GAPS = MakingConfig(maker=Maker.GAPS, min_pairs=2)
 
 
-def silent(*_: object) -> None: ...
+class Counting:
+    """A watcher that counts what was asked."""
+
+    def __init__(self) -> None:
+        self.num_answers = 0
+
+    def stage(self, name: str, num_answers: int = 0) -> None: ...
+
+    def answered(self, answer: Answer) -> None:
+        self.num_answers += 1
 
 
 def made_by(
     config: MakingConfig, out: Path, seed: int = 0, tests: Sequence[str] = (), passages: Any = PASSAGES
 ) -> Made:
-    return make_questions(config, ServiceConfig(), passages, tests, seed, out, silent, silent)
+    return make_questions(config, ServiceConfig(), passages, tests, seed, out, Counting())
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -120,12 +129,10 @@ def test_a_models_pairs_are_sifted_and_counted_and_no_passage_is_asked_twice(
 ) -> None:
     monkeypatch.setattr(making, "ask_all", scripted(REPLIES))
     config = MakingConfig(model="teacher", held_out=0, min_pairs=2)
-    asked: list[Answer] = []
+    watcher = Counting()
     for _ in range(2):
-        made = make_questions(
-            config, ServiceConfig(), PASSAGES, (), 0, tmp_path / "chat.jsonl", silent, asked.append
-        )
-    assert len(asked) == len(PASSAGES)
+        made = make_questions(config, ServiceConfig(), PASSAGES, (), 0, tmp_path / "chat.jsonl", watcher)
+    assert watcher.num_answers == len(PASSAGES)
     assert (made.maker, made.num_made, made.num_kept, made.num_passages_used) == ("teacher", 3, 1, 1)
     assert made.dropped == {Fault.NOT_IN_PASSAGE: 1, Fault.DUPLICATE: 1}
     [row] = rows_of(tmp_path / "chat.jsonl")
@@ -153,7 +160,7 @@ def test_a_comparison_trains_on_the_made_rows_and_is_told_which_questions_they_t
         Question(id=p.document, question="Where?", kind=Kind.TAUGHT, answer="310", document=p.document)
         for p in PASSAGES
     ]
-    changed, sorted_questions, made = with_made_training(config, questions, silent, silent)
+    changed, sorted_questions, made = with_made_training(config, questions, Counting())
     assert changed.training is not None
     assert len(rows_of(changed.training)) == made.num_kept == 3
     assert changed.tuning is not None
