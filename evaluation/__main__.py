@@ -174,7 +174,7 @@ def make(
     held_out: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of the documents that no question is made from.")
     ] = 0.0,
-    min_pairs: Annotated[int, typer.Option(min=1, help="Exit with 2 when fewer are kept.")] = 32,
+    min_pairs: Annotated[int, typer.Option(min=1, help="Exit with 2 when fewer are kept.")] = 24,
     tests: Annotated[
         Path | None, typer.Option(help="JSONL of test questions, none of which is made again.")
     ] = None,

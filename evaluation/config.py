@@ -146,7 +146,7 @@ class MakingConfig(Section):
     )
     per_passage: int = Field(3, ge=1, le=20, description="Questions asked for from each passage.")
     held_out: float = Field(0.25, ge=0, lt=1, description="Share of the documents that is held out.")
-    min_pairs: int = Field(32, ge=1, description="Fewer than these are not trained on.")
+    min_pairs: int = Field(24, ge=1, description="Fewer than these are not trained on.")
 
     @model_validator(mode="after")
     def _key_has_an_endpoint(self) -> Self:
