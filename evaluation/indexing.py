@@ -25,7 +25,9 @@ def ingest(folder: Path, collection: str) -> float:
 
 def passages_of(folder: Path) -> list[Passage]:
     """What retrieval would index of a folder, without overlap. Raises JobFailed."""
-    rows = map(json.loads, _retrieval("chunks", str(folder), "--chunk-overlap-tokens", "0").splitlines())
+    printed = _retrieval("chunks", str(folder), "--chunk-overlap-tokens", "0")
+    # Not splitlines(), which also cuts at characters that JSON strings may hold.
+    rows = [json.loads(line) for line in printed.split("\n") if line]
     return [Passage(PurePosixPath(row["document"]).name, row["context"], row["text"]) for row in rows]
 
 
