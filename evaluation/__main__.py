@@ -25,9 +25,19 @@ from evaluation.answers import AnswerLog
 from evaluation.asking import ask_all
 from evaluation.compare import compare as run_comparison
 from evaluation.compare import prepare, publish, requests_of
-from evaluation.config import CompareConfig, load_config, quick_form
+from evaluation.config import (
+    CompareConfig,
+    Maker,
+    MakingConfig,
+    ServiceConfig,
+    load_config,
+    quick_form,
+)
+from evaluation.indexing import passages_of
 from evaluation.kept import write_whole
+from evaluation.making import make_questions, require_enough
 from evaluation.policy import chosen_policy
+from evaluation.questions import load_questions
 from evaluation.report import percent
 from evaluation.results import Measured, collect
 from evaluation.summary import show
@@ -50,7 +60,12 @@ def compare(
         list[str] | None, typer.Argument(help="Dotted overrides: concurrency=2 weights.inference_time=0.3")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One seed and fewer questions; a few minutes.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="One training, at most 12 questions of each kind, 16 in flight; shorter loads, no larger indexes, "
+            "no data dependency, no re-training.",
+        ),
     ] = False,
     report: Annotated[
         str | None, typer.Option(help="Id of a report that was announced by /v1/evaluations.")
@@ -143,6 +158,53 @@ def score(
             f"{model} is right on {right.mean:.3f} of the questions, below {min_accuracy:.3f}", err=True
         )
         raise typer.Exit(1)
+
+
+@app.command(name="questions")
+def make(
+    documents: Annotated[Path, typer.Argument(help="Folder of documents, in any format that is ingested.")],
+    out: Annotated[Path, typer.Option(help="JSONL of chats to write; replies are kept beside it.")],
+    maker: Annotated[Maker, typer.Option(help="A model, or gaps: by rule, without one.")] = Maker.MODEL,
+    model: Annotated[
+        str | None, typer.Option(help="Model that is asked; by default the first one listed, the base.")
+    ] = None,
+    base_url: Annotated[
+        str, typer.Option(help="OpenAI-compatible endpoint, of a teacher model for example.")
+    ] = "http://127.0.0.1:8000/v1",
+    api_key_env: Annotated[
+        str, typer.Option(help="Environment variable with the key of that endpoint.")
+    ] = "OPENAI_API_KEY",
+    per_passage: Annotated[int, typer.Option(min=1, max=20, help="Questions for each passage.")] = 3,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Share of the documents that no question is made from.")
+    ] = 0.0,
+    min_pairs: Annotated[int, typer.Option(min=1, help="Exit with 2 when fewer are kept.")] = 24,
+    tests: Annotated[
+        Path | None, typer.Option(help="JSONL of test questions, none of which is made again.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the asking, and of the order of rows.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Passages in flight.")] = 4,
+) -> None:
+    """Make training questions from documents, to look at, correct and train on.
+
+    Kept are pairs whose answer stands in the passage, that no check finds fault with (docs/evaluation.md).
+    Example: `python -m evaluation questions examples/handbook/docs --out chat.jsonl --maker gaps`
+    """
+    making = MakingConfig(
+        maker=maker,
+        model=model,
+        per_passage=per_passage,
+        held_out=held_out,
+        min_pairs=min_pairs,
+    )
+    asked = [question.question for question in load_questions(tests)] if tests else []
+    with TerminalWatcher() as watcher:
+        watcher.stage("cutting documents")
+        passages = passages_of(documents)
+        service = ServiceConfig(base_url=base_url, api_key_env=api_key_env, concurrency=concurrency)
+        made = make_questions(making, service, passages, asked, seed, out, watcher)
+    require_enough(made, min_pairs, out)
+    typer.echo(f"{made.text} They are in {out}.")
 
 
 @contextmanager

@@ -10,16 +10,16 @@ from typing import Any
 
 import httpx
 import openai
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAI
 
 from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
 from evaluation.answers import Answer, AnswerLog, Hit, Request
-from evaluation.config import CompareConfig
+from evaluation.config import ServiceConfig
 
 GO_ON = "answers so far are kept; run the same command again to go on"
 
 
-def wait_until_ready(config: CompareConfig) -> None:
+def wait_until_ready(config: ServiceConfig) -> None:
     """Wait for the service. Raises Unavailable, with what it says is not ready, when the time is over.
 
     A service without `/readyz` that answers at all is taken for ready.
@@ -42,8 +42,25 @@ def wait_until_ready(config: CompareConfig) -> None:
         time.sleep(0.5)
 
 
+def api_key(config: ServiceConfig) -> str:
+    """The key, which the client wants even where the service asks for none."""
+    return os.environ.get(config.api_key_env, "unused")
+
+
+def first_model(config: ServiceConfig) -> str:
+    """The first model that the service lists: of ours, the base that it was deployed with. Errors as `ask_all`."""
+    client = OpenAI(base_url=config.base_url, api_key=api_key(config), max_retries=config.max_retries)
+    try:
+        with client:
+            return client.models.list().data[0].id
+    except openai.APIError as exc:
+        raise _translated(exc, config.base_url) from exc
+    except IndexError as exc:
+        raise NotFound(f"{config.base_url} lists no model; deploy one") from exc
+
+
 def ask_all(
-    config: CompareConfig,
+    config: ServiceConfig,
     requests: Sequence[Request],
     log: AnswerLog,
     on_answer: Callable[[Answer], None],
@@ -63,7 +80,7 @@ def ask_all(
     return [answer for request in requests if (answer := log.find(request)) is not None]
 
 
-def ask_again(config: CompareConfig, requests: Sequence[Request], at_once: int) -> list[Answer]:
+def ask_again(config: ServiceConfig, requests: Sequence[Request], at_once: int) -> list[Answer]:
     """Answers as they come, asked whether or not they are known: for measuring times. Errors as `ask_all`."""
     answers: list[Answer] = []
     asyncio.run(_ask(config, requests, answers.append, at_once))
@@ -71,12 +88,12 @@ def ask_again(config: CompareConfig, requests: Sequence[Request], at_once: int) 
 
 
 async def _ask(
-    config: CompareConfig, requests: Sequence[Request], keep: Callable[[Answer], None], at_once: int
+    config: ServiceConfig, requests: Sequence[Request], keep: Callable[[Answer], None], at_once: int
 ) -> None:
     queue = iter(requests)  # shared by the workers, which all run in this thread
     async with AsyncOpenAI(
         base_url=config.base_url,
-        api_key=os.environ.get("OPENAI_API_KEY", "unused"),
+        api_key=api_key(config),
         timeout=config.timeout_s,
         max_retries=config.max_retries,  # the client waits as Retry-After says
     ) as client:

@@ -1,6 +1,6 @@
 """A comparison from its configuration to its report.
 
-    ready? -> ingest -> train a model for each seed -> ask every cell -> studies -> verdict -> report
+    ready? -> ingest -> (make training rows) -> train for each seed -> ask every cell -> studies -> verdict -> report
 
 Every step keeps what it has done, so that the same command goes on after an interruption.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
 import orjson
 
@@ -21,6 +20,7 @@ from evaluation.config import TUNED, CompareConfig, retrieves
 from evaluation.data_dependency import Point, data_points
 from evaluation.indexing import ingest
 from evaluation.kept import Kept, once, write_whole
+from evaluation.making import Made, with_made_training
 from evaluation.questions import (
     GENERAL_QUESTIONS,
     Question,
@@ -32,16 +32,10 @@ from evaluation.report import render
 from evaluation.results import Measured, Results, collect
 from evaluation.scalability import Scalability, measure_scalability
 from evaluation.tuning import TrainedModel, Trainer, run_id_of, train_as_job, train_seeds
+from evaluation.watching import Watcher
 
-
-class Watcher(Protocol):
-    """Is told how far a comparison is."""
-
-    def stage(self, name: str, num_answers: int = 0) -> None:
-        """A stage begins, in which so many answers are asked for."""
-
-    def answered(self, answer: Answer) -> None:
-        """One of them is there."""
+# Several times the questions in flight, so that only the first and last of a block share a batch with another cell.
+BLOCK_QUESTIONS = 24
 
 
 class Ingested(Kept):
@@ -59,10 +53,13 @@ def prepare(config: CompareConfig) -> list[Question]:
 def requests_of(
     config: CompareConfig, questions: Iterable[Question], trained: Sequence[TrainedModel] = ()
 ) -> list[Request]:
-    """Every question of every cell and training run; those of one question stand together.
+    """Every question of every cell and training run, block by block of questions, and in a block cell by cell.
 
-    So a machine that grows slower or busier in the course of a run does so for all cells alike.
+    So a machine that grows slower or busier in the course of a run does so for all cells alike, and most answers
+    are made among others of their own cell: a batch that holds one adapter costs all of its answers the adapter.
     """
+    asked = list(questions)
+    blocks = [asked[start : start + BLOCK_QUESTIONS] for start in range(0, len(asked), BLOCK_QUESTIONS)]
     return [
         Request(
             cell,
@@ -74,9 +71,10 @@ def requests_of(
             variant,
             config.collection if retrieves(name) else None,
         )
-        for question in questions
+        for block in blocks
         for cell, model in config.cells.items()
         for variant, name in _models(model, trained)
+        for question in block
     ]
 
 
@@ -95,6 +93,9 @@ def compare(
     watcher.stage("waiting for the service")
     wait_until_ready(config)
     ingest_s = _ingest(config, watcher)
+    made: Made | None = None
+    if config.making is not None:
+        config, questions, made = with_made_training(config, questions, watcher)
     if config.tuned_cells:
         watcher.stage("training")
     trained = train_seeds(config, report_id, trainer)
@@ -111,6 +112,7 @@ def compare(
         questions=questions,
         answers=answers,
         trained=trained,
+        made=made,
         ingest_s=ingest_s,
         general_questions=general,
         general_answers=general_answers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -22,6 +23,13 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 TUNED = "{tuned}"  # in a cell's model name: the model that this comparison trains
 RAG_SUFFIX = "+rag"
+
+
+class Maker(StrEnum):
+    """Who makes training questions from documents."""
+
+    MODEL = "model"
+    GAPS = "gaps"
 
 
 class Weights(Section):
@@ -113,7 +121,47 @@ class ScalabilityConfig(Section):
     index_chunks: tuple[int, ...] = Field((), description="Sizes of made-up collections that are searched.")
 
 
-class CompareConfig(Section):
+class MakingConfig(Section):
+    """Training questions made from `documents`, where there are no training rows.
+
+    Documents are split before any question is made: none is made from those that are held out.
+    """
+
+    maker: Maker = Field(Maker.MODEL, description="Who makes them: a model, or a rule without one.")
+    model: str | None = Field(
+        None, description="Model that is asked; by default the first that the service lists, its base."
+    )
+    base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint of a teacher model; the comparison's by default."
+    )
+    api_key_env: str | None = Field(
+        None, description="Name of the environment variable with the key of that endpoint."
+    )
+    per_passage: int = Field(3, ge=1, le=20, description="Questions asked for from each passage.")
+    held_out: float = Field(0.25, ge=0, lt=1, description="Share of the documents that is held out.")
+    min_pairs: int = Field(24, ge=1, description="Fewer than these are not trained on.")
+
+    @model_validator(mode="after")
+    def _key_has_an_endpoint(self) -> Self:
+        if self.api_key_env is not None and self.base_url is None:
+            raise ValueError("api_key_env names the key of base_url; give base_url too")
+        return self
+
+
+class ServiceConfig(Section):
+    """An OpenAI-compatible endpoint, and how it is asked."""
+
+    base_url: str = Field("http://127.0.0.1:8000/v1", description="OpenAI-compatible endpoint.")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY", description="Name of the environment variable with its key, where it asks for one."
+    )
+    ready_timeout_s: float = Field(300, ge=0, description="Longest wait for the service to become ready.")
+    concurrency: int = Field(4, ge=1, le=256, description="Questions in flight.")
+    timeout_s: float = Field(120, gt=0, description="Longest wait for one attempt, in seconds.")
+    max_retries: int = Field(6, ge=0, description="Further attempts after 429, 503 or a lost connection.")
+
+
+class CompareConfig(ServiceConfig):
     """A comparison: which questions, which cells, how they are asked and how they are judged."""
 
     name: str = Field("comparison", description="Title of the report.")
@@ -127,8 +175,9 @@ class CompareConfig(Section):
     collection: str | None = Field(
         None, pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$", description="Collection that retrieval searches."
     )
-    base_url: str = Field("http://127.0.0.1:8000/v1", description="OpenAI-compatible endpoint.")
-    ready_timeout_s: float = Field(300, ge=0, description="Longest wait for the service to become ready.")
+    making: MakingConfig | None = Field(
+        None, description="Make the training rows from documents, in place of `training`."
+    )
     cells: dict[CellName, str] = Field(
         min_length=1,
         description="Cell to model name as asked over HTTP: rag: smollm2+rag, or tuned: '{tuned}'.",
@@ -144,9 +193,6 @@ class CompareConfig(Section):
     adaptability: AdaptabilityConfig | None = None
     scalability: ScalabilityConfig | None = None
     limit_per_kind: int | None = Field(None, ge=1, description="Only so many questions of each kind.")
-    concurrency: int = Field(4, ge=1, le=256, description="Questions in flight.")
-    timeout_s: float = Field(120, gt=0, description="Longest wait for one attempt, in seconds.")
-    max_retries: int = Field(6, ge=0, description="Further attempts after 429, 503 or a lost connection.")
     max_tokens: int = Field(48, ge=1, description="Answer length in tokens.")
     seed: int = Field(0, ge=0, description="Of the sampling of answers and of the bootstrap.")
     confidence: float = Field(
@@ -165,19 +211,21 @@ class CompareConfig(Section):
             raise ValueError(f"cells {list(self.tuned_cells)} name {TUNED}; give tuning.config, or a model")
         needed = {
             "documents": ("collection",),
-            "data_dependency": ("tuning", "training", "documents"),
+            "making": ("tuning", "documents"),
+            "data_dependency": ("tuning", "documents"),
             "adaptability": ("documents",),
         }
         for part, others in needed.items():
             for other in others:
                 if getattr(self, part) is not None and getattr(self, other) is None:
                     raise ValueError(f"{part} needs {other} too")
-        if (
-            self.adaptability is not None
-            and self.adaptability.retrain
-            and self.tuned_cells
-            and not self.training
-        ):
+        if self.training is not None and self.making is not None:
+            raise ValueError("training and making both give the training rows; leave one of them out")
+        has_rows = self.training is not None or self.making is not None
+        if self.data_dependency is not None and not has_rows:
+            raise ValueError("data_dependency needs training too, or making")
+        retrains = self.adaptability is not None and self.adaptability.retrain and bool(self.tuned_cells)
+        if retrains and not has_rows:
             raise ValueError("adaptability.retrain needs training, the rows in which the fact is changed")
         return self
 
@@ -193,14 +241,15 @@ def retrieves(model: str) -> bool:
 
 
 def quick_form(config: CompareConfig) -> CompareConfig:
-    """The same comparison in a quarter of the time: one seed, fewer questions, no training beside it.
+    """The same comparison in a fraction of the time: one training, fewer questions, more of them in flight.
 
-    What it leaves out stands in the report as not measured.
+    12 questions of a kind are kept, since on fewer hardly any two cells can be told apart after the correction for
+    all pairs. What is left out stands in the report as not measured.
     """
     changes: dict[str, Any] = {
         "limit_per_kind": min(config.limit_per_kind or 12, 12),
         "data_dependency": None,
-        "concurrency": max(config.concurrency, 8),
+        "concurrency": max(config.concurrency, 16),
         "output": config.output.with_name(config.output.name + "-quick"),
     }
     if config.tuning is not None:
@@ -209,7 +258,7 @@ def quick_form(config: CompareConfig) -> CompareConfig:
         changes["adaptability"] = config.adaptability.model_copy(update={"retrain": False})
     if config.scalability is not None:
         levels = config.scalability.at_once
-        small = {"index_chunks": (), "at_once": tuple(dict.fromkeys((levels[0], levels[-1])))}
+        small = {"index_chunks": (), "at_once": tuple(dict.fromkeys((levels[0], levels[-1]))), "rounds": 1}
         changes["scalability"] = config.scalability.model_copy(update=small)
     return config.model_copy(update=changes)
 

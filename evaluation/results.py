@@ -20,6 +20,7 @@ from evaluation.config import CompareConfig, retrieves
 from evaluation.cost import BreakEven, CellCost, break_evens, cell_cost, fixed_seconds_per_query
 from evaluation.data_dependency import Point, little_data_scores
 from evaluation.figures import CellFigures, cell_figures
+from evaluation.making import Made
 from evaluation.policy import policies
 from evaluation.questions import Question
 from evaluation.rows import Basis, speed_scores
@@ -36,6 +37,7 @@ class Measured:
     questions: Sequence[Question]
     answers: Sequence[Answer]
     trained: Sequence[TrainedModel] = ()
+    made: Made | None = None
     ingest_s: float = 0.0
     general_questions: Sequence[Question] = ()
     general_answers: Sequence[Answer] = ()
@@ -86,6 +88,7 @@ class Results:
             "verdict": asdict(verdict),
             "policies": {cell: policy.model_dump(mode="json") for cell, policy in self.policies.items()},
             "cells": [asdict(figures) for figures in self.cells],
+            "made_training": measured.made.model_dump(mode="json") if measured.made else None,
             "training": [run.model_dump(mode="json") for run in measured.trained],
             "costs": [asdict(cost) for cost in self.costs],
             "break_evens": [asdict(found) for found in self.break_evens],
@@ -160,6 +163,8 @@ def not_measured(config: CompareConfig, measured: Measured) -> Iterable[str]:
         yield "Scalability: throughput against requests at once, and latency against the size of the index."
     else:
         yield "Several replicas: what is said of them is a projection from one."
+    if measured.made is not None:
+        yield "Training rows by people: they were made from the documents, and checked by rules, not by reading."
     if not measured.trained:
         yield "Training cost: no model was trained here, so the cost is that of answering."
     if not measured.general_answers:

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from cluster.reports import Report, Reports, ReportStatus
 from evaluation.answers import Answer
+
+
+class Watcher(Protocol):
+    """Is told how far a comparison is."""
+
+    def stage(self, name: str, num_answers: int = 0) -> None:
+        """A stage begins, in which so many answers are asked for."""
+
+    def answered(self, answer: Answer) -> None:
+        """One of them is there."""
 
 
 class TerminalWatcher:
@@ -22,6 +40,8 @@ class TerminalWatcher:
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
         )
         self._console = Console(stderr=True)
         self._progress = Progress(*columns, console=self._console, disable=not self._console.is_terminal)

@@ -101,6 +101,34 @@ def _ingest(
 
 
 @app.command()
+def chunks(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders or fsspec URIs (s3://…).")],
+    embedder: Annotated[str, typer.Option(help="Embedding model that they are cut for.")] = DEFAULT_EMBEDDER,
+    chunk_tokens: Annotated[int, typer.Option(help="Longest chunk, in the embedder's tokens.")] = 192,
+    chunk_overlap_tokens: Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.")] = 32,
+) -> None:
+    """Print what ingest would index, a JSON object for each chunk: document, context, text. Nothing is indexed.
+
+    Example: [bold]python -m retrieval chunks examples/handbook/docs > chunks.jsonl[/]
+    """
+    from retrieval.embedding import Embedder
+    from retrieval.ingest import Skipped, chunker_for, cut_paths
+
+    config = retrieval_config(
+        collection="unused",
+        embedder=embedder,
+        chunk_tokens=chunk_tokens,
+        chunk_overlap_tokens=chunk_overlap_tokens,
+    )
+    skipped: list[Skipped] = []
+    for chunk in cut_paths(paths, chunker_for(Embedder(embedder), config), skipped):
+        row = {"document": chunk.document_id, "context": chunk.context, "text": chunk.text}
+        typer.echo(json.dumps(row, ensure_ascii=False))
+    for source in skipped:
+        typer.echo(f"skipped {source.uri}: {source.reason}", err=True)
+
+
+@app.command()
 def search(
     question: Annotated[str, typer.Argument(help="What to look for.")],
     collection: Annotated[

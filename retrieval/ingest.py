@@ -77,14 +77,7 @@ class Ingestor:
         self._config = config
         self._tenant = tenant
         self._on_document = on_document
-        self._chunker = Chunker(
-            embedder.tokenizer,
-            max_tokens=embedder.max_tokens,
-            chunk_tokens=config.chunk_tokens,
-            chunk_overlap_tokens=config.chunk_overlap_tokens,
-            context_tokens=config.context_tokens,
-            special_tokens=embedder.special_tokens,
-        )
+        self._chunker = chunker_for(embedder, config)
         collections.ensure(
             CollectionSpec(
                 config.collection, embedder.dimension, embedder.name, embedder.fingerprint, config.distance
@@ -176,6 +169,25 @@ class Ingestor:
             for item, vector in zip(window, dense, strict=True)
         ]
         self._collections.upsert(self._config.collection, points)
+
+
+def chunker_for(embedder: TextEmbedder, config: RetrievalConfig) -> Chunker:
+    """What cuts documents for this embedder. Raises ConfigError when chunks would not fit it."""
+    return Chunker(
+        embedder.tokenizer,
+        max_tokens=embedder.max_tokens,
+        chunk_tokens=config.chunk_tokens,
+        chunk_overlap_tokens=config.chunk_overlap_tokens,
+        context_tokens=config.context_tokens,
+        special_tokens=embedder.special_tokens,
+    )
+
+
+def cut_paths(roots: Sequence[str], chunker: Chunker, skipped: list[Skipped]) -> Iterator[Chunk]:
+    """The chunks of files and folders, without indexing them. Raises NotFound for a root without files."""
+    sources = {source.id: source for root in roots for source in find_sources(root)}
+    for document in _readable(sources.values(), {}, skipped, lambda _: None):
+        yield from chunker.cut(document)
 
 
 def _windows(items: Iterable[_Pending]) -> Iterator[list[_Pending]]:

@@ -103,3 +103,11 @@ def test_a_beir_folder_is_evaluated(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "r.json").read_text())
     assert figures["hybrid"]["mrr_at_10"]["mean"] == 1.0
     assert (tmp_path / "r.png").stat().st_size > 1000
+
+
+def test_chunks_are_printed_as_they_would_be_indexed_and_nothing_is() -> None:
+    rows = [json.loads(line) for line in retrieval("chunks", DOCS / "leave.md").splitlines()]
+    assert {row["document"] for row in rows} == {"examples/handbook/docs/leave.md"}
+    [lapses] = [row for row in rows if "19 April" in row["text"]]
+    assert lapses["context"] == "Leave"
+    assert "handbook" not in retrieval("list")

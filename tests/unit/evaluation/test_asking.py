@@ -7,7 +7,7 @@ import pytest
 
 from cluster.errors import DataError
 from evaluation.answers import Answer, AnswerLog, Request
-from evaluation.compare import requests_of
+from evaluation.compare import BLOCK_QUESTIONS, requests_of
 from evaluation.config import CompareConfig
 from evaluation.questions import Kind, Question
 
@@ -64,8 +64,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         AnswerLog(tmp_path / "answers.jsonl")
 
 
-def test_the_cells_of_one_question_are_asked_one_after_another(tmp_path: Path) -> None:
+def test_a_block_of_questions_is_asked_of_one_cell_after_another(tmp_path: Path) -> None:
     config = CompareConfig(questions=tmp_path, cells={"plain": "m", "rag": "m+rag"}, output=tmp_path)
-    questions = [QUESTION, QUESTION.model_copy(update={"id": "b"})]
-    asked = [(request.question.id, request.cell) for request in requests_of(config, questions)]
-    assert asked == [("a", "plain"), ("a", "rag"), ("b", "plain"), ("b", "rag")]
+    questions = [QUESTION.model_copy(update={"id": str(number)}) for number in range(BLOCK_QUESTIONS + 1)]
+    asked = [(request.cell, request.question.id) for request in requests_of(config, questions)]
+    block, last = [str(number) for number in range(BLOCK_QUESTIONS)], str(BLOCK_QUESTIONS)
+    first = [(cell, id_) for cell in ("plain", "rag") for id_ in block]
+    assert asked == [*first, ("plain", last), ("rag", last)]

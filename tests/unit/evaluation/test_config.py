@@ -61,6 +61,8 @@ def test_the_quick_form_trains_once_and_leaves_the_whole_report_alone() -> None:
         ("training=", "training"),
         ("data_dependency.shares=[1.5]", "shares"),
         ("adaptability.colour=red", "colour"),
+        ("making.maker=gaps", "training and making"),
+        ("making.api_key_env=KEY", "base_url"),
         ("system_prompts.router=Answer.", "router"),
         ("concurrency", "form key=value"),
         ("name.first=x", "not a section"),
