@@ -70,7 +70,7 @@ class GeneratorDeployment:
 
     def __init__(self, config: GeneratorConfig) -> None:
         _set_up_process()
-        _require_whole_model(config.model)
+        require_whole_model(config.model)
         folder = resolve_model(config.model)
         engine: GenerationEngine
         if engine_name(config) == "vllm":
@@ -274,7 +274,7 @@ def _set_up_process() -> None:
     set_up_tracing(serve.get_replica_context().deployment)
 
 
-def _require_whole_model(reference: str) -> None:
+def require_whole_model(reference: str) -> None:
     """Raises ConfigError for a registered model that does not stand by itself."""
     if not reference.startswith("ft:"):
         return
