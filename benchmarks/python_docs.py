@@ -128,6 +128,9 @@ def _has_docstring(member: Any) -> bool:
 
 
 def _page(name: str, value: Any) -> Iterator[Page]:
+    # Some libraries add methods of theirs to the standard library's classes when they are imported.
+    if str(getattr(value, "__module__", None) or "builtins").split(".")[0] not in sys.stdlib_module_names:
+        return
     docstrings = [getattr(value, "__doc__", None)]
     if inspect.isclass(value) and inspect.isfunction(vars(value).get("__init__")):
         docstrings.append(value.__init__.__doc__)
