@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +25,7 @@ from retrieval.console import (
     progress_bar,
 )
 from retrieval.documents import MetadataValue
-from retrieval.owner import InProcess, open_collections
+from retrieval.owner import open_collections
 from retrieval.search import Mode, SearchRequest, merge_results
 from retrieval.sources import find_sources
 from retrieval.vectorizer import TextEmbedder
@@ -312,32 +311,22 @@ def evaluate(
     """
     from retrieval import evaluate as evaluation
     from retrieval.beir import read_beir
-    from retrieval.edge_store import EdgeStore
     from retrieval.embedding import Embedder
-    from retrieval.ingest import Ingestor
     from retrieval.rerank import CrossEncoder
-    from retrieval.service import Collections
 
     judged = read_beir(folder)
     model = Embedder(embedder)
-    with (
-        tempfile.TemporaryDirectory(prefix="hamlet-evaluate-") as scratch,
-        CollectionsClient(InProcess(Collections(EdgeStore(Path(scratch))))) as collections,
-        progress_bar() as progress,
-    ):
+    with progress_bar() as progress:
         task = progress.add_task("indexing documents", total=len(judged.documents))
-        config = retrieval_config(collection="evaluated", embedder=embedder, deduplicate=False)
-        Ingestor(collections, model, config, on_document=lambda _: progress.advance(task)).add(
-            judged.documents
-        )
-        ways = evaluation.searches(
-            collections, "evaluated", model, CrossEncoder(reranker) if reranker else None
-        )
-        asked = progress.add_task("asking questions", total=len(ways))
-        results = {}
-        for stage, way in ways.items():
-            results[stage] = evaluation.evaluate(judged, way)
-            progress.advance(asked)
+        with evaluation.indexed(judged, model, lambda _: progress.advance(task)) as collections:
+            ways = evaluation.searches(
+                collections, evaluation.COLLECTION, model, CrossEncoder(reranker) if reranker else None
+            )
+            asked = progress.add_task("asking questions", total=len(ways))
+            results = {}
+            for stage, way in ways.items():
+                results[stage] = evaluation.evaluate(judged, way)
+                progress.advance(asked)
     print_evaluation(results, len(judged.questions), len(judged.documents))
     if json_file is not None:
         json_file.write_text(json.dumps(evaluation.as_json(results), indent=2))

@@ -6,7 +6,9 @@ bootstrap over questions: what the mean might have been with other questions of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +18,14 @@ from ir_measures import RR, P, R, nDCG
 
 from retrieval.beir import JudgedQuestions
 from retrieval.client import CollectionsClient
+from retrieval.config import retrieval_config
+from retrieval.edge_store import EdgeStore
+from retrieval.ingest import Ingestor
+from retrieval.owner import InProcess
 from retrieval.points import Hit
 from retrieval.rerank import Reranker, rerank
 from retrieval.search import Mode, SearchRequest, SearchResult
+from retrieval.service import Collections
 from retrieval.vectorizer import TextEmbedder
 
 METRICS = {
@@ -33,6 +40,9 @@ NUM_RESAMPLES = 1000
 # Hits of which documents are made. A long document fills many places, and ten documents are judged.
 TOP_CHUNKS = 50
 
+# The name of the temporary collection.
+COLLECTION = "evaluated"
+
 Ranking = Sequence[str]
 Search = Callable[[str], Ranking]
 
@@ -44,6 +54,20 @@ class Estimate:
     mean: float
     low: float
     high: float
+
+
+@contextmanager
+def indexed(
+    judged: JudgedQuestions, embedder: TextEmbedder, on_document: Callable[[str], None] = lambda _: None
+) -> Iterator[CollectionsClient]:
+    """The documents in COLLECTION, a temporary one. `on_document` is called with each id that is indexed."""
+    with (
+        tempfile.TemporaryDirectory(prefix="hamlet-evaluate-") as scratch,
+        CollectionsClient(InProcess(Collections(EdgeStore(Path(scratch))))) as collections,
+    ):
+        config = retrieval_config(collection=COLLECTION, embedder=embedder.name, deduplicate=False)
+        Ingestor(collections, embedder, config, on_document=on_document).add(judged.documents)
+        yield collections
 
 
 def searches(
@@ -76,8 +100,12 @@ def documents_of(hits: Sequence[Hit]) -> list[str]:
 
 def evaluate(judged: JudgedQuestions, search: Search) -> dict[str, Estimate]:
     """Every metric of METRICS for one way to search."""
-    rankings = {id_: search(question) for id_, question in judged.questions.items()}
-    return {name: estimate(values) for name, values in per_question(judged.relevant, rankings).items()}
+    return {name: estimate(values) for name, values in measure(judged, search).items()}
+
+
+def measure(judged: JudgedQuestions, search: Search) -> dict[str, np.ndarray]:
+    """The values behind the estimates, one for each question: [questions], float64, in the questions' order."""
+    return per_question(judged.relevant, {id_: search(text) for id_, text in judged.questions.items()})
 
 
 def per_question(

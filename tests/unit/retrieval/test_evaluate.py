@@ -9,13 +9,16 @@ import pytest
 
 from cluster.errors import DataError, NotFound
 from retrieval.beir import read_beir
-from retrieval.client import CollectionsClient
-from retrieval.config import retrieval_config
-from retrieval.evaluate import difference, estimate, evaluate, per_question, plot, searches
-from retrieval.exact_store import ExactStore
-from retrieval.ingest import Ingestor
-from retrieval.owner import InProcess
-from retrieval.service import Collections
+from retrieval.evaluate import (
+    COLLECTION,
+    difference,
+    estimate,
+    evaluate,
+    indexed,
+    per_question,
+    plot,
+    searches,
+)
 from retrieval.vectorizer import HashEmbedder
 
 
@@ -68,12 +71,13 @@ def test_a_difference_is_paired() -> None:
 def test_a_beir_folder_is_searched_in_every_way(folder: Path, tmp_path: Path) -> None:
     judged = read_beir(folder)
     assert set(judged.questions) == {"q1", "q2"}
-    collections = CollectionsClient(InProcess(Collections(ExactStore())))
     embedder = HashEmbedder()
-    Ingestor(collections, embedder, retrieval_config(collection="c")).add(judged.documents)
-    ways = searches(collections, "c", embedder)
-    assert list(ways) == ["dense", "bm25", "hybrid"]
-    results = {stage: evaluate(judged, way) for stage, way in ways.items()}
+    met: list[str] = []
+    with indexed(judged, embedder, met.append) as collections:
+        ways = searches(collections, COLLECTION, embedder)
+        assert list(ways) == ["dense", "bm25", "hybrid"]
+        results = {stage: evaluate(judged, way) for stage, way in ways.items()}
+    assert sorted(met) == ["code", "leave", "title-only"]
     assert results["bm25"]["mrr_at_10"].mean == 1.0
     plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

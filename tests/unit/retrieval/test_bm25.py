@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from retrieval.bm25 import weigh_document, weigh_query
+
+
+@pytest.mark.parametrize(
+    ("question", "name"),
+    [
+        ("lru cache", "functools.lru_cache(maxsize=128)"),
+        ("thread pool executor", "class ThreadPoolExecutor(Executor)"),
+        ("ThreadPoolExecutor", "class ThreadPoolExecutor(Executor)"),
+        ("http server", "http.server.HTTPServer"),
+        ("last index", "lastIndexOf(text)"),
+        ("utf8 reader", "Utf8Reader"),
+    ],
+)
+def test_a_name_of_code_is_found_whole_and_by_its_words(question: str, name: str) -> None:
+    assert set(weigh_query(question).indices) <= set(weigh_document(name).indices)
+
+
+def test_prose_counts_its_own_words_and_no_stop_words() -> None:
+    assert len(weigh_document("The NATO summit of 2024 began in Washington on a Tuesday.").indices) == 6
+    assert weigh_query("of the and").indices == ()
