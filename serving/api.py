@@ -9,9 +9,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -31,7 +31,6 @@ from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel, TenantCa
 from serving.chat import stream_chat, whole_answer
 from serving.cluster_view import ClusterView, LocalView
 from serving.completions import stream_text, text_jobs, whole_text
-from serving.conductor import Conductor
 from serving.config import ServingConfig
 from serving.errors import error_body, error_headers, from_validation
 from serving.limits import Allowance
@@ -52,6 +51,13 @@ HEALTH_TIMEOUT_S = 5.0
 STATUS_CLIENT_GONE = 499
 
 
+class Worker(Protocol):
+    """Background work that goes on while the application runs."""
+
+    def at_work(self) -> AbstractAsyncContextManager[None]:
+        """The work is done while this is entered."""
+
+
 class Front:
     """The endpoints of one application."""
 
@@ -65,7 +71,7 @@ class Front:
     ) -> None:
         self.metrics = metrics or CountedMetrics()
         self._config = config
-        self._backends = backends
+        self.backends = backends
         self._catalogue = catalogue
         self.stores = stores
         self._answers = Answers(config, backends, catalogue, stores)
@@ -73,7 +79,7 @@ class Front:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         request_id = _request_id(request)
-        generator = self._backends.generator
+        generator = self.backends.generator
         leave = self.admission.enter()
         try:
             prepared = await self._within_limits(
@@ -98,7 +104,7 @@ class Front:
             raise InvalidInput(
                 f"{body.model} answers chats; use /v1/chat/completions, or a model's own name here", "model"
             )
-        generator = self._backends.generator
+        generator = self.backends.generator
         leave = self.admission.enter()
         try:
             model = await self._names(request).find(body.model, ModelKind.GENERATOR)
@@ -119,7 +125,7 @@ class Front:
     async def embed(self, body: EmbeddingRequest, request: Request) -> Response:
         model = await self._names(request).find(body.model, ModelKind.EMBEDDER)
         with self.admission.place():
-            embedded = await self._within_limits(self._backends.embedder.embed(body.texts), request)
+            embedded = await self._within_limits(self.backends.embedder.embed(body.texts), request)
         dimension = embedded.vectors.shape[1]
         if body.dimensions not in (None, dimension):
             raise InvalidInput(
@@ -136,7 +142,7 @@ class Front:
         _require_arity(body.texts, model)
         with self.admission.place():
             verdicts = await self._within_limits(
-                self._backends.classifier.classify(model.card, body.texts), request
+                self.backends.classifier.classify(model.card, body.texts), request
             )
         return _counted(_classification(model.name, verdicts), request)
 
@@ -144,7 +150,7 @@ class Front:
         model = await find_reranker(self._names(request), body.model)
         with self.admission.place():
             judged = await self._within_limits(
-                relevance(self._backends, model, body.query, body.documents), request
+                relevance(self.backends, model, body.query, body.documents), request
             )
         envelope = Envelope(f"rerank-{uuid.uuid4().hex}", int(time.time()), model.name)
         return _counted(ranking(envelope, judged, body.documents, body.top_n, body.return_documents), request)
@@ -177,10 +183,10 @@ class Front:
     async def readyz(self) -> Response:
         """That every part answers; 503 names those that do not."""
         checks = {
-            "generator": self._backends.generator.check_health(),
-            "classifier": self._backends.classifier.check_health(),
-            "embedder": self._backends.embedder.check_health(),
-            "retriever": self._backends.retriever.check_health(),
+            "generator": self.backends.generator.check_health(),
+            "classifier": self.backends.classifier.check_health(),
+            "embedder": self.backends.embedder.check_health(),
+            "retriever": self.backends.retriever.check_health(),
         }
         states = await asyncio.gather(*map(_state, checks.values()))
         ready = all(state == "ready" for state in states)
@@ -209,17 +215,18 @@ def create_app(
     gate: Gate | None = None,
     platform: Platform | None = None,
     routers: Sequence[APIRouter] = (),
+    workers: Sequence[Worker] = (),
 ) -> FastAPI:
     """The ASGI application over `front`; `sets_request_id` as in `RequestContext`.
 
     `cluster_view` tells what runs where; by default what runs in this process. `gate` decides who may call;
     by default everybody, as the tenant `default`. `platform` adds files, fine-tuning and models' aliases, whose
-    background work goes on while the application runs; `routers` are further endpoints.
+    background work goes on while the application runs; `routers` are further endpoints, `workers` further work.
     """
     app = FastAPI(
         title="Hamlet",
         description="OpenAI-compatible router over tuned models and retrieval.",
-        lifespan=_at_work(platform.conductor()) if platform else None,
+        lifespan=_at_work([*([platform.conductor()] if platform else ()), *workers]),
     )
     app.add_api_route("/v1/chat/completions", front.chat, methods=["POST"], tags=["openai"])
     app.add_api_route("/v1/completions", front.complete, methods=["POST"], tags=["openai"])
@@ -274,8 +281,15 @@ async def _on_client_gone(request: Request, _exc: Exception) -> Response:
     return Response(status_code=STATUS_CLIENT_GONE)
 
 
-def _at_work(conductor: Conductor) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    return lambda _app: conductor.at_work()
+def _at_work(workers: Sequence[Worker]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for worker in workers:
+                await stack.enter_async_context(worker.at_work())
+            yield
+
+    return lifespan
 
 
 def _request_id(request: Request) -> str:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from cluster.batches import Batches
 from cluster.blobs import remove_staged
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
@@ -25,18 +26,20 @@ class Retention:
         self,
         files: Files,
         jobs: FineTuningJobs,
+        batches: Batches,
         registry: Registry,
         weights_grace_s: float = WEIGHTS_GRACE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._files = files
         self._jobs = jobs
+        self._batches = batches
         self._registry = registry
         self._weights_grace_s = weights_grace_s
         self._clock = clock
 
     def apply(self) -> None:
-        in_use = self._jobs.files_in_use()
+        in_use = self._jobs.files_in_use() | self._batches.files_in_use()
         self._files.remove([file for file in self._files.expired() if file.id not in in_use])
         for uri in self._registry.retired_weights(self._weights_grace_s):
             # The folder first: what is noted is tried again.

@@ -15,6 +15,8 @@ from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from cluster.api_keys import make_key
+from cluster.batch_records import BatchRequest
+from cluster.batches import Batches
 from cluster.cards import ModelCard
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs, JobRequest
@@ -85,6 +87,9 @@ def two_tenants(make_card: Callable[..., ModelCard]) -> TwoTenants:
     store = client.post("/v1/vector_stores", json={"name": SECRET}).json()
     path = f"/v1/vector_stores/{store['id']}/file_batches"
     batch = client.post(path, json={"file_ids": [file.id], "attributes": {"secret_key": "x"}}).json()
+    asked = Batches(engine).create(
+        "ann", BatchRequest("key-1", "/v1/embeddings", file.id, file.uri, 3600, {"for": SECRET})
+    )
     worker = world.worker()
     while worker.run_one():
         pass
@@ -95,6 +100,7 @@ def two_tenants(make_card: Callable[..., ModelCard]) -> TwoTenants:
         "alias": "annsalias",
         "vector_store_id": store["id"],
         "batch_id": batch["id"],
+        "batch": asked.id,
         "report_id": report.id,
     }
     return TwoTenants(world, app, headers, ids)
@@ -119,6 +125,14 @@ def bodies(ids: dict[str, str]) -> dict[tuple[str, str], list[Any]]:
         ("POST", "/v1/embeddings"): [{"model": model, "input": "x"}],
         ("POST", "/v1/classify"): [{"model": model, "input": "x"}],
         ("POST", "/v1/rerank"): [{"model": model, "query": "x", "documents": ["x"]}],
+        ("POST", "/v1/batches"): [
+            {
+                "input_file_id": ids["file_id"],
+                "endpoint": "/v1/embeddings",
+                "completion_window": "24h",
+            }
+        ],
+        ("POST", "/v1/batches/{batch}/cancel"): [None],
         ("POST", "/v1/fine_tuning/jobs"): [
             {"model": "smollm2", "training_file": ids["file_id"]},
             {"model": model, "training_file": ids["file_id"]},
