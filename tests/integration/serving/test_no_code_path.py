@@ -233,3 +233,45 @@ def test_two_routers_over_postgres_lose_no_job_and_run_none_twice(
     both = [routers(HAMLET_DATABASE_URL=postgres) for _ in range(2)]
     files, jobs = _acknowledged_over_kills(both, rounds=2, seed=2)
     _check(both[0].client, home, files, jobs)
+
+
+@pytest.mark.soak
+def test_batches_go_on_after_kills_and_answer_no_row_twice(routers: Callable[..., Router]) -> None:
+    """A killed router's lease holds for 15 s, which is what takes the time here."""
+    router, chance = routers(), random.Random(3)
+    bodies = [{"model": "minilm", "input": f"text {number}"} for number in range(2000)]
+    rows = "\n".join(
+        json.dumps({"custom_id": str(number), "method": "POST", "url": "/v1/embeddings", "body": body})
+        for number, body in enumerate(bodies)
+    ).encode()
+    made = []
+    for _ in range(2):
+        file = router.client.files.create(file=("rows.jsonl", rows), purpose="batch")
+        batch = router.client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+        )
+        made.append(batch.id)
+    num_done, num_kills = 0, 0
+    deadline = time.monotonic() + 400
+    while len(_ended_batches(router.client, made)) < 2:
+        assert time.monotonic() < deadline, "it has not happened in time"
+        now_done = sum(router.client.batches.retrieve(name).request_counts.completed for name in made)
+        assert now_done >= num_done, "an acknowledged answer was lost"
+        if now_done > num_done and num_kills < 6:  # it is at work
+            time.sleep(chance.uniform(0, 2))
+            router.kill()
+            router.start()
+            num_kills += 1
+        num_done = now_done
+        time.sleep(0.2)
+    assert num_kills >= 3
+    for name in made:
+        done = router.client.batches.retrieve(name)
+        assert (done.status, done.request_counts.completed, done.error_file_id) == ("completed", 2000, None)
+        lines = router.client.files.content(done.output_file_id).text.splitlines()
+        assert [json.loads(line)["custom_id"] for line in lines] == [str(number) for number in range(2000)]
+    assert len(list(router.client.files.list(purpose="batch_output"))) == 2
+
+
+def _ended_batches(client: openai.OpenAI, names: list[str]) -> list[str]:
+    return [name for name in names if client.batches.retrieve(name).completed_at]
