@@ -6,11 +6,14 @@ route with a body or a parameter that is not described here fails its test: a ne
 
 from __future__ import annotations
 
+import asyncio
+import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
@@ -162,7 +165,7 @@ def bodies_of(method: str, path: str, ids: dict[str, str]) -> list[Any]:
     known = bodies(ids)
     if method in ("GET", "HEAD", "DELETE"):
         return [None]
-    assert (method, path) in known, f"describe what {method} {path} takes in tests/unit/serving/tenants.py"
+    assert (method, path) in known, f"describe what {method} {path} takes in serving/scripted_tenants.py"
     return known[method, path]
 
 
@@ -171,7 +174,7 @@ def filled(path: str, ids: dict[str, str]) -> str:
 
     def identifier(match: re.Match[str]) -> str:
         name = match[1].removesuffix(":path")
-        assert name in ids, f"say what {{{name}}} of {path} is in tests/unit/serving/tenants.py"
+        assert name in ids, f"say what {{{name}}} of {path} is in serving/scripted_tenants.py"
         return ids[name]
 
     return re.sub(r"\{([^}]+)\}", identifier, path)
@@ -184,3 +187,48 @@ def told(status: int, text: str, ids: dict[str, str]) -> tuple[int, str]:
     text = re.sub(r"chatcmpl-\w+|cmpl-\w+|rerank-\w+", "<answer>", text)
     text = re.sub(r'"(created|stage_ms)":(\{[^}]*\}|\d+)', r'"\1":0', text)
     return status, text
+
+
+def assert_nothing_is_told(two: TwoTenants, num_requests: int) -> None:
+    """Random routes with random ids of ann's in their places, as `bob`."""
+    asyncio.run(_ask_at_random(two, num_requests))
+    mine = TestClient(two.app, headers=two.headers["ann"])
+    for path in ("/v1/files/{file_id}", "/v1/fine_tuning/jobs/{job_id}", "/v1/models/{name}"):
+        assert mine.get(filled(path, two.ids)).status_code == 200
+
+
+async def _ask_at_random(two: TwoTenants, num_requests: int) -> None:
+    draw = random.Random(20261125)
+    routes = [
+        (method, path)
+        for method, path in two.routes()
+        if "{" in path or (method not in ("GET", "HEAD") and path != "/v1/files")
+    ]
+    expected: dict[tuple[Any, ...], tuple[int, str]] = {}
+    # In process and on one event loop: a test client would spend most of the time on threads of its own.
+    transport = httpx.ASGITransport(two.app)
+    headers = two.headers["bob"]
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+        for _ in range(num_requests):
+            method, path = draw.choice(routes)
+            # Ids also in places of other kinds: a file's id as a job's, and so on.
+            mixes = draw.random() < 0.1
+            names = {name: draw.choice(sorted(two.ids)) if mixes else name for name in two.ids}
+            ids = {name: two.ids[source] for name, source in names.items()}
+            never = {name: never_was(value) for name, value in ids.items()}
+            number = draw.randrange(len(bodies_of(method, path, ids)))
+            used = [source for name, source in names.items() if "{" + name in path]
+            case = (method, path, number, *used, tuple(names.values()) if method in ("POST", "PUT") else ())
+            if case not in expected:
+                expected[case] = await ask(client, method, path, never, number)
+            assert await ask(client, method, path, ids, number) == expected[case], case
+
+
+async def ask(
+    client: httpx.AsyncClient, method: str, path: str, ids: dict[str, str], number: int
+) -> tuple[int, str]:
+    body = bodies_of(method, path, ids)[number]
+    response = await client.request(method, filled(path, ids), json=body)
+    assert response.status_code < 500
+    status, text = response.status_code, response.text
+    return told(status, text, ids)
