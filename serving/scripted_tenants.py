@@ -22,7 +22,8 @@ from cluster.batch_records import BatchRequest
 from cluster.batches import Batches
 from cluster.cards import ModelCard
 from cluster.files import Files
-from cluster.fine_tuning_jobs import FineTuningJobs, JobRequest
+from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.fine_tuning_records import JobRequest
 from cluster.registry import Registry
 from cluster.reports import Report, Reports, ReportStatus
 from serving.authentication import Gate, Keyring

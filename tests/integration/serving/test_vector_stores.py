@@ -178,7 +178,7 @@ def test_a_reader_that_is_killed_is_followed_by_one_that_finishes_its_work(tmp_p
         assert stores.get("default", store.id).file_counts.in_progress == 1
         until(lambda: _lease_is_over(engine))
     assert run_reader(tmp_path, 30).wait(DEADLINE_S) == 0
-    done = stores.file("default", store.id, file.id)
+    done = stores.files.get("default", store.id, file.id)
     assert (done.status.value, done.error) == ("completed", None)
     collections = CollectionsClient(InProcess(Collections(EdgeStore(tmp_path))))
     try:
