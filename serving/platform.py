@@ -29,6 +29,7 @@ from serving.webhooks import Webhook
 KEEP_EVERY_S = 1.0
 DELIVER_EVERY_S = 1.0
 RETAIN_EVERY_S = 30.0
+SWEEP_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Platform:
             Duty("validate-fine-tuning-jobs", keeper.validate, KEEP_EVERY_S),
             Duty("keep-fine-tuning-jobs", keeper.keep, KEEP_EVERY_S),
             Duty("retention", retention.apply, RETAIN_EVERY_S),
+            Duty("sweep-storage", retention.sweep, SWEEP_EVERY_S),
         ]
         url, secret = settings().webhook_url, settings().webhook_secret
         if url is not None:

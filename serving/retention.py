@@ -1,4 +1,4 @@
-"""Removes what has had its time: expired files, weights of deleted models, uploads whose process died."""
+"""Removes what has had its time: expired files, weights of deleted models, bytes whose process died."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # A request that found the model before it was deleted may still be loading it.
 WEIGHTS_GRACE_S = 60.0
-# An upload that has not grown for so long has nobody who sends it.
+# An upload that has not grown for so long has nobody who sends it, nor makes a file of it.
 UPLOAD_GRACE_S = 24 * 3600.0
 
 
@@ -47,3 +47,8 @@ class Retention:
             self._registry.forget_weights(uri)
             log.info("removed the weights in %s", uri)
         remove_staged(before=self._clock() - UPLOAD_GRACE_S)
+
+    def sweep(self) -> None:
+        """Remove bytes that no file is made of. Lists all of storage's files, so it is done seldom."""
+        for uri in self._files.remove_orphans(before=self._clock() - UPLOAD_GRACE_S):
+            log.info("removed %s, which no file is made of", uri)
