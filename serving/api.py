@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 HEALTH_TIMEOUT_S = 5.0
+READY = "ready"
 # Nobody reads it: the client has closed the connection.
 STATUS_CLIENT_GONE = 499
 
@@ -71,7 +72,7 @@ class Front:
     ) -> None:
         self.metrics = metrics or CountedMetrics()
         self._config = config
-        self.backends = backends
+        self._backends = backends
         self._catalogue = catalogue
         self.stores = stores
         self._answers = Answers(config, backends, catalogue, stores)
@@ -79,7 +80,7 @@ class Front:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         request_id = _request_id(request)
-        generator = self.backends.generator
+        generator = self._backends.generator
         leave = self.admission.enter()
         try:
             prepared = await self._within_limits(
@@ -104,7 +105,7 @@ class Front:
             raise InvalidInput(
                 f"{body.model} answers chats; use /v1/chat/completions, or a model's own name here", "model"
             )
-        generator = self.backends.generator
+        generator = self._backends.generator
         leave = self.admission.enter()
         try:
             model = await self._names(request).find(body.model, ModelKind.GENERATOR)
@@ -125,7 +126,7 @@ class Front:
     async def embed(self, body: EmbeddingRequest, request: Request) -> Response:
         model = await self._names(request).find(body.model, ModelKind.EMBEDDER)
         with self.admission.place():
-            embedded = await self._within_limits(self.backends.embedder.embed(body.texts), request)
+            embedded = await self._within_limits(self._backends.embedder.embed(body.texts), request)
         dimension = embedded.vectors.shape[1]
         if body.dimensions not in (None, dimension):
             raise InvalidInput(
@@ -142,7 +143,7 @@ class Front:
         _require_arity(body.texts, model)
         with self.admission.place():
             verdicts = await self._within_limits(
-                self.backends.classifier.classify(model.card, body.texts), request
+                self._backends.classifier.classify(model.card, body.texts), request
             )
         return _counted(_classification(model.name, verdicts), request)
 
@@ -150,7 +151,7 @@ class Front:
         model = await find_reranker(self._names(request), body.model)
         with self.admission.place():
             judged = await self._within_limits(
-                relevance(self.backends, model, body.query, body.documents), request
+                relevance(self._backends, model, body.query, body.documents), request
             )
         envelope = Envelope(f"rerank-{uuid.uuid4().hex}", int(time.time()), model.name)
         return _counted(ranking(envelope, judged, body.documents, body.top_n, body.return_documents), request)
@@ -182,16 +183,21 @@ class Front:
 
     async def readyz(self) -> Response:
         """That every part answers; 503 names those that do not."""
+        parts = await self.part_states()
+        ready = all(state == READY for state in parts.values())
+        body = {"status": "ready" if ready else "not ready", "parts": parts}
+        return _json(body, 200 if ready else 503)
+
+    async def part_states(self) -> dict[str, str]:
+        """Of each part, READY or what is wrong with it."""
         checks = {
-            "generator": self.backends.generator.check_health(),
-            "classifier": self.backends.classifier.check_health(),
-            "embedder": self.backends.embedder.check_health(),
-            "retriever": self.backends.retriever.check_health(),
+            "generator": self._backends.generator.check_health(),
+            "classifier": self._backends.classifier.check_health(),
+            "embedder": self._backends.embedder.check_health(),
+            "retriever": self._backends.retriever.check_health(),
         }
         states = await asyncio.gather(*map(_state, checks.values()))
-        ready = all(state == "ready" for state in states)
-        body = {"status": "ready" if ready else "not ready", "parts": dict(zip(checks, states, strict=True))}
-        return _json(body, 200 if ready else 503)
+        return dict(zip(checks, states, strict=True))
 
     def _names(self, request: Request) -> TenantCatalogue:
         return self._catalogue.of(_tenant(request))
@@ -337,7 +343,7 @@ async def _state(check: Awaitable[None]) -> str:
         return exc.message
     except TimeoutError:
         return f"no answer within {HEALTH_TIMEOUT_S:g} s"
-    return "ready"
+    return READY
 
 
 def _require_arity(inputs: list[tuple[str, ...]], model: ServedModel) -> None:

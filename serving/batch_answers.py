@@ -18,7 +18,7 @@ from starlette.types import Message
 
 from cluster.batch_records import Batch
 from cluster.errors import HamletError, Overloaded, Unavailable
-from serving.api import Front
+from serving.api import READY, Front
 from serving.authentication import Gate
 from serving.batch_input import BODIES, Row
 from serving.errors import error_body, from_validation, internal_error
@@ -26,8 +26,8 @@ from serving.limits import Allowance
 
 log = logging.getLogger(__name__)
 
-# A row that a part fails on so often, though the part is well before each time, is the cause itself.
-MAX_TRIES = 3
+# A row that a part fails on so often, over a quarter of a minute and well before each time, is the cause itself.
+MAX_TRIES = 6
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 # How often to look whether interactive requests leave room.
@@ -54,7 +54,7 @@ class BatchAnswers:
 
     def __init__(self, front: Front, gate: Gate, max_at_once: int) -> None:
         self._gate = gate
-        self._admission = front.admission
+        self._front = front
         self._places = asyncio.Semaphore(max_at_once)
         self._verbs: dict[str, Callable[[Any, Request], Awaitable[Response]]] = {
             "/v1/chat/completions": front.chat,
@@ -62,14 +62,6 @@ class BatchAnswers:
             "/v1/embeddings": front.embed,
             "/v1/classify": front.classify,
             "/v1/rerank": front.rerank,
-        }
-        parts = front.backends
-        self._checks: dict[str, Callable[[], Awaitable[None]]] = {
-            "/v1/chat/completions": parts.generator.check_health,
-            "/v1/completions": parts.generator.check_health,
-            "/v1/embeddings": parts.embedder.check_health,
-            "/v1/classify": parts.classifier.check_health,
-            "/v1/rerank": parts.classifier.check_health,
         }
 
     async def admitted(self, batch: Batch) -> Allowance:
@@ -92,13 +84,12 @@ class BatchAnswers:
                 async with self._places:
                     await self._room()
                     return await self._asked(batch, row, allowance, request_id)
-            except Unavailable as exc:
-                num_tries += 1
-                if num_tries >= MAX_TRIES or exc.code == "timeout":
-                    return Answer(exc.status, request_id, error_body(exc))
-                await self._recovered(batch.endpoint)
-            except Overloaded:
-                pass
+            except (Overloaded, Unavailable) as exc:
+                if exc.code != Overloaded.default_code:  # a full queue is not the row's fault
+                    num_tries += 1
+                    if num_tries >= MAX_TRIES or exc.code == "timeout":
+                        return Answer(exc.status, request_id, error_body(exc))
+                    await self._recovered()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -124,20 +115,15 @@ class BatchAnswers:
         return Answer(error.status, request_id, error_body(error))
 
     async def _room(self) -> None:
-        while self._admission.is_half_full:
+        while self._front.admission.is_half_full:
             await asyncio.sleep(ROOM_POLL_S)
 
-    async def _recovered(self, endpoint: str) -> None:
-        """Wait until the part behind an endpoint is well."""
+    async def _recovered(self) -> None:
+        """Wait until every part is well: which of them a row needs is known to what answers it alone."""
         pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                await self._checks[endpoint]()
-            except HamletError:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            else:
-                return
+        while any(state != READY for state in (await self._front.part_states()).values()):
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def _request(batch: Batch, allowance: Allowance, request_id: str) -> Request:
