@@ -169,7 +169,7 @@ class Files:
                 connection.execute(delete(FILES).where(FILES.c.id == file.id))
             delete_blob(file.uri)
 
-    def remove_orphans(self, before: float) -> list[str]:
+    def remove_orphans(self, before: float) -> Sequence[str]:
         """Remove bytes that no row names and that were last written before this time (Unix seconds); their URIs.
 
         A process that dies between the two halves of `create` leaves some behind. Younger ones may get their row yet.
