@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cluster.batch_queue import BatchQueue, Task, Work, end_of
 from cluster.batch_records import BatchStatus
 from cluster.blobs import delete_blob, open_blob
-from cluster.errors import NotFound
+from cluster.errors import HamletError, NotFound
 from cluster.files import Files
 from serving.api import Front
 from serving.authentication import Gate
@@ -39,6 +39,8 @@ IDLE_S = 0.5
 # After something broke: how long until the batch is tried again.
 PUT_OFF_S = 5.0
 ROWS_READ_AT_ONCE = 100
+# Batches whose rows take turns; more than have a place at a time, so that a tenant with few rows waits for no other.
+MAX_BATCHES_AT_ONCE = 32
 
 
 class BatchWork:
@@ -80,8 +82,7 @@ class BatchWork:
         answering: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
             while True:
-                # More at once would have no row in progress each.
-                work = await self._claimed(may_answer=len(answering) < self._config.max_rows_at_once)
+                work = await self._claimed(may_answer=len(answering) < MAX_BATCHES_AT_ONCE)
                 if work is None:
                     await asyncio.sleep(IDLE_S)
                 elif work.task is Task.ANSWER:
@@ -108,6 +109,9 @@ class BatchWork:
                     break  # it was cancelled, its time is over, or another has it
             else:
                 doing.result()
+        except HamletError as exc:
+            log.warning("%s: %s: %s; it is tried again", work.batch.id, work.task, exc)
+            put_off_s = PUT_OFF_S
         except Exception:
             log.exception("%s: %s failed; it is tried again", work.batch.id, work.task)
             put_off_s = PUT_OFF_S
