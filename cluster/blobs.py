@@ -86,6 +86,28 @@ def delete_blob(uri: str) -> None:
         raise Unavailable(f"cannot delete {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
 
 
+def blobs_below(uri: str) -> list[str]:
+    """URIs of all files below `uri`, sorted; none when it is not there."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem.invalidate_cache()
+        found = filesystem.find(path)
+    except (OSError, ImportError, ValueError) as exc:
+        raise Unavailable(f"cannot list {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+    return sorted(filesystem.unstrip_protocol(name) for name in found)
+
+
+def modified_at(uri: str) -> float | None:
+    """When the file at `uri` was last written, in Unix seconds; None when there is none."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return float(filesystem.modified(path).timestamp())
+    except FileNotFoundError:
+        return None
+    except (OSError, ImportError, ValueError) as exc:
+        raise Unavailable(f"cannot read {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+
+
 def remove_staged(before: float) -> None:
     """Remove what was last written before this time (Unix seconds): the process that wrote it has died."""
     for path in staging_path().parent.iterdir():

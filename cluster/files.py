@@ -30,11 +30,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Engine
 
-from cluster.blobs import delete_blob, open_blob, place, staging_path
+from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place, staging_path
 from cluster.database import METADATA, open_database, reading
 from cluster.errors import NotFound
 from cluster.paging import Page, page_of_rows
 from cluster.storage import local_copy, storage_uri
+
+# How a kept file is named in storage: nothing else is ever taken for an orphan.
+FILE_ID = re.compile(r"/(file-[0-9a-f]{24})(?:\.[a-z0-9]+)?$")
+IDS_AT_ONCE = 500
 
 FILES = Table(
     "files",
@@ -164,6 +168,24 @@ class Files:
             with self._engine.begin() as connection:
                 connection.execute(delete(FILES).where(FILES.c.id == file.id))
             delete_blob(file.uri)
+
+    def remove_orphans(self, before: float) -> Sequence[str]:
+        """Remove bytes that no row names and that were last written before this time (Unix seconds); their URIs.
+
+        A process that dies between the two halves of `create` leaves some behind. Younger ones may get their row yet.
+        """
+        kept = {match[1]: uri for uri in blobs_below(storage_uri("files")) if (match := FILE_ID.search(uri))}
+        orphans = []
+        names = sorted(kept)
+        for start in range(0, len(names), IDS_AT_ONCE):
+            ids = names[start : start + IDS_AT_ONCE]
+            with reading(self._engine) as connection:
+                known = set(connection.scalars(select(FILES.c.id).where(FILES.c.id.in_(ids))))
+            for uri in (kept[file_id] for file_id in ids if file_id not in known):
+                if (written_at := modified_at(uri)) is not None and written_at < before:
+                    delete_blob(uri)
+                    orphans.append(uri)
+        return orphans
 
     def num_bytes(self, tenant: str) -> int:
         """Bytes that a tenant's files take in storage."""

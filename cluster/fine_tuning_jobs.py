@@ -136,7 +136,14 @@ class FineTuningJobs:
     def resume(self, tenant: str, job_id: str) -> FineTuningJob:
         """Queue a paused job again. Raises Conflict for one that is not paused."""
         return self._turn(
-            tenant, job_id, {JobStatus.PAUSED}, JobStatus.QUEUED, "The job was resumed", again=False
+            tenant,
+            job_id,
+            {JobStatus.PAUSED},
+            JobStatus.QUEUED,
+            "The job was resumed",
+            again=False,
+            queued_at=self._clock(),
+            waits_for=None,
         )
 
     # For the training run: by id alone. The run may be an attempt that was given up; it then changes nothing.
@@ -249,8 +256,26 @@ class FineTuningJobs:
             {"status": JobStatus.VALIDATING_FILES},
             "Files validated, moving job to queued state",
             status=JobStatus.QUEUED,
+            queued_at=self._clock(),
             plan=dict(plan),
         )
+
+    def tell_wait(self, job: FineTuningJob, reason: str) -> bool:
+        """Say why a queued job is not started; whether that is news."""
+        if job.waits_for == reason:
+            return False
+        return self._move(
+            job.id, {"status": JobStatus.QUEUED}, f"The job waits in the queue: {reason}", waits_for=reason
+        )
+
+    def give_up(self, job: FineTuningJob, message: str) -> bool:
+        """Fail a job that has waited too long, unless it is no longer queued; whether this call did."""
+        error = {"code": "queue_timeout", "message": message, "param": None}
+        waiting = (JOBS.c.id == job.id) & (JOBS.c.status == JobStatus.QUEUED)
+        with self._engine.begin() as connection:
+            if connection.execute(select(JOBS.c.id).where(waiting).with_for_update()).first() is None:
+                return False
+            return self._end(connection, job.id, JobStatus.FAILED, message, "error", error=error)
 
     def start(self, job: FineTuningJob) -> bool:
         """Decide that the next attempt of a queued job shall run; whether this call did.
@@ -268,6 +293,7 @@ class FineTuningJobs:
             attempt=job.attempt + 1,
             process=Process.STARTING,
             started_at=self._clock(),
+            waits_for=None,
         )
 
     def retry(self, job: FineTuningJob, reason: str) -> bool:
@@ -348,7 +374,7 @@ class FineTuningJobs:
             self._say(connection, job_id, message)
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(status=status, **values))
             if status in ENDED:
-                announce(connection, job_id, status.value, self._clock())
+                announce(connection, f"fine_tuning.job.{status.value}", job_id, self._clock())
             return self._require(connection, _jobs_of(tenant), job_id)
 
     def _end(
@@ -365,7 +391,7 @@ class FineTuningJobs:
             return False
         values |= {"status": status, "finished_at": self._clock()}
         connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(**values))
-        announce(connection, job_id, status.value, self._clock())
+        announce(connection, f"fine_tuning.job.{status.value}", job_id, self._clock())
         return True
 
     def _say(

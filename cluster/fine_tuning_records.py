@@ -78,6 +78,8 @@ JOBS = Table(
     Column("attempt", Integer, nullable=False, default=0),
     Column("num_losses", Integer, nullable=False, default=0),
     Column("process", String(20), nullable=False, default=Process.NONE),
+    Column("queued_at", Double),
+    Column("waits_for", Text),
     Index("ix_fine_tuning_jobs_listing", "tenant", "created_at", "id"),
 )
 
@@ -123,7 +125,10 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class FineTuningJob:
-    """One job as it was when it was read. Times are Unix seconds; `step` counts optimizer steps."""
+    """One job as it was when it was read. Times are Unix seconds; `step` counts optimizer steps.
+
+    `waits_for` is why it was not started yet when that was last looked at, None before and after.
+    """
 
     id: str
     tenant: str
@@ -152,6 +157,8 @@ class FineTuningJob:
     attempt: int
     num_losses: int
     process: Process
+    queued_at: float | None
+    waits_for: str | None
 
     @classmethod
     def of_row(cls, row: Row[Any]) -> Self:

@@ -58,6 +58,35 @@ def page_of_rows(
     return cut(connection.execute(ordered.limit(limit + 1)).all(), limit)
 
 
+def page_either_way(
+    connection: Connection,
+    query: Select[Any],
+    table: Table,
+    *,
+    limit: int,
+    after: str | None = None,
+    before: str | None = None,
+    ascending: bool = False,
+) -> Page[Row[Any]]:
+    """As `page_of_rows`, or the rows just in front of the one named `before`, in the listing's order."""
+    cursor = after or before
+    # What stands in front of a row is what stands behind it in the other direction, turned round.
+    backwards = after is None and before is not None
+    rising = ascending is not backwards
+    order = tuple_(table.c.created_at, table.c.id)
+    if cursor is not None:
+        row = connection.execute(query.where(table.c.id == cursor)).first()
+        if row is None:
+            name = "before" if backwards else "after"
+            raise NotFound(f"{name}: there is no {cursor!r} here; give an id of a page before", name)
+        seen = tuple_(row.created_at, row.id)
+        query = query.where(order > seen if rising else order < seen)
+    columns = (table.c.created_at, table.c.id)
+    ordered = query.order_by(*(column.asc() if rising else column.desc() for column in columns))
+    page = cut(connection.execute(ordered.limit(limit + 1)).all(), limit)
+    return Page(page.data[::-1], page.has_more) if backwards else page
+
+
 def cut(rows: Sequence[Item], limit: int) -> Page[Item]:
     """A page of at most `limit` of `rows`, which were asked for with one more to see whether there is any.
 

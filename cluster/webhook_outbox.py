@@ -37,15 +37,15 @@ class Delivery:
     num_tries: int
 
 
-def announce(connection: Connection, job_id: str, status: str, now: float) -> None:
-    """Note, in the caller's transaction, that a job has ended; nothing where no webhook is configured."""
+def announce(connection: Connection, event_type: str, object_id: str, now: float) -> None:
+    """Note, in the caller's transaction, that a job or batch has ended; nothing where no webhook is configured."""
     if settings().webhook_url is None:
         return
     connection.execute(
         insert(OUTBOX).values(
             id=f"evt_{secrets.token_hex(12)}",
-            type=f"fine_tuning.job.{status}",
-            object_id=job_id,
+            type=event_type,
+            object_id=object_id,
             created_at=now,
             next_try_at=now,
         )

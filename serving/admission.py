@@ -16,6 +16,11 @@ class Admission:
         self._retry_after_s = retry_after_s
         self.num_in_progress = 0
 
+    @property
+    def is_half_full(self) -> bool:
+        """Whether what nobody waits for should leave the other half to those who wait."""
+        return 2 * self.num_in_progress >= self._limit
+
     def enter(self) -> Callable[[], None]:
         """Take a place; what is returned gives it back, once. Raises Overloaded when all are taken."""
         if self.num_in_progress >= self._limit:

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -31,7 +31,6 @@ from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel, TenantCa
 from serving.chat import stream_chat, whole_answer
 from serving.cluster_view import ClusterView, LocalView
 from serving.completions import stream_text, text_jobs, whole_text
-from serving.conductor import Conductor
 from serving.config import ServingConfig
 from serving.errors import error_body, error_headers, from_validation
 from serving.limits import Allowance
@@ -48,8 +47,16 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 HEALTH_TIMEOUT_S = 5.0
+READY = "ready"
 # Nobody reads it: the client has closed the connection.
 STATUS_CLIENT_GONE = 499
+
+
+class Worker(Protocol):
+    """Background work that goes on while the application runs."""
+
+    def at_work(self) -> AbstractAsyncContextManager[None]:
+        """The work is done while this is entered."""
 
 
 class Front:
@@ -177,6 +184,13 @@ class Front:
 
     async def readyz(self) -> Response:
         """That every part answers; 503 names those that do not."""
+        parts = await self.part_states()
+        ready = all(state == READY for state in parts.values())
+        body = {"status": "ready" if ready else "not ready", "parts": parts}
+        return _json(body, 200 if ready else 503)
+
+    async def part_states(self) -> dict[str, str]:
+        """Of each part, READY or what is wrong with it."""
         checks = {
             **{name: generator.check_health() for name, generator in self._backends.generators.items()},
             "classifier": self._backends.classifier.check_health(),
@@ -184,9 +198,7 @@ class Front:
             "retriever": self._backends.retriever.check_health(),
         }
         states = await asyncio.gather(*map(_state, checks.values()))
-        ready = all(state == "ready" for state in states)
-        body = {"status": "ready" if ready else "not ready", "parts": dict(zip(checks, states, strict=True))}
-        return _json(body, 200 if ready else 503)
+        return dict(zip(checks, states, strict=True))
 
     def _names(self, request: Request) -> TenantCatalogue:
         return self._catalogue.of(_tenant(request))
@@ -210,17 +222,18 @@ def create_app(
     gate: Gate | None = None,
     platform: Platform | None = None,
     routers: Sequence[APIRouter] = (),
+    workers: Sequence[Worker] = (),
 ) -> FastAPI:
     """The ASGI application over `front`; `sets_request_id` as in `RequestContext`.
 
     `cluster_view` tells what runs where; by default what runs in this process. `gate` decides who may call;
     by default everybody, as the tenant `default`. `platform` adds files, fine-tuning and models' aliases, whose
-    background work goes on while the application runs; `routers` are further endpoints.
+    background work goes on while the application runs; `routers` are further endpoints, `workers` further work.
     """
     app = FastAPI(
         title="Hamlet",
         description="OpenAI-compatible router over tuned models and retrieval.",
-        lifespan=_at_work(platform.conductor()) if platform else None,
+        lifespan=_at_work([*([platform.conductor()] if platform else ()), *workers]),
     )
     app.add_api_route("/v1/chat/completions", front.chat, methods=["POST"], tags=["openai"])
     app.add_api_route("/v1/completions", front.complete, methods=["POST"], tags=["openai"])
@@ -275,8 +288,15 @@ async def _on_client_gone(request: Request, _exc: Exception) -> Response:
     return Response(status_code=STATUS_CLIENT_GONE)
 
 
-def _at_work(conductor: Conductor) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    return lambda _app: conductor.at_work()
+def _at_work(workers: Sequence[Worker]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for worker in workers:
+                await stack.enter_async_context(worker.at_work())
+            yield
+
+    return lifespan
 
 
 def _request_id(request: Request) -> str:
@@ -324,7 +344,7 @@ async def _state(check: Awaitable[None]) -> str:
         return exc.message
     except TimeoutError:
         return f"no answer within {HEALTH_TIMEOUT_S:g} s"
-    return "ready"
+    return READY
 
 
 def _require_arity(inputs: list[tuple[str, ...]], model: ServedModel) -> None:

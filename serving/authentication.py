@@ -55,6 +55,7 @@ AREAS: Mapping[str, Area] = {
     "/v1/embeddings": Area.INFERENCE,
     "/v1/classify": Area.INFERENCE,
     "/v1/rerank": Area.INFERENCE,
+    "/v1/batches": Area.INFERENCE,
     "/v1/files": Area.FILES,
     "/v1/fine_tuning": Area.FINE_TUNING,
     "/v1/models": Area.FINE_TUNING,
@@ -80,6 +81,15 @@ def access_of(method: str, path: str) -> Access:
     if prefix == "/v1/vector_stores" and path.endswith("/search"):
         writes = False
     return Access(AREAS.get(prefix, Area.ADMIN), writes)
+
+
+def is_audited(access: Access, path: str) -> bool:
+    """Whether a call changes what is kept: an answer leaves nothing behind, a batch does. Pure.
+
+    >>> [is_audited(Access(Area.INFERENCE, writes=True), path) for path in ("/v1/rerank", "/v1/batches")]
+    [False, True]
+    """
+    return access.writes and (access.area is not Area.INFERENCE or path.startswith("/v1/batches"))
 
 
 def is_public(path: str) -> bool:
@@ -180,16 +190,20 @@ class Gate:
             "answered; make a key with: python -m cluster keys create"
         )
 
+    def allowance(self, key_id: str, tenant: str) -> Allowance:
+        """What a caller may still ask for."""
+        return self._limits.allowance(key_id, tenant)
+
     async def admit(self, headers: Headers, access: Access) -> Caller:
         """Who calls. Raises Unauthenticated, Forbidden or Overloaded."""
         key = await self._key(headers)
         if key is None:
-            caller = Caller(DEFAULT_TENANT, ANONYMOUS, self._limits.allowance(ANONYMOUS, DEFAULT_TENANT))
+            caller = Caller(DEFAULT_TENANT, ANONYMOUS, self.allowance(ANONYMOUS, DEFAULT_TENANT))
         elif access.area is not None and not key.allows(access.area, access.writes):
             needed = access.area.value if access.writes else f"{access.area.value}:read"
             raise Forbidden(f"key {key.id} has not the scope {needed}; it has {', '.join(key.scopes)}")
         else:
-            caller = Caller(key.tenant, key.id, self._limits.allowance(key.id, key.tenant))
+            caller = Caller(key.tenant, key.id, self.allowance(key.id, key.tenant))
         caller.allowance.admit()
         return caller
 
@@ -227,7 +241,7 @@ class Authentication:
         state = {"tenant": caller.tenant, "key_id": caller.key_id, "allowance": caller.allowance}
         scope.setdefault("state", {}).update(state)
         answer = _Answer(send, caller.allowance)
-        if not access.writes or access.area is Area.INFERENCE:
+        if not is_audited(access, scope["path"]):
             await self._app(scope, receive, answer.pass_on)
             return
         try:

@@ -182,7 +182,7 @@ class RouterConfig(DeploymentConfig):
 class LimitsConfig(_Frozen):
     """How much one API key and one tenant may ask for; nothing is limited by default.
 
-    Jobs are limited by `fine_tuning.max_waiting_per_tenant`.
+    Jobs and batches are limited by their `max_waiting_per_tenant`.
     """
 
     requests_per_minute_per_key: int | None = Field(None, ge=1, description="Requests of one key.")
@@ -205,6 +205,18 @@ class FilesConfig(_Frozen):
     )
 
 
+class BatchesConfig(_Frozen):
+    """Batches of `/v1/batches`: requests that nobody waits for, answered beside those that somebody does."""
+
+    max_rows: int = Field(50_000, ge=1, description="Requests in one batch.")
+    max_rows_at_once: int = Field(
+        4, ge=1, description="Requests of all batches that one router replica has answered at a time."
+    )
+    max_waiting_per_tenant: int = Field(
+        100, ge=1, description="Batches of one tenant that have not ended; more are refused with 429."
+    )
+
+
 class FineTuningConfig(_Frozen):
     """Jobs of `/v1/fine_tuning/jobs`: what may be tuned, with what, and how many at a time."""
 
@@ -224,6 +236,9 @@ class FineTuningConfig(_Frozen):
     )
     launch_timeout_s: float = Field(
         300, gt=0, description="Seconds in which a job's process must have been started, or the job fails."
+    )
+    max_wait_s: float | None = Field(
+        None, gt=0, description="Seconds that a job may be queued, then it fails; without a limit by default."
     )
     num_workers: int = Field(1, ge=1, description="Data-parallel workers of a job at most.")
     cpus_per_worker: float = Field(1, gt=0, description="Logical CPUs of each worker.")
@@ -256,6 +271,7 @@ class ServingConfig(_Frozen):
     router: RouterConfig = RouterConfig()
     limits: LimitsConfig = LimitsConfig()
     files: FilesConfig = FilesConfig()
+    batches: BatchesConfig = BatchesConfig()
     fine_tuning: FineTuningConfig = FineTuningConfig()
 
     @model_validator(mode="after")

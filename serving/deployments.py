@@ -35,6 +35,7 @@ from serving import handles, vector_stores_api
 from serving.api import Front, create_app
 from serving.authentication import Gate, Keyring
 from serving.backends import Classified, Embedded, EmbedderInfo, SearchJob
+from serving.batch_work import BatchWork
 from serving.catalogue import Catalogue, snapshot_of
 from serving.channel import Event, Outbox, ReplyTo
 from serving.classifier import Classifier
@@ -233,6 +234,7 @@ class RouterDeployment:
         self._verbs = VectorStoreVerbs(search, Files(engine), VectorStoreQueue(engine), parts.embedder)
         self._front = Front(config, parts, catalogue, metrics=ServeMetrics(), stores=search)
         self._gate = _gate(config, engine)
+        self._batches = BatchWork.of(engine, self._front, self._gate, config.batches)
 
     def __serve_build_asgi_app__(self) -> Any:
         """Called by Serve in the replica, after the constructor."""
@@ -243,6 +245,7 @@ class RouterDeployment:
             gate=self._gate,
             platform=self._platform,
             routers=[vector_stores_api.router(self._verbs)],
+            workers=[self._batches],
         )
 
 

@@ -35,6 +35,7 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
             "total_steps": job.total_steps,
             "attempt": job.attempt,
             "num_losses": job.num_losses,
+            "waits_for": job.waits_for if job.status is JobStatus.QUEUED else None,
             "plan": job.plan or None,
         },
     }

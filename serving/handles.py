@@ -52,7 +52,9 @@ def translate(error: BaseException, part: str) -> BaseException:
     if isinstance(cause, HamletError):
         return cause
     if isinstance(error, BackPressureError) or isinstance(cause, BackPressureError):
-        return Unavailable(f"the {part} has too many requests waiting; try again shortly", retry_after_s=1)
+        return Unavailable(
+            f"the {part} has too many requests waiting; try again shortly", code="overloaded", retry_after_s=1
+        )
     if isinstance(error, (RayActorError, DeploymentUnavailableError)):
         return Unavailable(
             f"the {part} was lost while it answered; it is being restarted", retry_after_s=RESTART_S

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import yaml
 
@@ -21,7 +21,7 @@ from cluster.launcher import Launcher
 from cluster.storage import storage_uri
 from serving.config import FineTuningConfig
 from serving.finetune_config import named
-from serving.job_policy import Step, next_step, reason_of, startable
+from serving.job_policy import Step, next_step, reason_of, reason_to_wait, startable
 from serving.training_commands import TrainingCommands
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,11 @@ class JobKeeper:
                 self._for(job, self._follow)
         for job in self._startable():
             self._for(job, self._begin)
+        jobs = self._jobs.unsettled()
+        busy = [job for job in jobs if job.process is not Process.NONE]
+        for job in jobs:
+            if job.status is JobStatus.QUEUED:
+                self._for(job, lambda job: self._await_turn(job, busy))
 
     def _for(self, job: FineTuningJob, work: Callable[[FineTuningJob], None]) -> None:
         """What goes wrong with one job holds up no other; the next round tries again."""
@@ -96,6 +101,22 @@ class JobKeeper:
         busy = [job for job in jobs if job.process is not Process.NONE]
         queued = [job for job in jobs if job.status is JobStatus.QUEUED and job.process is Process.NONE]
         return startable(queued, busy, self._config.max_running, self._config.max_running_per_tenant)
+
+    def _await_turn(self, job: FineTuningJob, busy: Sequence[FineTuningJob]) -> None:
+        """Say why a job is still queued beside the busy ones, and end it when that has lasted too long."""
+        config = self._config
+        reason = reason_to_wait(job, busy, config.max_running, config.max_running_per_tenant)
+        if reason is None:
+            return  # its turn is the next round
+        waited_s = self._clock() - (job.queued_at or job.created_at)
+        if config.max_wait_s is not None and waited_s > config.max_wait_s:
+            message = (
+                f"the job waited {waited_s:.0f} s for its turn, longer than the {config.max_wait_s:g} s of "
+                f"fine_tuning.max_wait_s: {reason}; create it again later"
+            )
+            self._jobs.give_up(job, message)
+        else:
+            self._jobs.tell_wait(job, reason)
 
     def _begin(self, job: FineTuningJob) -> None:
         if self._jobs.start(job):

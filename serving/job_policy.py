@@ -86,3 +86,19 @@ def startable(
             chosen.append(job)
             by_tenant[job.tenant] += 1
     return chosen
+
+
+def reason_to_wait(
+    job: FineTuningJob, busy: Sequence[FineTuningJob], max_running: int, max_per_tenant: int
+) -> str | None:
+    """Why a queued job may not start beside the busy ones, None when it may."""
+    if job.process is not Process.NONE:
+        return "its process of before the pause has not ended yet"
+    if len(busy) >= max_running:
+        return f"as many jobs train as may at a time ({max_running}, fine_tuning.max_running)"
+    if sum(other.tenant == job.tenant for other in busy) >= max_per_tenant:
+        return (
+            "as many jobs of its project train as may at a time "
+            f"({max_per_tenant}, fine_tuning.max_running_per_tenant)"
+        )
+    return None

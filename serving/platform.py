@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter
 from sqlalchemy.engine import Engine
 
+from cluster.batches import Batches
 from cluster.database import open_database
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
@@ -17,7 +18,7 @@ from cluster.ray_launcher import RayLauncher
 from cluster.registry import Registry
 from cluster.settings import settings
 from cluster.webhook_outbox import WebhookOutbox
-from serving import evaluations_api, files_api, fine_tuning_api, models_api
+from serving import batches_api, evaluations_api, files_api, fine_tuning_api, models_api
 from serving.conductor import Conductor, Duty, owner_name
 from serving.config import ServingConfig
 from serving.job_keeper import JobKeeper
@@ -28,6 +29,7 @@ from serving.webhooks import Webhook
 KEEP_EVERY_S = 1.0
 DELIVER_EVERY_S = 1.0
 RETAIN_EVERY_S = 30.0
+SWEEP_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Platform:
         return (
             files_api.router(files, self.commands, self.config),
             fine_tuning_api.router(jobs, files, self.commands, self.config),
+            batches_api.router(Batches(self.engine), files, self.config),
             models_api.router(Registry(self.engine)),
             evaluations_api.router(files, self.launcher, self.config),
         )
@@ -57,10 +60,12 @@ class Platform:
     def conductor(self) -> Conductor:
         files, jobs = Files(self.engine), FineTuningJobs(self.engine)
         keeper = JobKeeper(jobs, files, self.launcher, self.commands, self.config.fine_tuning)
+        retention = Retention(files, jobs, Batches(self.engine), Registry(self.engine))
         duties = [
             Duty("validate-fine-tuning-jobs", keeper.validate, KEEP_EVERY_S),
             Duty("keep-fine-tuning-jobs", keeper.keep, KEEP_EVERY_S),
-            Duty("retention", Retention(files, jobs, Registry(self.engine)).apply, RETAIN_EVERY_S),
+            Duty("retention", retention.apply, RETAIN_EVERY_S),
+            Duty("sweep-storage", retention.sweep, SWEEP_EVERY_S),
         ]
         url, secret = settings().webhook_url, settings().webhook_secret
         if url is not None:

@@ -1,4 +1,4 @@
-"""Removes what has had its time: expired files, weights of deleted models, uploads whose process died."""
+"""Removes what has had its time: expired files, weights of deleted models, bytes whose process died."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from cluster.batches import Batches
 from cluster.blobs import remove_staged
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # A request that found the model before it was deleted may still be loading it.
 WEIGHTS_GRACE_S = 60.0
-# An upload that has not grown for so long has nobody who sends it.
+# An upload that has not grown for so long has nobody who sends it, nor makes a file of it.
 UPLOAD_GRACE_S = 24 * 3600.0
 
 
@@ -25,18 +26,20 @@ class Retention:
         self,
         files: Files,
         jobs: FineTuningJobs,
+        batches: Batches,
         registry: Registry,
         weights_grace_s: float = WEIGHTS_GRACE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._files = files
         self._jobs = jobs
+        self._batches = batches
         self._registry = registry
         self._weights_grace_s = weights_grace_s
         self._clock = clock
 
     def apply(self) -> None:
-        in_use = self._jobs.files_in_use()
+        in_use = self._jobs.files_in_use() | self._batches.files_in_use()
         self._files.remove([file for file in self._files.expired() if file.id not in in_use])
         for uri in self._registry.retired_weights(self._weights_grace_s):
             # The folder first: what is noted is tried again.
@@ -44,3 +47,8 @@ class Retention:
             self._registry.forget_weights(uri)
             log.info("removed the weights in %s", uri)
         remove_staged(before=self._clock() - UPLOAD_GRACE_S)
+
+    def sweep(self) -> None:
+        """Remove bytes that no file is made of. Lists all of storage's files, so it is done seldom."""
+        for uri in self._files.remove_orphans(before=self._clock() - UPLOAD_GRACE_S):
+            log.info("removed %s, which no file is made of", uri)

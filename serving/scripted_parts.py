@@ -37,6 +37,7 @@ from serving.backends import (
     RetrieverBackend,
     SearchJob,
 )
+from serving.batch_work import BatchWork
 from serving.catalogue import Catalogue, Snapshot, snapshot_of
 from serving.config import ServingConfig
 from serving.embedder import Embedder
@@ -175,7 +176,8 @@ class ScriptedApplication:
         assert front.stores is not None
         verbs = VectorStoreVerbs(front.stores, Files(engine), VectorStoreQueue(engine), self.embedder)
         routers = [vector_stores_api.router(verbs)]
-        return create_app(front, gate=self.gate, platform=self.platform, routers=routers)
+        batches = BatchWork.of(engine, front, self.gate, self.config.batches)
+        return create_app(front, gate=self.gate, platform=self.platform, routers=routers, workers=[batches])
 
     def search_for_real(self) -> None:
         """Embed by words and search the collections of this application, instead of what is scripted."""

@@ -14,7 +14,8 @@ from typing import Any
 
 from cluster.errors import Conflict, NotFound, Unavailable
 from cluster.vector_store_records import FileCounts, FileStatus, StoreFile, VectorStore
-from cluster.vector_stores import VectorStores, unknown_store
+from cluster.vector_store_rows import unknown_store
+from cluster.vector_stores import VectorStores
 from retrieval.chunks import indexed_text
 from retrieval.client import AsyncCollections
 from retrieval.points import DocumentRecord, Hit
@@ -142,7 +143,7 @@ class VectorStoreSearch:
             name = collection_of(tenant)
             keys = None
             if raw_filter is not None:
-                known = await asyncio.to_thread(self.stores.attribute_keys, tenant, own)
+                known = await asyncio.to_thread(self.stores.files.attribute_keys, tenant, own)
                 keys = Keys(known, await self._indexed_keys(name))
             found.append(Target(name, store_filter(own, raw_filter, keys)))
         for store_id in others:
@@ -241,7 +242,7 @@ class VectorStoreSearch:
         if hits and not hits[0].collection.startswith(COLLECTION_PREFIX):
             return [_of_collection(hit) for hit in hits]
         keys = [(store_id_of(hit.document_id), file_id_of(hit.document_id)) for hit in hits]
-        files = self.stores.found_files(tenant, set(keys))
+        files = self.stores.files.found(tenant, set(keys))
         pairs = [(hit, files.get(key)) for hit, key in zip(hits, keys, strict=True)]
         return [_of_file(hit, file) for hit, file in pairs if file is not None]
 

@@ -209,7 +209,7 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         tenant = tenant_of(request)
         await verbs.own(tenant, vector_store_id)
         (file,) = await verbs.new_files(tenant, [body])
-        return file_object(await asyncio.to_thread(stores.attach, tenant, vector_store_id, file))
+        return file_object(await asyncio.to_thread(stores.files.attach, tenant, vector_store_id, file))
 
     @api.get("/{vector_store_id}/files")
     async def listing(
@@ -225,21 +225,23 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
             later = [file for file in documents if paging.after is None or file.id > paging.after]
             return list_object(cut(later, paging.limit), file_object)
         page = await asyncio.to_thread(
-            lambda: stores.files(tenant, vector_store_id, status=filter, **paging.arguments())
+            lambda: stores.files.list(tenant, vector_store_id, status=filter, **paging.arguments())
         )
         return list_object(page, file_object)
 
     @api.get("/{vector_store_id}/files/{file_id}")
     async def retrieve(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        return file_object(await asyncio.to_thread(stores.file, tenant, vector_store_id, file_id))
+        return file_object(await asyncio.to_thread(stores.files.get, tenant, vector_store_id, file_id))
 
     @api.post("/{vector_store_id}/files/{file_id}")
     async def update(
         vector_store_id: str, file_id: str, body: UpdateAttributes, request: Request
     ) -> dict[str, Any]:
         tenant, attributes = tenant_of(request), dict(body.attributes or {})
-        file = await asyncio.to_thread(stores.set_attributes, tenant, vector_store_id, file_id, attributes)
+        file = await asyncio.to_thread(
+            stores.files.set_attributes, tenant, vector_store_id, file_id, attributes
+        )
         if file.status is FileStatus.COMPLETED:
             metadata = stored_metadata(vector_store_id, attributes)
             document = document_id(vector_store_id, file_id)
@@ -251,7 +253,7 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     @api.get("/{vector_store_id}/files/{file_id}/content")
     async def content(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        await asyncio.to_thread(stores.file, tenant, vector_store_id, file_id)
+        await asyncio.to_thread(stores.files.get, tenant, vector_store_id, file_id)
         document = document_id(vector_store_id, file_id)
         try:
             chunks = await verbs.search.limited(
@@ -264,7 +266,7 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     @api.delete("/{vector_store_id}/files/{file_id}")
     async def delete(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        await asyncio.to_thread(stores.detach, tenant, vector_store_id, file_id)
+        await asyncio.to_thread(stores.files.detach, tenant, vector_store_id, file_id)
         await verbs.remove_chunks(tenant, vector_store_id, [file_id])
         return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
 
@@ -277,17 +279,21 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         tenant = tenant_of(request)
         await verbs.own(tenant, vector_store_id)
         files = await verbs.new_files(tenant, body.requests)
-        return batch_object(await asyncio.to_thread(stores.attach_batch, tenant, vector_store_id, files))
+        return batch_object(
+            await asyncio.to_thread(stores.files.attach_batch, tenant, vector_store_id, files)
+        )
 
     @api.get("/{vector_store_id}/file_batches/{batch_id}")
     async def retrieve(vector_store_id: str, batch_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        return batch_object(await asyncio.to_thread(stores.batch, tenant, vector_store_id, batch_id))
+        return batch_object(await asyncio.to_thread(stores.files.batch, tenant, vector_store_id, batch_id))
 
     @api.post("/{vector_store_id}/file_batches/{batch_id}/cancel")
     async def cancel(vector_store_id: str, batch_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        return batch_object(await asyncio.to_thread(stores.cancel_batch, tenant, vector_store_id, batch_id))
+        return batch_object(
+            await asyncio.to_thread(stores.files.cancel_batch, tenant, vector_store_id, batch_id)
+        )
 
     @api.get("/{vector_store_id}/file_batches/{batch_id}/files")
     def files(
@@ -297,7 +303,7 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         paging: Paging,
         filter: FileStatus | None = None,
     ) -> dict[str, Any]:
-        page = stores.files(
+        page = stores.files.list(
             tenant_of(request),
             vector_store_id,
             batch_id=batch_id,

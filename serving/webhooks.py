@@ -1,4 +1,4 @@
-"""Telling a webhook that jobs have ended, signed as OpenAI's clients check it (`client.webhooks.unwrap`).
+"""Telling a webhook that jobs and batches have ended, signed as OpenAI's clients check it (`client.webhooks.unwrap`).
 
 Standard Webhooks: the signature is HMAC-SHA256 over "<id>.<timestamp>.<body>" with the secret. A message is sent
 until it is taken, less and less often, for about a day; its id stays the same, as it may arrive twice.

@@ -47,6 +47,8 @@ BOUNDARIES = {
     "serving/requests.py::__call__": "the request: whatever is left becomes a 500 with the request's id",
     "serving/conductor.py::_round": "the background round: the fault is logged and the next round tries again",
     "serving/batching.py::_run_batch": "the background task: the fault is told to each waiting request",
+    "serving/batch_work.py::_step": "the background work: it is logged, and the batch is tried again",
+    "serving/batch_answers.py::_asked": "the row, as a request: whatever is left becomes a 500 with its id",
     "serving/vector_store_work.py::run": "the background work: it is logged, and the next item is tried",
     "serving/vector_store_work.py::run_one": "the background work: the file is marked as failed",
     "serving/vector_store_work.py::renew": "the lease's thread: it is logged, and the next turn tries again",

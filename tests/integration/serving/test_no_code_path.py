@@ -233,3 +233,57 @@ def test_two_routers_over_postgres_lose_no_job_and_run_none_twice(
     both = [routers(HAMLET_DATABASE_URL=postgres) for _ in range(2)]
     files, jobs = _acknowledged_over_kills(both, rounds=2, seed=2)
     _check(both[0].client, home, files, jobs)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("num_routers", [1, 2])
+def test_batches_go_on_after_kills_and_answer_no_row_twice(
+    routers: Callable[..., Router], postgres: str, num_routers: int
+) -> None:
+    """A killed router's lease holds for 15 s, which is what takes the time here."""
+    database = {"HAMLET_DATABASE_URL": postgres} if num_routers > 1 else {}
+    alive, chance = [routers(**database) for _ in range(num_routers)], random.Random(3)
+    made = [_embedding_batch(alive[0].client, 2000) for _ in range(2)]
+    num_done = num_kills = 0
+    deadline = time.monotonic() + 270
+    while True:
+        victim = alive[num_kills % num_routers]
+        seen = [victim.client.batches.retrieve(name) for name in made]
+        if all(batch.completed_at for batch in seen):
+            break
+        assert time.monotonic() < deadline, "it has not happened in time"
+        now_done = sum(batch.request_counts.completed for batch in seen)
+        assert now_done >= num_done, "an answer was lost"
+        if now_done > num_done and num_kills < 5:  # it is at work
+            time.sleep(chance.uniform(0, 2))
+            victim.kill()
+            victim.start()
+            num_kills += 1
+        num_done = now_done
+        time.sleep(0.2)
+    assert num_kills >= 2
+    for batch in seen:
+        assert (batch.status, batch.request_counts.completed, batch.error_file_id) == (
+            "completed",
+            2000,
+            None,
+        )
+        lines = victim.client.files.content(batch.output_file_id).text.splitlines()
+        assert [json.loads(line)["custom_id"] for line in lines] == [str(number) for number in range(2000)]
+    assert len(list(victim.client.files.list(purpose="batch_output"))) == 2
+
+
+def _embedding_batch(client: openai.OpenAI, num_rows: int) -> str:
+    rows = [
+        {
+            "custom_id": str(n),
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"model": "minilm", "input": f"{n}"},
+        }
+        for n in range(num_rows)
+    ]
+    content = "\n".join(json.dumps(row) for row in rows).encode()
+    file = client.files.create(file=("rows.jsonl", content), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+    return batch.id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -29,6 +28,7 @@ from retrieval.service import Collections
 from serving.config import FineTuningConfig, ServingConfig
 from serving.platform import Platform
 from serving.scripted_parts import ScriptedApplication, scripted_card
+from serving.scripted_tenants import assert_nothing_is_told, two_tenants
 
 DEADLINE_S = 60.0
 REPOSITORY = Path(__file__).parents[3]
@@ -178,7 +178,7 @@ def test_a_reader_that_is_killed_is_followed_by_one_that_finishes_its_work(tmp_p
         assert stores.get("default", store.id).file_counts.in_progress == 1
         until(lambda: _lease_is_over(engine))
     assert run_reader(tmp_path, 30).wait(DEADLINE_S) == 0
-    done = stores.file("default", store.id, file.id)
+    done = stores.files.get("default", store.id, file.id)
     assert (done.status.value, done.error) == ("completed", None)
     collections = CollectionsClient(InProcess(Collections(EdgeStore(tmp_path))))
     try:
@@ -199,11 +199,4 @@ def _lease_is_over(engine: Any) -> bool:
 
 @pytest.mark.soak
 def test_ten_thousand_random_requests_across_tenants_are_told_nothing() -> None:
-    path = REPOSITORY / "tests" / "unit" / "serving" / "test_tenants.py"
-    spec = importlib.util.spec_from_file_location("test_tenants_of_serving", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    module.assert_nothing_is_told(module.tenants.two_tenants(scripted_card), 10_000)
+    assert_nothing_is_told(two_tenants(scripted_card), 10_000)

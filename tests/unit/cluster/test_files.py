@@ -157,3 +157,21 @@ def test_only_staged_files_that_nobody_writes_any_more_are_removed() -> None:
     remove_staged(before=time.time() - 3600)
     assert not old.exists()
     assert new.exists()
+
+
+def test_bytes_that_no_row_names_are_removed_once_they_are_old(files: Files, home: Path) -> None:
+    kept = files.create("us", "rows.jsonl", "batch", b"kept")
+    orphan = files.stored("them", "rows.jsonl", "batch", b"its process was killed before the row was written")
+    foreign = Path(kept.uri).with_name("notes.txt")
+    foreign.write_text("nobody's business of ours")
+    assert files.remove_orphans(before=time.time() - 60) == []
+    (removed,) = files.remove_orphans(before=time.time() + 60)
+    assert removed.endswith(orphan.uri)
+    assert not Path(orphan.uri).exists()
+    assert files.open(kept).read() == b"kept"
+    assert foreign.exists()
+    assert files.remove_orphans(before=time.time() + 60) == []
+
+
+def test_a_storage_without_files_has_no_orphans(files: Files) -> None:
+    assert files.remove_orphans(before=time.time()) == []

@@ -66,7 +66,7 @@ def test_a_store_counts_its_files_by_status(
     counted = stores.get("ann", store.id)
     assert counted.file_counts._asdict() == {"in_progress": 0, "completed": 2, "failed": 1, "cancelled": 0}
     assert counted.usage_bytes == 30
-    (failed,) = stores.files("ann", store.id, status=FileStatus.FAILED).data
+    (failed,) = stores.files.list("ann", store.id, status=FileStatus.FAILED).data
     assert failed.error == ("invalid_file", "no text")
 
 
@@ -145,9 +145,9 @@ def test_a_file_that_is_taken_out_while_it_is_read_is_removed_next(
     store = stores.create("ann", files=[file])
     reading = queue.claim(30)
     assert reading is not None
-    stores.detach("ann", store.id, file.id)
+    stores.files.detach("ann", store.id, file.id)
     with pytest.raises(NotFound):
-        stores.file("ann", store.id, file.id)
+        stores.files.get("ann", store.id, file.id)
     queue.forget(store.id, [file.id])  # a worker holds it: its row stays
     assert not queue.complete(reading, 10)
     assert queue.is_known(reading)
@@ -166,7 +166,7 @@ def test_new_attributes_while_it_is_read_make_the_file_be_read_again(
     store = stores.create("ann", files=[file])
     first = queue.claim(30)
     assert first is not None
-    stores.set_attributes("ann", store.id, file.id, {"year": 2024})
+    stores.files.set_attributes("ann", store.id, file.id, {"year": 2024})
     assert not queue.complete(first, 10)
     second = queue.claim(30)
     assert second is not None
@@ -179,12 +179,12 @@ def test_a_cancelled_batch_ends_what_is_not_read_and_purges_its_chunks(
     stores: VectorStores, queue: VectorStoreQueue, files: Files
 ) -> None:
     store = stores.create("ann")
-    batch = stores.attach_batch("ann", store.id, [new(files) for _ in range(3)])
+    batch = stores.files.attach_batch("ann", store.id, [new(files) for _ in range(3)])
     done, running = queue.claim(30), queue.claim(30)
     assert done is not None
     assert running is not None
     queue.complete(done, 10)
-    cancelled = stores.cancel_batch("ann", store.id, batch.id)
+    cancelled = stores.files.cancel_batch("ann", store.id, batch.id)
     assert cancelled.is_cancelled
     assert cancelled.file_counts._asdict() == {
         "in_progress": 0,
@@ -192,14 +192,14 @@ def test_a_cancelled_batch_ends_what_is_not_read_and_purges_its_chunks(
         "failed": 0,
         "cancelled": 2,
     }
-    assert stores.cancel_batch("ann", store.id, batch.id) == cancelled
+    assert stores.files.cancel_batch("ann", store.id, batch.id) == cancelled
     assert not queue.complete(running, 10)
     tasks = []
     while work := queue.claim(30):
         tasks.append(work.task)
         assert queue.purged(work)
     assert tasks == [Task.PURGE, Task.PURGE]
-    assert len(stores.files("ann", store.id, batch_id=batch.id, status=FileStatus.CANCELLED).data) == 2
+    assert len(stores.files.list("ann", store.id, batch_id=batch.id, status=FileStatus.CANCELLED).data) == 2
 
 
 def test_a_deleted_store_is_gone_at_once_and_its_rows_when_its_chunks_are(
@@ -232,7 +232,7 @@ def test_a_store_expires_after_its_last_use_and_its_files_go(
     with pytest.raises(Conflict, match="expired"):
         stores.usable("ann", store.id)
     with pytest.raises(Conflict, match="expired"):
-        stores.attach("ann", store.id, new(files))
+        stores.files.attach("ann", store.id, new(files))
     queue.sweep()
     assert stores.get("ann", store.id).file_counts.total == 0
     work = queue.claim(30)
@@ -258,12 +258,12 @@ def test_a_file_attached_again_with_another_cut_loses_its_old_chunks_first(
     work = queue.claim(30)
     assert work is not None
     queue.complete(work, 10)
-    stores.attach("ann", store.id, file)
+    stores.files.attach("ann", store.id, file)
     again = queue.claim(30)
     assert again is not None
     assert not again.must_purge
     queue.complete(again, 10)
-    stores.attach("ann", store.id, NewFile(file.id, "a.md", Chunking(100, 0), {}))
+    stores.files.attach("ann", store.id, NewFile(file.id, "a.md", Chunking(100, 0), {}))
     recut = queue.claim(30)
     assert recut is not None
     assert recut.must_purge
@@ -273,23 +273,23 @@ def test_a_file_attached_again_with_another_cut_loses_its_old_chunks_first(
 def test_another_tenant_finds_nothing_by_any_name(stores: VectorStores, files: Files) -> None:
     file = new(files)
     store = stores.create("ann", files=[file])
-    batch = stores.attach_batch("ann", store.id, [new(files)])
+    batch = stores.files.attach_batch("ann", store.id, [new(files)])
     calls = [
         lambda: stores.get("bob", store.id),
         lambda: stores.modify("bob", store.id, name="x"),
         lambda: stores.delete("bob", store.id),
-        lambda: stores.file("bob", store.id, file.id),
-        lambda: stores.files("bob", store.id),
-        lambda: stores.detach("bob", store.id, file.id),
-        lambda: stores.set_attributes("bob", store.id, file.id, {}),
-        lambda: stores.attach("bob", store.id, file),
-        lambda: stores.attach_batch("bob", store.id, [file]),
-        lambda: stores.batch("bob", store.id, batch.id),
-        lambda: stores.cancel_batch("bob", store.id, batch.id),
+        lambda: stores.files.get("bob", store.id, file.id),
+        lambda: stores.files.list("bob", store.id),
+        lambda: stores.files.detach("bob", store.id, file.id),
+        lambda: stores.files.set_attributes("bob", store.id, file.id, {}),
+        lambda: stores.files.attach("bob", store.id, file),
+        lambda: stores.files.attach_batch("bob", store.id, [file]),
+        lambda: stores.files.batch("bob", store.id, batch.id),
+        lambda: stores.files.cancel_batch("bob", store.id, batch.id),
     ]
     for call in calls:
         with pytest.raises(NotFound):
             call()
-    assert stores.found_files("bob", {(store.id, file.id)}) == {}
-    assert stores.attribute_keys("bob", [store.id]) == set()
+    assert stores.files.found("bob", {(store.id, file.id)}) == {}
+    assert stores.files.attribute_keys("bob", [store.id]) == set()
     assert stores.get("ann", store.id).file_counts.in_progress == 2

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.fine_tuning_records import FineTuningJob, JobStatus, Process
 from cluster.launcher import Run, RunState
-from serving.job_policy import Step, next_step, reason_of, startable
+from serving.job_policy import Step, next_step, reason_of, reason_to_wait, startable
 
 RUNNING, ABSENT = Run(RunState.RUNNING), Run(RunState.ABSENT)
 KILLED, FAULTY, AWAY = Run(RunState.ENDED), Run(RunState.ENDED, 1, "error: no"), Run(RunState.ENDED, 2)
@@ -64,3 +64,17 @@ def test_the_reason_of_an_end_is_told_in_a_few_words() -> None:
     assert reason_of(FAULTY) == "it ended with exit code 1: no"
     assert reason_of(KILLED) == "it was killed"
     assert "no longer knows" in reason_of(ABSENT)
+
+
+def test_a_queued_job_waits_for_the_cluster_for_its_project_or_for_its_own_process() -> None:
+    queued = _job(status=JobStatus.QUEUED, process=Process.NONE)
+    ours, theirs = _job(), _job(tenant="them")
+    assert reason_to_wait(queued, [theirs], max_running=2, max_per_tenant=1) is None
+    reasons = [
+        reason_to_wait(queued, [ours, theirs], 2, 2),
+        reason_to_wait(queued, [ours], 2, 1),
+        reason_to_wait(_job(status=JobStatus.QUEUED), [], 2, 1),
+    ]
+    for reason, word in zip(reasons, ("max_running)", "max_running_per_tenant)", "pause"), strict=True):
+        assert reason is not None
+        assert word in reason

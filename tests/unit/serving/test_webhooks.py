@@ -36,7 +36,7 @@ def outbox(monkeypatch: pytest.MonkeyPatch) -> WebhookOutbox:
     monkeypatch.setenv("HAMLET_WEBHOOK_URL", "https://example.org/hook")
     settings.cache_clear()
     with open_database().begin() as connection:
-        announce(connection, "ftjob-1", "succeeded", 0.0)
+        announce(connection, "fine_tuning.job.succeeded", "ftjob-1", 0.0)
     return WebhookOutbox()
 
 

@@ -6,18 +6,24 @@ route with a body or a parameter that is not described here fails its test: a ne
 
 from __future__ import annotations
 
+import asyncio
+import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from cluster.api_keys import make_key
+from cluster.batch_records import BatchRequest
+from cluster.batches import Batches
 from cluster.cards import ModelCard
 from cluster.files import Files
-from cluster.fine_tuning_jobs import FineTuningJobs, JobRequest
+from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.fine_tuning_records import JobRequest
 from cluster.registry import Registry
 from cluster.reports import Report, Reports, ReportStatus
 from serving.authentication import Gate, Keyring
@@ -85,6 +91,9 @@ def two_tenants(make_card: Callable[..., ModelCard]) -> TwoTenants:
     store = client.post("/v1/vector_stores", json={"name": SECRET}).json()
     path = f"/v1/vector_stores/{store['id']}/file_batches"
     batch = client.post(path, json={"file_ids": [file.id], "attributes": {"secret_key": "x"}}).json()
+    asked = Batches(engine).create(
+        "ann", BatchRequest("key-1", "/v1/embeddings", file.id, file.uri, 3600, {"for": SECRET})
+    )
     worker = world.worker()
     while worker.run_one():
         pass
@@ -95,6 +104,7 @@ def two_tenants(make_card: Callable[..., ModelCard]) -> TwoTenants:
         "alias": "annsalias",
         "vector_store_id": store["id"],
         "batch_id": batch["id"],
+        "batch": asked.id,
         "report_id": report.id,
     }
     return TwoTenants(world, app, headers, ids)
@@ -119,6 +129,14 @@ def bodies(ids: dict[str, str]) -> dict[tuple[str, str], list[Any]]:
         ("POST", "/v1/embeddings"): [{"model": model, "input": "x"}],
         ("POST", "/v1/classify"): [{"model": model, "input": "x"}],
         ("POST", "/v1/rerank"): [{"model": model, "query": "x", "documents": ["x"]}],
+        ("POST", "/v1/batches"): [
+            {
+                "input_file_id": ids["file_id"],
+                "endpoint": "/v1/embeddings",
+                "completion_window": "24h",
+            }
+        ],
+        ("POST", "/v1/batches/{batch}/cancel"): [None],
         ("POST", "/v1/fine_tuning/jobs"): [
             {"model": "smollm2", "training_file": ids["file_id"]},
             {"model": model, "training_file": ids["file_id"]},
@@ -148,7 +166,7 @@ def bodies_of(method: str, path: str, ids: dict[str, str]) -> list[Any]:
     known = bodies(ids)
     if method in ("GET", "HEAD", "DELETE"):
         return [None]
-    assert (method, path) in known, f"describe what {method} {path} takes in tests/unit/serving/tenants.py"
+    assert (method, path) in known, f"describe what {method} {path} takes in serving/scripted_tenants.py"
     return known[method, path]
 
 
@@ -157,7 +175,7 @@ def filled(path: str, ids: dict[str, str]) -> str:
 
     def identifier(match: re.Match[str]) -> str:
         name = match[1].removesuffix(":path")
-        assert name in ids, f"say what {{{name}}} of {path} is in tests/unit/serving/tenants.py"
+        assert name in ids, f"say what {{{name}}} of {path} is in serving/scripted_tenants.py"
         return ids[name]
 
     return re.sub(r"\{([^}]+)\}", identifier, path)
@@ -170,3 +188,48 @@ def told(status: int, text: str, ids: dict[str, str]) -> tuple[int, str]:
     text = re.sub(r"chatcmpl-\w+|cmpl-\w+|rerank-\w+", "<answer>", text)
     text = re.sub(r'"(created|stage_ms)":(\{[^}]*\}|\d+)', r'"\1":0', text)
     return status, text
+
+
+def assert_nothing_is_told(two: TwoTenants, num_requests: int) -> None:
+    """Random routes with random ids of ann's in their places, as `bob`."""
+    asyncio.run(_ask_at_random(two, num_requests))
+    mine = TestClient(two.app, headers=two.headers["ann"])
+    for path in ("/v1/files/{file_id}", "/v1/fine_tuning/jobs/{job_id}", "/v1/models/{name}"):
+        assert mine.get(filled(path, two.ids)).status_code == 200
+
+
+async def _ask_at_random(two: TwoTenants, num_requests: int) -> None:
+    draw = random.Random(20261125)
+    routes = [
+        (method, path)
+        for method, path in two.routes()
+        if "{" in path or (method not in ("GET", "HEAD") and path != "/v1/files")
+    ]
+    expected: dict[tuple[Any, ...], tuple[int, str]] = {}
+    # In process and on one event loop: a test client would spend most of the time on threads of its own.
+    transport = httpx.ASGITransport(two.app)
+    headers = two.headers["bob"]
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+        for _ in range(num_requests):
+            method, path = draw.choice(routes)
+            # Ids also in places of other kinds: a file's id as a job's, and so on.
+            mixes = draw.random() < 0.1
+            names = {name: draw.choice(sorted(two.ids)) if mixes else name for name in two.ids}
+            ids = {name: two.ids[source] for name, source in names.items()}
+            never = {name: never_was(value) for name, value in ids.items()}
+            number = draw.randrange(len(bodies_of(method, path, ids)))
+            used = [source for name, source in names.items() if "{" + name in path]
+            case = (method, path, number, *used, tuple(names.values()) if method in ("POST", "PUT") else ())
+            if case not in expected:
+                expected[case] = await ask(client, method, path, never, number)
+            assert await ask(client, method, path, ids, number) == expected[case], case
+
+
+async def ask(
+    client: httpx.AsyncClient, method: str, path: str, ids: dict[str, str], number: int
+) -> tuple[int, str]:
+    body = bodies_of(method, path, ids)[number]
+    response = await client.request(method, filled(path, ids), json=body)
+    assert response.status_code < 500
+    status, text = response.status_code, response.text
+    return told(status, text, ids)

@@ -1,0 +1,151 @@
+"""`/v1/batches`: many requests as one file, answered within a day, in OpenAI's shapes.
+
+What is wrong with a file is told by the batch, which then has failed: it is read after the request.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.batch_records import Batch, BatchRequest, BatchStatus
+from cluster.batches import Batches
+from cluster.errors import InvalidInput, NotFound, Overloaded
+from cluster.files import File, Files
+from serving.authentication import ANONYMOUS
+from serving.config import ServingConfig
+from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S, tenant_of
+from serving.limits import require_storage
+from serving.vector_store_requests import StoreMetadata
+
+INPUT_PURPOSE = "batch"
+COMPLETION_WINDOW = "24h"
+RETRY_AFTER_S = 60.0
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify", "/v1/rerank"]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OutputExpiry(_Request):
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=EXPIRY_S[0], le=EXPIRY_S[1])
+
+
+class CreateBatchRequest(_Request):
+    """`POST /v1/batches`"""
+
+    input_file_id: str = Field(min_length=1)
+    endpoint: Endpoint
+    completion_window: Literal["24h"]
+    metadata: StoreMetadata | None = None
+    output_expires_after: OutputExpiry | None = None
+
+
+def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
+    """The endpoints over `batches`, whose input is in `files`."""
+    api = APIRouter(prefix="/v1/batches", tags=["openai"])
+
+    @api.post("")
+    def create(body: CreateBatchRequest, request: Request) -> dict[str, Any]:
+        tenant = tenant_of(request)
+        file = _input(files, tenant, body.input_file_id)
+        # What the answers will take nobody knows; who is above the limit already waits.
+        require_storage(config.limits, files.num_bytes(tenant), 0)
+        most = config.batches.max_waiting_per_tenant
+        if batches.num_active(tenant) >= most:
+            raise Overloaded(
+                f"{most} batches have not ended yet, the most there may be; cancel one or wait",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        expiry = body.output_expires_after
+        made = BatchRequest(
+            key_id=str(getattr(request.state, "key_id", ANONYMOUS)),
+            endpoint=body.endpoint,
+            input_file=file.id,
+            input_uri=file.uri,
+            output_expires_after_s=expiry.seconds if expiry else BATCH_EXPIRY_S,
+            labels=body.metadata,
+        )
+        return batch_object(batches.create(tenant, made))
+
+    @api.get("")
+    def listing(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+        page = batches.list(tenant_of(request), after=after, limit=limit)
+        return {
+            "object": "list",
+            "data": [batch_object(batch) for batch in page.data],
+            "first_id": page.data[0].id if page.data else None,
+            "last_id": page.data[-1].id if page.data else None,
+            "has_more": page.has_more,
+        }
+
+    # Not `batch_id`: that is a file batch of a vector store.
+    @api.get("/{batch}")
+    def retrieve(batch: str, request: Request) -> dict[str, Any]:
+        return batch_object(batches.get(tenant_of(request), batch))
+
+    @api.post("/{batch}/cancel")
+    def cancel(batch: str, request: Request) -> dict[str, Any]:
+        return batch_object(batches.cancel(tenant_of(request), batch))
+
+    return api
+
+
+def batch_object(batch: Batch) -> dict[str, Any]:
+    """OpenAI's batch object."""
+    reached = {
+        f"{status.value}_at": int(batch.times[status.value]) if status.value in batch.times else None
+        for status in BatchStatus
+        if status is not BatchStatus.VALIDATING
+    }
+    prompt, completion = batch.num_prompt_tokens, batch.num_completion_tokens
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "model": batch.model,
+        "errors": {"object": "list", "data": batch.faults} if batch.faults else None,
+        "input_file_id": batch.input_file,
+        "completion_window": COMPLETION_WINDOW,
+        "status": batch.status.value,
+        "output_file_id": batch.output_file,
+        "error_file_id": batch.error_file,
+        "created_at": int(batch.created_at),
+        "expires_at": int(batch.expires_at),
+        **reached,
+        "request_counts": {
+            "total": batch.num_rows or 0,
+            "completed": batch.num_completed,
+            "failed": batch.num_failed,
+        },
+        # What came from the prefix cache or was reasoning is not told apart.
+        "usage": {
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": completion,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": prompt + completion,
+        },
+        "metadata": batch.labels,
+    }
+
+
+def _input(files: Files, tenant: str, file_id: str) -> File:
+    param = "input_file_id"
+    try:
+        file = files.get(tenant, file_id)
+    except NotFound as exc:
+        raise InvalidInput(f"{param}: no file {file_id!r}; upload it first", param, "file_not_found") from exc
+    if file.purpose != INPUT_PURPOSE:
+        raise InvalidInput(
+            f"{param}: {file_id} was uploaded for {file.purpose}; upload it with purpose {INPUT_PURPOSE}",
+            param,
+            "invalid_file_purpose",
+        )
+    return file

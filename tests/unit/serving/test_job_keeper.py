@@ -1,0 +1,122 @@
+"""The queue of fine-tuning jobs as its keeper turns it, with a launcher that only remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from cluster.files import Files
+from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.fine_tuning_records import FineTuningJob, JobRequest, JobStatus
+from cluster.launcher import Run, RunState
+from serving.config import FineTuningConfig
+from serving.job_keeper import JobKeeper
+from serving.training_commands import TrainingCommands
+
+
+class Clock:
+    """No two looks at it see the same time, by which jobs are put in order."""
+
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+class RememberingLauncher:
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def start(self, name: str, command: Sequence[str]) -> None:
+        self.started.append(name)
+
+    def look(self, name: str) -> Run:
+        return Run(RunState.RUNNING if name in self.started else RunState.ABSENT)
+
+    def stop(self, name: str) -> None:
+        self.started.remove(name)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def jobs(clock: Clock) -> FineTuningJobs:
+    return FineTuningJobs(clock=clock)
+
+
+@pytest.fixture
+def keeper(jobs: FineTuningJobs, clock: Clock) -> JobKeeper:
+    config = FineTuningConfig(launcher="local", max_running=1, max_wait_s=60)
+    return JobKeeper(jobs, Files(), RememberingLauncher(), TrainingCommands(), config, clock)
+
+
+def queued(jobs: FineTuningJobs, tenant: str = "us") -> FineTuningJob:
+    job = jobs.create(tenant, JobRequest("smollm2", "file-1", None, {}, {}, None, 1, None, {}))
+    jobs.queue(job.id, {})
+    return jobs.get(tenant, job.id)
+
+
+def messages(jobs: FineTuningJobs, job: FineTuningJob) -> list[str]:
+    return [event.message for event in jobs.events(job.tenant, job.id, limit=100).data]
+
+
+def test_a_job_that_has_to_wait_says_why_once(jobs: FineTuningJobs, keeper: JobKeeper) -> None:
+    first, second = queued(jobs), queued(jobs, "them")
+    keeper.keep()
+    keeper.keep()
+    told = [message for message in messages(jobs, second) if "waits in the queue" in message]
+    assert told == [
+        "The job waits in the queue: as many jobs train as may at a time (1, fine_tuning.max_running)"
+    ]
+    waiting = jobs.get("them", second.id)
+    assert (waiting.status, f"The job waits in the queue: {waiting.waits_for}") == (JobStatus.QUEUED, told[0])
+    assert not any("waits" in message for message in messages(jobs, first))
+    jobs.cancel("us", first.id)
+    for _ in range(3):  # its process is stopped, seen to be gone, and leaves its place
+        keeper.keep()
+    begun = jobs.get("them", second.id)
+    assert (begun.status, begun.waits_for) == (JobStatus.RUNNING, None)
+
+
+def test_a_job_that_waits_longer_than_it_may_fails_with_the_reason(
+    jobs: FineTuningJobs, keeper: JobKeeper, clock: Clock
+) -> None:
+    running, waiting = queued(jobs), queued(jobs)
+    keeper.keep()
+    clock.now += 59
+    keeper.keep()
+    assert jobs.get("us", waiting.id).status is JobStatus.QUEUED
+    clock.now += 2
+    keeper.keep()
+    failed = jobs.get("us", waiting.id)
+    assert failed.status is JobStatus.FAILED
+    assert failed.error is not None
+    assert failed.error["code"] == "queue_timeout"
+    assert "waited 61 s" in failed.error["message"]
+    assert "fine_tuning.max_running" in failed.error["message"]
+    assert jobs.get("us", running.id).status is JobStatus.RUNNING
+
+
+def test_a_pause_does_not_count_as_waiting(jobs: FineTuningJobs, keeper: JobKeeper, clock: Clock) -> None:
+    queued(jobs)
+    waiting = queued(jobs)
+    keeper.keep()
+    jobs.pause("us", waiting.id)
+    clock.now += 1000
+    keeper.keep()
+    jobs.resume("us", waiting.id)
+    keeper.keep()
+    assert jobs.get("us", waiting.id).status is JobStatus.QUEUED
+
+
+def test_a_job_that_was_begun_meanwhile_is_not_given_up(jobs: FineTuningJobs) -> None:
+    job = queued(jobs)
+    assert jobs.start(job)
+    assert not jobs.give_up(job, "it waited")
+    assert not jobs.tell_wait(job, "no room")
+    assert jobs.get("us", job.id).status is JobStatus.RUNNING
