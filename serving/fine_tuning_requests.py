@@ -5,19 +5,16 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.errors import InvalidInput
+from serving.bodies import Body, Part
 from serving.hyperparameters import Auto, Hyperparameters, decide
 
 MAX_METADATA = 16
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AskedHyperparameters(_Request):
+class AskedHyperparameters(Part):
     """`auto` is decided from the number of rows, by the rule in `hyperparameters`."""
 
     n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
@@ -30,11 +27,11 @@ class AskedHyperparameters(_Request):
         return "auto" if value is None else value
 
 
-class Supervised(_Request):
+class Supervised(Part):
     hyperparameters: AskedHyperparameters | None = None
 
 
-class Method(_Request):
+class Method(Part):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
     # What is in them does not matter: the method as a whole is refused.
@@ -50,7 +47,7 @@ class Method(_Request):
         return self
 
 
-class CreateJobRequest(_Request):
+class CreateJobRequest(Body):
     """`POST /v1/fine_tuning/jobs`, and the same body for `/plans`."""
 
     model: str = Field(min_length=1)
