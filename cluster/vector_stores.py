@@ -6,12 +6,13 @@ is answered exactly as one that never was.
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, Select, Table, Text, cast, func, insert, select, tuple_, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
@@ -173,8 +174,9 @@ class VectorStores:
 
     def attribute_keys(self, tenant: str, store_ids: Collection[str]) -> set[str]:
         """The keys that the files of some stores have attributes under."""
+        # As text, since PostgreSQL tells no two JSON values apart. Most files of a store have the same attributes.
         query = (
-            select(STORE_FILES.c.attributes)
+            select(cast(STORE_FILES.c.attributes, Text))
             .distinct()
             .where(
                 STORE_FILES.c.store_id.in_(store_ids),
@@ -183,7 +185,7 @@ class VectorStores:
             )
         )
         with reading(self._engine) as connection:
-            return {key for attributes in connection.scalars(query) for key in attributes}
+            return {key for attributes in connection.scalars(query) for key in json.loads(attributes)}
 
     def set_attributes(
         self, tenant: str, store_id: str, file_id: str, attributes: Mapping[str, Any]

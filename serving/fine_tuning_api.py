@@ -27,6 +27,18 @@ from serving.training_commands import TrainingCommands
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 ONE_JOB = answers(shapes.FineTuningJob)
+METADATA_PARAMETER = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "description": "Only jobs with these labels: `metadata[team]=search`.",
+            "style": "deepObject",
+            "explode": True,
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+        }
+    ]
+}
 METADATA_KEY = re.compile(r"metadata\[(.+)\]")
 
 
@@ -58,7 +70,12 @@ def router(
             "hyperparameters": made.hyperparameters,
         } | {"plan": forecast}
 
-    @api.get("/jobs", summary="List fine-tuning jobs", responses=answers(shapes.FineTuningJobList))
+    @api.get(
+        "/jobs",
+        summary="List fine-tuning jobs",
+        responses=answers(shapes.FineTuningJobList),
+        openapi_extra=METADATA_PARAMETER,
+    )
     def listing(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         page = jobs.list(tenant_of(request), after=after, limit=limit, metadata=metadata_filter(request))
         return {"object": "list", "data": [job_object(job) for job in page.data], "has_more": page.has_more}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from cluster.errors import InvalidInput
 from serving.bodies import Body, Part
@@ -24,6 +24,18 @@ MAX_INPUTS = 2048
 
 # OpenAI's schema declares these nullable; null means the default.
 NULLABLE = ("temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stream")
+
+
+# What `ChatMessage` takes: parts are joined before pydantic sees one text.
+TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": TEXT_PART}]}
+# `check_text` says more of what is wrong with one than these do.
+Input = Annotated[str, Field(min_length=1)]
+Inputs = Annotated[list[Input], Field(min_length=1, max_length=MAX_INPUTS)]
 
 
 class StreamOptions(Part):
@@ -90,7 +102,7 @@ class FileSearch(Part):
 
 class ChatMessage(Part):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str
+    content: Annotated[str, WithJsonSchema(TEXT_OR_PARTS)]
     # What an answer of ours carries, so that it can be sent back as history.
     refusal: None = None
     annotations: list[Any] | None = Field(None, description="Of an earlier answer; not read.")
@@ -119,12 +131,16 @@ class ChatMessage(Part):
 class _Generation(Body):
     """What chat and plain completions share."""
 
-    model: str = Field(min_length=1, description="A registered name or alias, `<name>+rag`, or `auto`.")
+    model: str = Field(
+        min_length=1,
+        description="A registered name or alias, `<name>+rag`, or `auto`.",
+        examples=["smollm2", "smollm2+rag", "auto"],
+    )
     max_tokens: int | None = Field(None, ge=1, description="Answer length in tokens.")
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     n: int = Field(1, ge=1, le=MAX_ANSWERS, description="Answers to generate.")
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(json_schema_extra={"maxItems": MAX_STOPS})] | None = None
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
@@ -267,8 +283,8 @@ class CompletionRequest(_Generation):
 class EmbeddingRequest(Body):
     """`POST /v1/embeddings`"""
 
-    model: str = Field(min_length=1)
-    input: str | list[str]
+    model: str = Field(min_length=1, examples=["minilm"])
+    input: Input | Inputs
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
     user: str | None = Field(None, description="A label; has no effect.")
@@ -288,8 +304,8 @@ class EmbeddingRequest(Body):
 class ClassifyRequest(Body):
     """`POST /v1/classify`: each input is a text, or a list of two for a pair classifier."""
 
-    model: str = Field(min_length=1)
-    input: str | list[str | list[str]]
+    model: str = Field(min_length=1, description="A registered classifier.")
+    input: Input | Annotated[list[Input | list[Input]], Field(min_length=1, max_length=MAX_INPUTS)]
 
     @field_validator("input", mode="before")
     @classmethod
@@ -314,9 +330,9 @@ class ClassifyRequest(Body):
 class RerankRequest(Body):
     """`POST /v1/rerank`, in the form that Jina, Cohere and vLLM share."""
 
-    model: str = Field(min_length=1)
-    query: str
-    documents: list[str]
+    model: str = Field(min_length=1, description="A registered pair classifier, or the embedder.")
+    query: Input
+    documents: Inputs = Field(description="Texts, or objects with a `text`.")
     top_n: int | None = Field(None, ge=1, description="Results at most; all by default.")
     return_documents: bool = Field(True, description="Repeat each text in its result.")
     user: str | None = Field(None, description="A label; has no effect.")
