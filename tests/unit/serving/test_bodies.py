@@ -25,7 +25,7 @@ NO_JSON = {
     "a list": b"[]",
     "a text": b'"x"',
     "thousands of digits": b'{"model": ' + b"9" * 5000 + b"}",
-    "thousands of levels": b"[" * 100_000,
+    "thousands of levels": b"[" * 5_000,
     "half a character": b'{"model": "\\ud800"}',
     "half a character as a name": b'{"\\udfff": 1}',
     "no number": b'{"model": NaN}',
