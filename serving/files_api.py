@@ -18,7 +18,7 @@ from serving.config import ServingConfig
 from serving.limits import require_storage
 from serving.openapi import answers
 from serving.training_commands import TrainingCommands
-from serving.uploads import Upload, received
+from serving.uploads import Upload, received, whole_number
 
 PURPOSES = ("fine-tune", "assistants", "user_data", "batch", "vision", "evals")
 TRAINING_PURPOSE = "fine-tune"
@@ -159,15 +159,16 @@ def expiry(fields: dict[str, str], purpose: str) -> float | None:
     >>> expiry({"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}, "user_data")
     3600
     """
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
-    if anchor is None and seconds is None:
+    anchor, asked = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and asked is None:
         return BATCH_EXPIRY_S if purpose == "batch" else None
     least, most = EXPIRY_S
     if anchor != "created_at":
         raise InvalidInput("expires_after.anchor must be created_at", "expires_after.anchor")
-    if seconds is None or not seconds.isdecimal() or not least <= int(seconds) <= most:
+    seconds = whole_number(asked or "")
+    if seconds is None or not least <= seconds <= most:
         raise InvalidInput(f"expires_after.seconds must be {least} to {most}", "expires_after.seconds")
-    return int(seconds)
+    return seconds
 
 
 def _purpose(upload: Upload) -> str:

@@ -6,12 +6,12 @@ answers that made something to requests that read, change and delete it. Models 
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,21 @@ TENANT = "fuzzed"
 TUNED = "ft:smollm2:acme:handbook:1a2b3c4d"
 PAIRS = "ft:minilm:acme:paraphrase:1a2b3c4d"
 START_LIMIT_S = 30.0
-# Data that the document cannot name: which models there are. The rest is learnt from answers.
-CONFIG = f"""
-[dictionaries.models]
-values = ["smollm2", "smollm2+rag", "auto", "minilm", "{TUNED}", "{PAIRS}", "tuned"]
-[dictionaries.files]
-values = ["{{file_id}}"]
+# What the document cannot tell: which models and files there are. Schemathesis learns all else from answers.
+CONFIG = """
+continue-on-failure = true
+request-timeout = 20
+warnings = false
+[dictionaries]
+models.values = ["smollm2", "smollm2+rag", "auto", "minilm", "tuned", "TUNED", "PAIRS"]
+files.values = ["FILE_ID"]
 [parameters]
-"body.model" = {{{{ dictionary = "models", probability = 0.8 }}}}
-"body.training_file" = {{{{ dictionary = "files", probability = 0.8 }}}}
-"body.questions" = {{{{ dictionary = "files", probability = 0.8 }}}}
+"body.model" = { dictionary = "models", probability = 0.8 }
+"body.training_file" = { dictionary = "files", probability = 0.8 }
+"body.questions" = { dictionary = "files", probability = 0.8 }
+[checks]
+# What the document allows may be refused for its meaning: a context that is too short, a state that does not fit.
+positive_data_acceptance.enabled = false
 [[operations]]
 include-method = "POST"
 # The 404 may be that of another thing, which the body names.
@@ -87,17 +92,14 @@ class Served:
     def fuzz(self, folder: Path, *options: str) -> None:
         """Run Schemathesis; its whole report is the message of a failure."""
         config = folder / "schemathesis.toml"
-        config.write_text(CONFIG.format(file_id=self.file_id))
-        key = f"Authorization: Bearer {self.secret}"
+        named = {"TUNED": TUNED, "PAIRS": PAIRS, "FILE_ID": self.file_id}
+        config.write_text(re.sub("|".join(named), lambda match: named[match[0]], CONFIG))
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
-        command += [f"{self.base_url}/openapi.json", "--header", key, "--request-timeout", "20", *options]
-        # What the document allows may still be refused for its meaning, such as a model that there is not.
         command += [
-            "--exclude-checks",
-            "positive_data_acceptance",
-            "--continue-on-failure",
-            "--warnings",
-            "off",
+            f"{self.base_url}/openapi.json",
+            "--header",
+            f"Authorization: Bearer {self.secret}",
+            *options,
         ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -110,7 +112,12 @@ class Served:
                 counted[int(labels[1])] = counted.get(int(labels[1]), 0) + number
         return counted
 
-    def assert_still_answers(self) -> None:
+    def assert_sound(self, num_requests: int) -> None:
+        """That so many were answered, none by a fault of ours, and that it still answers."""
+        statuses = self.statuses()
+        assert sum(statuses.values()) >= num_requests
+        assert max(statuses) < 500, statuses
+        assert statuses[200] > num_requests / 8, statuses  # not only refusals
         body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}]}
         with httpx.Client(base_url=self.base_url, timeout=5) as client:
             assert client.get("/healthz").status_code == 200
@@ -147,10 +154,16 @@ def application() -> tuple[ScriptedApplication, str, str]:
     return world, secret, file.id
 
 
-@contextmanager
-def serving() -> Iterator[Served]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """The application over each database, on a free port."""
+    if request.param == "postgresql":
+        monkeypatch.setenv("HAMLET_DATABASE_URL", request.getfixturevalue("postgres"))
+        settings.cache_clear()
     world, secret, file_id = application()
-    server = uvicorn.Server(uvicorn.Config(world.app, port=0, log_level="critical"))
+    app = world.app
+    app.openapi()  # made now, as Schemathesis waits for the document for 10 s only
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -165,30 +178,15 @@ def serving() -> Iterator[Served]:
         thread.join()
 
 
-def test_no_request_breaks_the_api(tmp_path: Path) -> None:
+def test_no_request_breaks_the_api(served: Served, tmp_path: Path) -> None:
     """Some hundred requests, the same ones each time."""
-    with serving() as served:
-        served.fuzz(tmp_path, "--phases", "fuzzing,stateful", "--max-examples", "8", "--seed", "20261125")
-        statuses = served.statuses()
-        assert sum(statuses.values()) > 300
-        assert max(statuses) < 500, statuses
-        assert statuses[200] > 50, statuses  # not only refusals
-        served.assert_still_answers()
+    served.fuzz(tmp_path, "--phases", "fuzzing,stateful", "--max-examples", "5", "--seed", "20261125")
+    served.assert_sound(num_requests=200)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_no_request_of_thousands_breaks_the_api(
-    tmp_path: Path, database: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More than 5,000 requests, others each time; the seed is in the report."""
-    if database == "postgresql":
-        monkeypatch.setenv("HAMLET_DATABASE_URL", request.getfixturevalue("postgres"))
-        settings.cache_clear()
-    with serving() as served:
-        served.fuzz(tmp_path, "--max-examples", "60")
-        statuses = served.statuses()
-        assert sum(statuses.values()) > 5000
-        assert max(statuses) < 500, statuses
-        served.assert_still_answers()
+def test_no_request_of_thousands_breaks_the_api(served: Served, tmp_path: Path) -> None:
+    """Others each time; the seed is in the report."""
+    served.fuzz(tmp_path, "--max-examples", "60")
+    served.assert_sound(num_requests=5000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import jsonschema
@@ -17,7 +18,12 @@ from serving.scripted_parts import ScriptedApplication
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    """As a caller reads it, without a key."""
+    return read_document()
+
+
+@cache
+def read_document() -> dict[str, Any]:
+    """As a caller reads it, without a key. The same for all tests: it depends on the routes alone."""
     config = ServingConfig(fine_tuning=FineTuningConfig(launcher="local"))
     world = ScriptedApplication(config=config, platform=Platform.of(config))
     answer: dict[str, Any] = TestClient(world.app).get("/openapi.json").json()
