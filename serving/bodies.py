@@ -7,7 +7,7 @@ be stored, answered or sent to an engine, so it is refused here and nowhere else
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -28,14 +28,22 @@ class Part(BaseModel):
 class Body(Part):
     """A whole body."""
 
+    is_kept: ClassVar[bool] = False
+
     @model_validator(mode="before")
     @classmethod
     def _is_sound(cls, value: Any) -> Any:
-        require_sound(value)
+        require_sound(value, is_kept=cls.is_kept)
         return value
 
 
-def require_sound(value: object, param: str = "", depth: int = 0) -> None:
+class KeptBody(Body):
+    """A body whose texts go to the database. PostgreSQL keeps no NUL, and fails to read a label that has one."""
+
+    is_kept: ClassVar[bool] = True
+
+
+def require_sound(value: object, param: str = "", depth: int = 0, *, is_kept: bool = False) -> None:
     """Raise InvalidInput, naming the field, for what is no JSON or more than can be kept.
 
     >>> require_sound({"filters": [{"value": float("nan")}]})
@@ -43,32 +51,33 @@ def require_sound(value: object, param: str = "", depth: int = 0) -> None:
     cluster.errors.InvalidInput: filters[0].value is nan, which is no number in JSON
     """
     name = param or "the body"
+    fault = None
     if depth > MAX_DEPTH:
-        raise InvalidInput(f"{name} is nested more than {MAX_DEPTH} levels deep", param or None)
-    if isinstance(value, dict):
+        fault = f"is nested more than {MAX_DEPTH} levels deep"
+    elif isinstance(value, dict):
         for key, item in value.items():
-            if has_half_character(key):
-                raise InvalidInput(
-                    f"a key of {name} holds half of a surrogate pair, which is no character", param or None
-                )
-            require_sound(item, f"{param}.{key}" if param else key, depth + 1)
+            if text_fault(key, is_kept):
+                raise InvalidInput(f"a key of {name} {text_fault(key, is_kept)}", param or None)
+            require_sound(item, f"{param}.{key}" if param else key, depth + 1, is_kept=is_kept)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            require_sound(item, f"{param}[{index}]", depth + 1)
+            require_sound(item, f"{param}[{index}]", depth + 1, is_kept=is_kept)
     elif isinstance(value, str):
-        if has_half_character(value):
-            raise InvalidInput(f"{name} holds half of a surrogate pair, which is no character", param or None)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidInput(f"{name} is {value}, which is no number in JSON", param or None)
+        fault = text_fault(value, is_kept)
+    elif isinstance(value, float) and not math.isfinite(value):
+        fault = f"is {value}, which is no number in JSON"
     elif isinstance(value, int) and value not in INTEGERS:
-        raise InvalidInput(f"{name} is an integer of more than 64 bits", param or None)
+        fault = "is an integer of more than 64 bits"
+    if fault:
+        raise InvalidInput(f"{name} {fault}", param or None)
 
 
-def has_half_character(text: str) -> bool:
-    """Whether a surrogate stands alone: JSON can carry it, but it is no character."""
+def text_fault(text: str, is_kept: bool) -> str | None:
+    """What is wrong with a text, as the rest of a sentence."""
+    if is_kept and "\0" in text:
+        return "holds a NUL character; remove it"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return "holds half of a surrogate pair, which is no character"
+    return None

@@ -22,7 +22,7 @@ from cluster.reports import Report, Reports, ReportStatus, new_report_id
 from cluster.settings import settings
 from cluster.storage import storage_uri
 from serving import object_schemas as shapes
-from serving.bodies import Body
+from serving.bodies import KeptBody
 from serving.config import ServingConfig
 from serving.files_api import tenant_of
 from serving.openapi import answers
@@ -39,7 +39,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Cell = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+.-]{1,40}$")]
 
 
-class EvaluationRequest(Body):
+class EvaluationRequest(KeptBody):
     """A comparison of models that are served."""
 
     name: Name = "comparison"

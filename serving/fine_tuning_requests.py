@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cluster.errors import InvalidInput
-from serving.bodies import Body, Part
+from serving.bodies import KeptBody, Part
 from serving.hyperparameters import Auto, Hyperparameters, decide
 
 MAX_METADATA = 16
@@ -47,7 +47,7 @@ class Method(Part):
         return self
 
 
-class CreateJobRequest(Body):
+class CreateJobRequest(KeptBody):
     """`POST /v1/fine_tuning/jobs`, and the same body for `/plans`."""
 
     model: str = Field(

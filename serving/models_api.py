@@ -13,14 +13,14 @@ from pydantic import Field
 from cluster.errors import NotFound
 from cluster.registry import SHARED, Registry
 from serving import answer_schemas as shapes
-from serving.bodies import Body
+from serving.bodies import KeptBody
 from serving.files_api import tenant_of
 from serving.openapi import answers
 
 Alias = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
-class PromoteRequest(Body):
+class PromoteRequest(KeptBody):
     """`PUT /v1/aliases/{alias}`"""
 
     model: str = Field(min_length=1, description="Id or alias of the model that the alias means from now on.")

@@ -17,7 +17,7 @@ from pydantic import (
 from cluster.errors import InvalidInput
 from retrieval.filters import field_type
 from retrieval.search import Mode
-from serving.bodies import Body, Part
+from serving.bodies import Body, KeptBody, Part
 from serving.schemas import check_text
 
 MAX_PAIRS = 16
@@ -85,7 +85,7 @@ class ChunkingStrategy(Part):
         return None if static is None else (static.max_chunk_size_tokens, static.chunk_overlap_tokens)
 
 
-class CreateStore(Body):
+class CreateStore(KeptBody):
     """`POST /v1/vector_stores`"""
 
     name: Annotated[str, Field(max_length=256)] | None = None
@@ -96,7 +96,7 @@ class CreateStore(Body):
     metadata: StoreMetadata | None = None
 
 
-class ModifyStore(Body):
+class ModifyStore(KeptBody):
     """`POST /v1/vector_stores/{id}`: what is not sent stays."""
 
     name: Annotated[str, Field(max_length=256)] | None = None
@@ -116,7 +116,7 @@ class ModifyStore(Body):
         return changes
 
 
-class AttachFile(Body):
+class AttachFile(KeptBody):
     """`POST /v1/vector_stores/{id}/files`, and one of several in a batch"""
 
     file_id: FileId
@@ -124,7 +124,7 @@ class AttachFile(Body):
     chunking_strategy: ChunkingStrategy | None = None
 
 
-class AttachBatch(Body):
+class AttachBatch(KeptBody):
     """`POST /v1/vector_stores/{id}/file_batches`: ids that share their options, or files with their own."""
 
     file_ids: list[FileId] | None = Field(None, min_length=1, max_length=2000)
@@ -150,7 +150,7 @@ class AttachBatch(Body):
         ]
 
 
-class UpdateAttributes(Body):
+class UpdateAttributes(KeptBody):
     """`POST /v1/vector_stores/{id}/files/{file_id}`"""
 
     attributes: Attributes | None

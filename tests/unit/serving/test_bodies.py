@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import DataError
 from starlette.testclient import TestClient
 
 from cluster.errors import InvalidInput
@@ -79,6 +80,19 @@ def test_what_can_be_kept_passes_to_the_last_bit_and_level() -> None:
         require_sound([deep])
 
 
+def test_a_nul_may_be_asked_about_and_not_kept(client: TestClient) -> None:
+    require_sound({"input": "a\0b"})
+    for path, body in (
+        ("/v1/vector_stores", {"metadata": {"team": "a\0"}}),
+        ("/v1/vector_stores", {"name": "a\0"}),
+        ("/v1/vector_stores/vs_1/files", {"file_id": "file-1", "attributes": {"a\0": "x"}}),
+        ("/v1/fine_tuning/jobs", {"model": "smollm2", "training_file": "f", "metadata": {"team": "\0"}}),
+        ("/v1/evaluations", {"name": "a\0", "questions": "f", "cells": {"plain": "smollm2"}}),
+    ):
+        answer = client.post(path, json=body)
+        assert (answer.status_code, "NUL" in answer.text) == (400, True), answer.text
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -120,3 +134,12 @@ def test_a_deep_json_schema_for_an_answer_is_a_400(client: TestClient) -> None:
     answer = client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400
     assert "levels deep" in answer.json()["error"]["message"]
+
+
+def test_a_value_that_the_database_cannot_hold_is_a_400(client: TestClient) -> None:
+    def look_up() -> None:  # as PostgreSQL answers to a NUL in an id
+        raise DataError("SELECT", {}, ValueError("PostgreSQL text fields cannot contain NUL (0x00) bytes"))
+
+    client.app.add_api_route("/v1/models-of", look_up)
+    answer = client.get("/v1/models-of")
+    assert (answer.status_code, "NUL" in answer.json()["error"]["message"]) == (400, True)
