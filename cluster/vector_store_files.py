@@ -5,12 +5,13 @@ A change is durable on return; the chunks in the collections follow by `vector_s
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, tuple_, update
+from sqlalchemy import Connection, Text, cast, insert, select, tuple_, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
@@ -97,8 +98,9 @@ class StoreFiles:
 
     def attribute_keys(self, tenant: str, store_ids: Collection[str]) -> set[str]:
         """The keys that the files of some stores have attributes under."""
+        # As text, since PostgreSQL tells no two JSON values apart. Most files of a store have the same attributes.
         query = (
-            select(STORE_FILES.c.attributes)
+            select(cast(STORE_FILES.c.attributes, Text))
             .distinct()
             .where(
                 STORE_FILES.c.store_id.in_(store_ids),
@@ -107,7 +109,7 @@ class StoreFiles:
             )
         )
         with reading(self._engine) as connection:
-            return {key for attributes in connection.scalars(query) for key in attributes}
+            return {key for attributes in connection.scalars(query) for key in json.loads(attributes)}
 
     def set_attributes(
         self, tenant: str, store_id: str, file_id: str, attributes: Mapping[str, Any]

@@ -6,7 +6,6 @@ Built from plain asynchronous parts (`Backends`), so that the whole of it is tes
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -15,15 +14,22 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from cluster.cards import ModelKind
 from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
-from serving import cluster_api, page
+from serving import cluster_api, openapi, page
 from serving.admission import Admission
+from serving.answer_schemas import (
+    ChatCompletion,
+    ClassificationList,
+    EmbeddingList,
+    Health,
+    Model,
+    ModelList,
+    Ranking,
+    Readiness,
+    TextCompletion,
+)
 from serving.answers import Answers
 from serving.authentication import Authentication, Gate
 from serving.backends import Backends, Classified
@@ -32,24 +38,25 @@ from serving.chat import stream_chat, whole_answer
 from serving.cluster_view import ClusterView, LocalView
 from serving.completions import stream_text, text_jobs, whole_text
 from serving.config import ServingConfig
-from serving.errors import error_body, error_headers, from_validation
+from serving.error_handlers import add_error_handlers
 from serving.limits import Allowance
 from serving.metrics import CountedMetrics, Metrics
+from serving.openapi import EVENT_STREAM, answers
 from serving.platform import Platform
 from serving.requests import RequestContext
 from serving.reranking import find_reranker, relevance
 from serving.responses import Envelope, embeddings, model_object, ranking, usage
 from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest, RerankRequest
-from serving.sse import ClientGone, EventStream, unless_gone
+from serving.sse import EventStream, unless_gone
 from serving.vector_store_search import VectorStoreSearch
-
-log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 HEALTH_TIMEOUT_S = 5.0
 READY = "ready"
-# Nobody reads it: the client has closed the connection.
-STATUS_CLIENT_GONE = 499
+JUDGES = "Classify and rerank"
+CHAT_ANSWERS = answers(ChatCompletion, **EVENT_STREAM)
+TEXT_ANSWERS = answers(TextCompletion, **EVENT_STREAM)
+READY_ANSWERS = answers(Readiness) | {503: {"model": Readiness, "description": "A part is not ready."}}
 
 
 class Worker(Protocol):
@@ -79,6 +86,7 @@ class Front:
         self.admission = Admission(config.router.max_waiting_requests)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
+        """An answer to a conversation; with `stream`, as server-sent events."""
         request_id = _request_id(request)
         leave = self.admission.enter()
         try:
@@ -232,60 +240,36 @@ def create_app(
     """
     app = FastAPI(
         title="Hamlet",
-        description="OpenAI-compatible router over tuned models and retrieval.",
+        generate_unique_id_function=openapi.operation_id,
         lifespan=_at_work([*([platform.conductor()] if platform else ()), *workers]),
     )
-    app.add_api_route("/v1/chat/completions", front.chat, methods=["POST"], tags=["openai"])
-    app.add_api_route("/v1/completions", front.complete, methods=["POST"], tags=["openai"])
-    app.add_api_route("/v1/embeddings", front.embed, methods=["POST"], tags=["openai"])
-    app.add_api_route("/v1/classify", front.classify, methods=["POST"], tags=["hamlet"])
-    app.add_api_route("/v1/rerank", front.rerank, methods=["POST"], tags=["hamlet"])
-    app.add_api_route("/v1/models", front.models, methods=["GET"], tags=["openai"])
-    app.add_api_route("/v1/models/{name:path}", front.model, methods=["GET"], tags=["openai"])
-    app.add_api_route("/healthz", front.healthz, methods=["GET"], tags=["health"])
-    app.add_api_route("/readyz", front.readyz, methods=["GET"], tags=["health"])
+    openapi.describe(app)
+    _add_routes(app, front)
     app.include_router(cluster_api.router(cluster_view or LocalView()))
     app.include_router(page.router())
     for router in [*(platform.routers() if platform else ()), *routers]:
         app.include_router(router)
-    app.add_exception_handler(HamletError, _on_hamlet_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(ClientGone, _on_client_gone)
-    app.add_exception_handler(ClientDisconnect, _on_client_gone)
-    app.add_exception_handler(OperationalError, _on_database_error)
+    add_error_handlers(app)
     # The last one added is the outermost: refusals have a request id and a log line too.
     app.add_middleware(Authentication, gate=gate or Gate())
     app.add_middleware(RequestContext, metrics=front.metrics, sets_header=sets_request_id)
     return app
 
 
-async def _on_hamlet_error(_request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HamletError)
-    return _json(error_body(exc), exc.status, error_headers(exc))
-
-
-async def _on_validation_error(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, RequestValidationError)
-    return await _on_hamlet_error(request, from_validation(exc.errors()))
-
-
-async def _on_http_error(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)
-    error = NotFound(f"no such path or method: {request.method} {request.url.path}", code="unknown_url")
-    return _json(error_body(error), exc.status_code, dict(exc.headers or {}))
-
-
-async def _on_database_error(request: Request, exc: Exception) -> Response:
-    log.error("request %s: the state database does not answer: %s", _request_id(request), exc)
-    return await _on_hamlet_error(
-        request, Unavailable("the state database does not answer; try again shortly", retry_after_s=5)
-    )
-
-
-async def _on_client_gone(request: Request, _exc: Exception) -> Response:
-    log.info("request %s: cancelled, the client has left", _request_id(request))
-    return Response(status_code=STATUS_CLIENT_GONE)
+def _add_routes(app: FastAPI, front: Front) -> None:
+    """The endpoints of `front`: path, endpoint, method, and what the OpenAPI document says of each."""
+    for path, endpoint, method, tag, summary, said in (
+        ("/v1/chat/completions", front.chat, "POST", "Chat", "Create chat completion", CHAT_ANSWERS),
+        ("/v1/completions", front.complete, "POST", "Completions", "Create completion", TEXT_ANSWERS),
+        ("/v1/embeddings", front.embed, "POST", "Embeddings", "Create embeddings", answers(EmbeddingList)),
+        ("/v1/classify", front.classify, "POST", JUDGES, "Classify texts", answers(ClassificationList)),
+        ("/v1/rerank", front.rerank, "POST", JUDGES, "Rerank documents", answers(Ranking)),
+        ("/v1/models", front.models, "GET", "Models", "List models", answers(ModelList)),
+        ("/v1/models/{name:path}", front.model, "GET", "Models", "Retrieve model", answers(Model)),
+        ("/healthz", front.healthz, "GET", "Cluster", "Check health", answers(Health)),
+        ("/readyz", front.readyz, "GET", "Cluster", "Check readiness", READY_ANSWERS),
+    ):
+        app.add_api_route(path, endpoint, methods=[method], tags=[tag], summary=summary, responses=said)
 
 
 def _at_work(workers: Sequence[Worker]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -10,6 +10,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from cluster.errors import InvalidInput
+from serving.bodies import text_fault
 from serving.errors import from_validation
 from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest, RerankRequest
 
@@ -137,6 +138,8 @@ def _faults(
 def _custom_id_faults(custom_id: Any, line: int, seen: dict[str, int]) -> Iterator[InvalidInput]:
     if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= MAX_CUSTOM_ID:
         yield InvalidInput(f"custom_id must be a text of 1 to {MAX_CUSTOM_ID} characters", "custom_id")
+    elif fault := text_fault(custom_id, is_kept=True):
+        yield InvalidInput(f"custom_id {fault}", "custom_id")
     elif (first := seen.setdefault(custom_id, line)) != line:
         yield InvalidInput(
             f"custom_id {custom_id!r} stands in line {first} too; give each row its own",

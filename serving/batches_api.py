@@ -8,36 +8,36 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cluster.batch_records import Batch, BatchRequest, BatchStatus
 from cluster.batches import Batches
 from cluster.errors import InvalidInput, NotFound, Overloaded
 from cluster.files import File, Files
+from serving import object_schemas as shapes
 from serving.authentication import ANONYMOUS
+from serving.bodies import KeptBody, Part
 from serving.config import ServingConfig
 from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S, tenant_of
 from serving.limits import require_storage
+from serving.openapi import answers
 from serving.vector_store_requests import StoreMetadata
 
 INPUT_PURPOSE = "batch"
 COMPLETION_WINDOW = "24h"
 RETRY_AFTER_S = 60.0
+ONE_BATCH = answers(shapes.Batch)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify", "/v1/rerank"]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OutputExpiry(_Request):
+class OutputExpiry(Part):
     anchor: Literal["created_at"]
     seconds: int = Field(ge=EXPIRY_S[0], le=EXPIRY_S[1])
 
 
-class CreateBatchRequest(_Request):
+class CreateBatchRequest(KeptBody):
     """`POST /v1/batches`"""
 
     input_file_id: str = Field(min_length=1)
@@ -49,9 +49,9 @@ class CreateBatchRequest(_Request):
 
 def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
     """The endpoints over `batches`, whose input is in `files`."""
-    api = APIRouter(prefix="/v1/batches", tags=["openai"])
+    api = APIRouter(prefix="/v1/batches", tags=["Batches"])
 
-    @api.post("")
+    @api.post("", summary="Create batch", responses=ONE_BATCH)
     def create(body: CreateBatchRequest, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         file = _input(files, tenant, body.input_file_id)
@@ -74,7 +74,7 @@ def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
         )
         return batch_object(batches.create(tenant, made))
 
-    @api.get("")
+    @api.get("", summary="List batches", responses=answers(shapes.BatchList))
     def listing(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         page = batches.list(tenant_of(request), after=after, limit=limit)
         return {
@@ -86,11 +86,11 @@ def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
         }
 
     # Not `batch_id`: that is a file batch of a vector store.
-    @api.get("/{batch}")
+    @api.get("/{batch}", summary="Retrieve batch", responses=ONE_BATCH)
     def retrieve(batch: str, request: Request) -> dict[str, Any]:
         return batch_object(batches.get(tenant_of(request), batch))
 
-    @api.post("/{batch}/cancel")
+    @api.post("/{batch}/cancel", summary="Cancel batch", responses=ONE_BATCH)
     def cancel(batch: str, request: Request) -> dict[str, Any]:
         return batch_object(batches.cancel(tenant_of(request), batch))
 

@@ -7,16 +7,18 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from serving.answer_schemas import Cluster
 from serving.cluster_view import ClusterView
+from serving.openapi import answers
 
 # The caller without keys, or the project of that name: the operator. Others see how many jobs there are, not whose.
 OPERATOR_TENANT = "default"
 
 
 def router(view: ClusterView) -> APIRouter:
-    routes = APIRouter(tags=["hamlet"])
+    routes = APIRouter(tags=["Cluster"])
 
-    @routes.get("/v1/cluster")
+    @routes.get("/v1/cluster", summary="Show cluster", responses=answers(Cluster))
     async def cluster(request: Request) -> dict[str, Any]:
         """Nodes with their load, reserved resources, deployments with their replicas, jobs, and where to see more."""
         state = await asyncio.to_thread(view.state)

@@ -36,8 +36,11 @@ async def whole_text(
     generator: GeneratorBackend, request: CompletionRequest, jobs: Sequence[GenerationJob], envelope: Envelope
 ) -> dict[str, Any]:
     """The body of a `text_completion`; its prompts are generated together, and given up together."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(generator.complete(job)) for job in jobs]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(generator.complete(job)) for job in jobs]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures  # the first, on which the others were given up
     return text_completion(envelope, [task.result() for task in tasks], request.logprobs is not None)
 
 

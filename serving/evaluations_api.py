@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import yaml
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cluster.blobs import place_bytes
 from cluster.errors import HamletError
@@ -21,8 +21,11 @@ from cluster.launcher import Launcher, RunState
 from cluster.reports import Report, Reports, ReportStatus, new_report_id
 from cluster.settings import settings
 from cluster.storage import storage_uri
+from serving import object_schemas as shapes
+from serving.bodies import KeptBody
 from serving.config import ServingConfig
 from serving.files_api import tenant_of
+from serving.openapi import answers
 
 PROGRAM = ("python", "-m", "evaluation", "compare")
 ENDS = (ReportStatus.SUCCEEDED, ReportStatus.FAILED)
@@ -36,10 +39,8 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Cell = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+.-]{1,40}$")]
 
 
-class EvaluationRequest(BaseModel):
+class EvaluationRequest(KeptBody):
     """A comparison of models that are served."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name = "comparison"
     questions: str = Field(description="Id of a file: JSONL of id, question, answer, accept, kind, document.")
@@ -57,10 +58,10 @@ class EvaluationRequest(BaseModel):
 
 def router(files: Files, launcher: Launcher, config: ServingConfig) -> APIRouter:
     """The endpoints; `launcher` starts the jobs."""
-    api = APIRouter(tags=["hamlet"])
+    api = APIRouter(tags=["Evaluations"])
     reports = Reports()
 
-    @api.post("/v1/evaluations")
+    @api.post("/v1/evaluations", summary="Create evaluation", responses=answers(shapes.Evaluation))
     def create(body: EvaluationRequest, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         report = Report(id=new_report_id(), tenant=tenant, name=body.name, status=ReportStatus.QUEUED)
@@ -74,26 +75,32 @@ def router(files: Files, launcher: Launcher, config: ServingConfig) -> APIRouter
             raise
         return report_object(report)
 
-    @api.get("/v1/evaluations")
+    @api.get("/v1/evaluations", summary="List evaluations", responses=answers(shapes.EvaluationList))
     def listing(request: Request) -> dict[str, Any]:
         return {
             "object": "list",
             "data": [report_object(found) for found in reports.list(tenant_of(request))],
         }
 
-    @api.get("/v1/evaluations/{report_id}")
+    @api.get(
+        "/v1/evaluations/{report_id}", summary="Retrieve evaluation", responses=answers(shapes.Evaluation)
+    )
     def retrieve(report_id: str, request: Request) -> dict[str, Any]:
         return report_object(looked_after(reports.get(report_id, tenant_of(request)), launcher))
 
-    @api.get("/v1/evaluations/{report_id}/results")
+    @api.get(
+        "/v1/evaluations/{report_id}/results",
+        summary="Retrieve evaluation results",
+        responses=answers(dict[str, Any], "Every figure."),
+    )
     def results(report_id: str, request: Request) -> Response:
         return Response(reports.results(report_id, tenant_of(request)), media_type="application/json")
 
-    @api.get("/reports", response_class=HTMLResponse)
+    @api.get("/reports", summary="Show reports", response_class=HTMLResponse)
     def index(request: Request) -> HTMLResponse:
         return HTMLResponse(index_page(reports.list(tenant_of(request))), headers=PAGE_HEADERS)
 
-    @api.get("/reports/{report_id}", response_class=HTMLResponse)
+    @api.get("/reports/{report_id}", summary="Show report", response_class=HTMLResponse)
     def page(report_id: str, request: Request) -> HTMLResponse:
         return HTMLResponse(reports.page(report_id, tenant_of(request)), headers=PAGE_HEADERS)
 

@@ -13,10 +13,12 @@ from fastapi.responses import StreamingResponse
 
 from cluster.errors import InvalidInput
 from cluster.files import File, Files
+from serving import object_schemas as shapes
 from serving.config import ServingConfig
 from serving.limits import require_storage
+from serving.openapi import answers
 from serving.training_commands import TrainingCommands
-from serving.uploads import Upload, received
+from serving.uploads import Upload, received, whole_number
 
 PURPOSES = ("fine-tune", "assistants", "user_data", "batch", "vision", "evals")
 TRAINING_PURPOSE = "fine-tune"
@@ -25,15 +27,53 @@ EXPIRY_S = (3600, 2_592_000)
 BATCH_EXPIRY_S = 30 * 24 * 3600
 CHUNK_BYTES = 1024 * 1024
 
+# What `received` reads: FastAPI knows nothing of it, as it reads the body itself.
+UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": list(PURPOSES)},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {
+                            "type": "integer",
+                            "minimum": EXPIRY_S[0],
+                            "maximum": EXPIRY_S[1],
+                        },
+                    },
+                    "additionalProperties": False,
+                    "dependentRequired": {
+                        "expires_after[anchor]": ["expires_after[seconds]"],
+                        "expires_after[seconds]": ["expires_after[anchor]"],
+                    },
+                }
+            }
+        },
+    }
+}
+CONTENT_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
 FilePage = Annotated[int, Query(ge=1, le=10_000)]
+
+
+class FileContent(StreamingResponse):
+    media_type = "application/octet-stream"
 
 
 def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> APIRouter:
     """The endpoints over `files`; `commands` check training files."""
-    api = APIRouter(prefix="/v1/files", tags=["openai"])
+    api = APIRouter(prefix="/v1/files", tags=["Files"])
 
-    @api.post("")
+    @api.post("", summary="Upload file", responses=answers(shapes.File), openapi_extra=UPLOAD_BODY)
     async def create(request: Request) -> dict[str, Any]:
+        """Kept once this is answered. A training file is checked first; all its faults are told by line."""
         async with received(request, config.files.max_bytes) as upload:
             purpose = _purpose(upload)
             expires_in_s = expiry(upload.fields, purpose)
@@ -50,7 +90,7 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
             tenant, upload.filename, purpose, upload.path, expires_at=expires_at, details=report
         )
 
-    @api.get("")
+    @api.get("", summary="List files", responses=answers(shapes.FileList))
     def listing(
         request: Request,
         purpose: str | None = None,
@@ -69,20 +109,22 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
             "has_more": page.has_more,
         }
 
-    @api.get("/{file_id}")
+    @api.get("/{file_id}", summary="Retrieve file", responses=answers(shapes.File))
     def retrieve(file_id: str, request: Request) -> dict[str, Any]:
         return file_object(files.get(tenant_of(request), file_id))
 
-    @api.get("/{file_id}/content")
+    @api.get(
+        "/{file_id}/content", summary="Download file", response_class=FileContent, responses=CONTENT_ANSWERS
+    )
     def content(file_id: str, request: Request) -> StreamingResponse:
         file = files.get(tenant_of(request), file_id)
         headers = {
             "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}",
             "content-length": str(file.num_bytes),
         }
-        return StreamingResponse(_chunks(files, file), headers=headers, media_type="application/octet-stream")
+        return FileContent(_chunks(files, file), headers=headers)
 
-    @api.delete("/{file_id}")
+    @api.delete("/{file_id}", summary="Delete file", responses=answers(shapes.DeletedFile))
     def delete(file_id: str, request: Request) -> dict[str, Any]:
         file = files.delete(tenant_of(request), file_id)
         return {"id": file.id, "object": "file", "deleted": True}
@@ -117,15 +159,16 @@ def expiry(fields: dict[str, str], purpose: str) -> float | None:
     >>> expiry({"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}, "user_data")
     3600
     """
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
-    if anchor is None and seconds is None:
+    anchor, asked = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and asked is None:
         return BATCH_EXPIRY_S if purpose == "batch" else None
     least, most = EXPIRY_S
     if anchor != "created_at":
         raise InvalidInput("expires_after.anchor must be created_at", "expires_after.anchor")
-    if seconds is None or not seconds.isdecimal() or not least <= int(seconds) <= most:
+    seconds = whole_number(asked or "")
+    if seconds is None or not least <= seconds <= most:
         raise InvalidInput(f"expires_after.seconds must be {least} to {most}", "expires_after.seconds")
-    return int(seconds)
+    return seconds
 
 
 def _purpose(upload: Upload) -> str:

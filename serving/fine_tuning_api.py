@@ -16,11 +16,13 @@ from cluster.errors import InvalidInput, NotFound, Overloaded
 from cluster.files import File, Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import JobRequest
+from serving import object_schemas as shapes
 from serving.config import ServingConfig
 from serving.files_api import TRAINING_PURPOSE, tenant_of
 from serving.fine_tuning_objects import checkpoint_object, event_object, job_object
 from serving.fine_tuning_requests import CreateJobRequest
 from serving.finetune_config import finetune_config
+from serving.openapi import answers
 from serving.training_commands import TrainingCommands
 
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -30,6 +32,19 @@ REMEDIES = {
     "supervised": "give chats, or method dpo for preferences",
     "dpo": "give preferences (input, preferred_output, non_preferred_output), or method supervised for chats",
 }
+ONE_JOB = answers(shapes.FineTuningJob)
+METADATA_PARAMETER = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "description": "Only jobs with these labels: `metadata[team]=search`.",
+            "style": "deepObject",
+            "explode": True,
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+        }
+    ]
+}
 METADATA_KEY = re.compile(r"metadata\[(.+)\]")
 
 
@@ -37,10 +52,10 @@ def router(
     jobs: FineTuningJobs, files: Files, commands: TrainingCommands, config: ServingConfig
 ) -> APIRouter:
     """The endpoints over `jobs`; `commands` make plans."""
-    api = APIRouter(prefix="/v1/fine_tuning", tags=["openai"])
+    api = APIRouter(prefix="/v1/fine_tuning", tags=["Fine-tuning"])
     orders = Orders(files, config)
 
-    @api.post("/jobs")
+    @api.post("/jobs", summary="Create fine-tuning job", responses=answers(shapes.FineTuningJob))
     def create(body: CreateJobRequest, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         made = orders.job_request(body, tenant)
@@ -51,7 +66,7 @@ def router(
             )
         return job_object(jobs.create(tenant, made))
 
-    @api.post("/plans")
+    @api.post("/plans", summary="Plan fine-tuning job", responses=answers(shapes.FineTuningPlan))
     def plan(body: CreateJobRequest, request: Request) -> dict[str, Any]:
         made = orders.job_request(body, tenant_of(request))
         forecast = commands.plan(made.config, config.fine_tuning.price_per_hour)
@@ -61,33 +76,46 @@ def router(
             "hyperparameters": made.hyperparameters,
         } | {"plan": forecast}
 
-    @api.get("/jobs")
+    @api.get(
+        "/jobs",
+        summary="List fine-tuning jobs",
+        responses=answers(shapes.FineTuningJobList),
+        openapi_extra=METADATA_PARAMETER,
+    )
     def listing(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         page = jobs.list(tenant_of(request), after=after, limit=limit, metadata=metadata_filter(request))
         return {"object": "list", "data": [job_object(job) for job in page.data], "has_more": page.has_more}
 
-    @api.get("/jobs/{job_id}")
+    @api.get("/jobs/{job_id}", summary="Retrieve fine-tuning job", responses=ONE_JOB)
     def retrieve(job_id: str, request: Request) -> dict[str, Any]:
         return job_object(jobs.get(tenant_of(request), job_id))
 
-    @api.post("/jobs/{job_id}/cancel")
+    @api.post("/jobs/{job_id}/cancel", summary="Cancel fine-tuning job", responses=ONE_JOB)
     def cancel(job_id: str, request: Request) -> dict[str, Any]:
         return job_object(jobs.cancel(tenant_of(request), job_id))
 
-    @api.post("/jobs/{job_id}/pause")
+    @api.post("/jobs/{job_id}/pause", summary="Pause fine-tuning job", responses=ONE_JOB)
     def pause(job_id: str, request: Request) -> dict[str, Any]:
         return job_object(jobs.pause(tenant_of(request), job_id))
 
-    @api.post("/jobs/{job_id}/resume")
+    @api.post("/jobs/{job_id}/resume", summary="Resume fine-tuning job", responses=ONE_JOB)
     def resume(job_id: str, request: Request) -> dict[str, Any]:
         return job_object(jobs.resume(tenant_of(request), job_id))
 
-    @api.get("/jobs/{job_id}/events")
+    @api.get(
+        "/jobs/{job_id}/events",
+        summary="List fine-tuning events",
+        responses=answers(shapes.FineTuningEventList),
+    )
     def events(job_id: str, request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         page = jobs.events(tenant_of(request), job_id, after=after, limit=limit)
         return {"object": "list", "data": [event_object(e) for e in page.data], "has_more": page.has_more}
 
-    @api.get("/jobs/{job_id}/checkpoints")
+    @api.get(
+        "/jobs/{job_id}/checkpoints",
+        summary="List fine-tuning checkpoints",
+        responses=answers(shapes.FineTuningCheckpointList),
+    )
     def checkpoints(
         job_id: str, request: Request, after: str | None = None, limit: Limit = 10
     ) -> dict[str, Any]:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.errors import InvalidInput
+from serving.bodies import KeptBody, Part
 from serving.hyperparameters import Auto, Hyperparameters, decide
 
 MAX_METADATA = 16
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AskedHyperparameters(_Request):
+class AskedHyperparameters(Part):
     """`auto` is decided from the number of rows, by the rule in `hyperparameters`."""
 
     n_epochs: Annotated[int, Field(ge=1, le=50)] | Auto = "auto"
@@ -34,15 +31,15 @@ class AskedDpoHyperparameters(AskedHyperparameters):
     beta: Annotated[float, Field(gt=0, le=2)] | Auto = "auto"
 
 
-class Supervised(_Request):
+class Supervised(Part):
     hyperparameters: AskedHyperparameters | None = None
 
 
-class Dpo(_Request):
+class Dpo(Part):
     hyperparameters: AskedDpoHyperparameters | None = None
 
 
-class Method(_Request):
+class Method(Part):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
     dpo: Dpo | None = None
@@ -72,12 +69,14 @@ class Method(_Request):
         return chosen.hyperparameters if chosen else None
 
 
-class CreateJobRequest(_Request):
+class CreateJobRequest(KeptBody):
     """`POST /v1/fine_tuning/jobs`, and the same body for `/plans`."""
 
-    model: str = Field(min_length=1)
-    training_file: str = Field(min_length=1)
-    validation_file: str | None = None
+    model: str = Field(
+        min_length=1, description="What is tuned: a base that the server names.", examples=["smollm2"]
+    )
+    training_file: str = Field(min_length=1, description="Id of a file of purpose fine-tune.")
+    validation_file: str | None = Field(None, description="Id of another one, whose loss is told beside.")
     method: Method | None = None
     hyperparameters: AskedHyperparameters | None = Field(None, description="The older place of method's.")
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None

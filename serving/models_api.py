@@ -8,28 +8,29 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cluster.errors import NotFound
 from cluster.registry import SHARED, Registry
+from serving import answer_schemas as shapes
+from serving.bodies import KeptBody
 from serving.files_api import tenant_of
+from serving.openapi import answers
 
 Alias = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
-class PromoteRequest(BaseModel):
+class PromoteRequest(KeptBody):
     """`PUT /v1/aliases/{alias}`"""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1, description="Id or alias of the model that the alias means from now on.")
 
 
 def router(registry: Registry) -> APIRouter:
     """The endpoints over `registry`."""
-    api = APIRouter(prefix="/v1")
+    api = APIRouter(prefix="/v1", tags=["Models"])
 
-    @api.delete("/models/{name:path}", tags=["openai"])
+    @api.delete("/models/{name:path}", summary="Delete model", responses=answers(shapes.DeletedModel))
     def delete_model(name: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         card = registry.get(name, tenant)
@@ -42,24 +43,24 @@ def router(registry: Registry) -> APIRouter:
         registry.delete(card.id)
         return {"id": card.id, "object": "model", "deleted": True}
 
-    @api.get("/aliases", tags=["hamlet"])
+    @api.get("/aliases", summary="List aliases", responses=answers(shapes.AliasList))
     def aliases(request: Request) -> dict[str, Any]:
         seen = registry.aliases(SHARED) | registry.aliases(tenant_of(request))
         return {"object": "list", "data": [_alias(name, card) for name, card in sorted(seen.items())]}
 
-    @api.put("/aliases/{alias}", tags=["hamlet"])
+    @api.put("/aliases/{alias}", summary="Promote model", responses=answers(shapes.Alias))
     def promote(alias: Alias, body: PromoteRequest, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         before = registry.promote(alias, body.model, tenant)
         return _alias(alias, registry.aliases(tenant)[alias], before)
 
-    @api.post("/aliases/{alias}/rollback", tags=["hamlet"])
+    @api.post("/aliases/{alias}/rollback", summary="Roll back alias", responses=answers(shapes.Alias))
     def roll_back(alias: Alias, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         before = registry.aliases(tenant).get(alias)
         return _alias(alias, registry.roll_back(alias, tenant), before)
 
-    @api.delete("/aliases/{alias}", tags=["hamlet"])
+    @api.delete("/aliases/{alias}", summary="Delete alias", responses=answers(shapes.DeletedAlias))
     def remove(alias: Alias, request: Request) -> dict[str, Any]:
         registry.remove_alias(alias, tenant_of(request))
         return {"id": alias, "object": "model.alias", "deleted": True}

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from cluster.errors import InvalidInput
+from serving.bodies import Body, Part
 from serving.engine import Sampling
 from serving.tokenizer import Message
 
@@ -25,37 +26,31 @@ MAX_INPUTS = 2048
 NULLABLE = ("temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stream")
 
 
-def has_half_character(text: str) -> bool:
-    """Whether a surrogate stands alone: JSON can carry it, but it is no character."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
+# What `ChatMessage` takes: parts are joined before pydantic sees one text.
+TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": TEXT_PART}]}
+# `check_text` says more of what is wrong with one than these do.
+Input = Annotated[str, Field(min_length=1)]
+Inputs = Annotated[list[Input], Field(min_length=1, max_length=MAX_INPUTS)]
 
 
-def _whole_characters(text: str) -> str:
-    if has_half_character(text):
-        raise ValueError("holds half of a surrogate pair, which is no character")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_whole_characters)]
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StreamOptions(_Request):
+class StreamOptions(Part):
     include_usage: bool = False
     include_obfuscation: bool = Field(False, description="Padding; accepted, not added.")
 
 
-class JsonSchema(_Request):
+class JsonSchema(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
 
 
-class ResponseFormat(_Request):
+class ResponseFormat(Part):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
@@ -74,7 +69,7 @@ class ResponseFormat(_Request):
         return '{"type": "object"}' if self.type == "json_object" else None
 
 
-class RetrievalOptions(_Request):
+class RetrievalOptions(Part):
     """The extension field `hamlet` of a chat request."""
 
     collection: str | None = Field(None, min_length=1, description="Collection to search.")
@@ -90,12 +85,12 @@ class RetrievalOptions(_Request):
     )
 
 
-class FileSearchRanking(_Request):
+class FileSearchRanking(Part):
     ranker: Literal["auto", "default-2024-11-15"] = "auto"
     score_threshold: float | None = Field(None, ge=0, le=1, description="Least similarity of a chunk.")
 
 
-class FileSearch(_Request):
+class FileSearch(Part):
     """The tool `file_search`: the answer is made from what these vector stores say."""
 
     type: Literal["file_search"]
@@ -105,9 +100,9 @@ class FileSearch(_Request):
     ranking_options: FileSearchRanking = FileSearchRanking()
 
 
-class ChatMessage(_Request):
+class ChatMessage(Part):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text
+    content: Annotated[str, WithJsonSchema(TEXT_OR_PARTS)]
     # What an answer of ours carries, so that it can be sent back as history.
     refusal: None = None
     annotations: list[Any] | None = Field(None, description="Of an earlier answer; not read.")
@@ -133,15 +128,19 @@ class ChatMessage(_Request):
         return Message("system" if self.role == "developer" else self.role, self.content)
 
 
-class _Generation(_Request):
+class _Generation(Body):
     """What chat and plain completions share."""
 
-    model: str = Field(min_length=1, description="A registered name or alias, `<name>+rag`, or `auto`.")
+    model: str = Field(
+        min_length=1,
+        description="A registered name or alias, `<name>+rag`, or `auto`.",
+        examples=["smollm2", "smollm2+rag", "auto"],
+    )
     max_tokens: int | None = Field(None, ge=1, description="Answer length in tokens.")
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     n: int = Field(1, ge=1, le=MAX_ANSWERS, description="Answers to generate.")
-    stop: Text | list[Text] | None = None
+    stop: str | Annotated[list[str], Field(json_schema_extra={"maxItems": MAX_STOPS})] | None = None
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
@@ -258,7 +257,7 @@ class ChatRequest(_Generation):
 class CompletionRequest(_Generation):
     """`POST /v1/completions`: a bare prompt, continued."""
 
-    prompt: Text | list[Text] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[int] | list[list[int]]
     max_tokens: int | None = Field(16, ge=1, description="Answer length in tokens, for each prompt.")
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: Literal[False] | None = None
@@ -281,11 +280,11 @@ class CompletionRequest(_Generation):
         return self._sampling(self.logprobs)
 
 
-class EmbeddingRequest(_Request):
+class EmbeddingRequest(Body):
     """`POST /v1/embeddings`"""
 
-    model: str = Field(min_length=1)
-    input: str | list[str]
+    model: str = Field(min_length=1, examples=["minilm"])
+    input: Input | Inputs
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
     user: str | None = Field(None, description="A label; has no effect.")
@@ -302,11 +301,11 @@ class EmbeddingRequest(_Request):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-class ClassifyRequest(_Request):
+class ClassifyRequest(Body):
     """`POST /v1/classify`: each input is a text, or a list of two for a pair classifier."""
 
-    model: str = Field(min_length=1)
-    input: str | list[str | list[str]]
+    model: str = Field(min_length=1, description="A registered classifier.")
+    input: Input | Annotated[list[Input | list[Input]], Field(min_length=1, max_length=MAX_INPUTS)]
 
     @field_validator("input", mode="before")
     @classmethod
@@ -328,12 +327,12 @@ class ClassifyRequest(_Request):
         return [(item,) if isinstance(item, str) else tuple(item) for item in items]
 
 
-class RerankRequest(_Request):
+class RerankRequest(Body):
     """`POST /v1/rerank`, in the form that Jina, Cohere and vLLM share."""
 
-    model: str = Field(min_length=1)
-    query: str
-    documents: list[str]
+    model: str = Field(min_length=1, description="A registered pair classifier, or the embedder.")
+    query: Input
+    documents: Inputs = Field(description="Texts, or objects with a `text`.")
     top_n: int | None = Field(None, ge=1, description="Results at most; all by default.")
     return_documents: bool = Field(True, description="Repeat each text in its result.")
     user: str | None = Field(None, description="A label; has no effect.")
@@ -385,5 +384,3 @@ def check_text(item: object, param: str) -> None:
         raise InvalidInput(f"{param} must be a text, got {type(item).__name__}", param)
     if not item.strip():
         raise InvalidInput(f"{param} is empty; every text needs at least one character", param)
-    if has_half_character(item):
-        raise InvalidInput(f"{param} holds half of a surrogate pair, which is no character", param)

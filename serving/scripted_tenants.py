@@ -79,7 +79,9 @@ def two_tenants(make_card: Callable[..., ModelCard]) -> TwoTenants:
 
     files, jobs, registry = Files(engine), FineTuningJobs(engine), Registry(engine)
     file = files.create("ann", "boiler.md", "assistants", SECRET.encode())
-    job = jobs.create("ann", JobRequest("smollm2", file.id, None, {}, {}, None, 1, None, {}))
+    job = jobs.create(
+        "ann", JobRequest("smollm2", file.id, None, {"type": "supervised"}, {}, None, 1, None, {})
+    )
     card = make_card("ft:smollm2:acme:handbook:1a2b3c4d")
     registry.register(card, "ann")
     registry.promote("annsalias", card.id, "ann")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -22,6 +22,7 @@ from cluster.files import suffix_of
 WRITE_BYTES = 1024 * 1024
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FILENAME = 255
+MAX_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ async def received(request: Request, max_bytes: int) -> AsyncIterator[Upload]:
 
     Raises InvalidInput for a body that is no multipart form with one file, TooLarge above `max_bytes`.
     """
-    form = _Form(_boundary(request), max_bytes)
-    length = request.headers.get("content-length", "")
+    with _faults_told():
+        form = _Form(_boundary(request), max_bytes)
+    length = whole_number(request.headers.get("content-length", ""))
     # The few fields beside the file are not worth a second limit.
-    if length.isdecimal() and int(length) > max_bytes + MAX_FIELD_BYTES:
+    if length is not None and length > max_bytes + MAX_FIELD_BYTES:
         raise form.too_large()
     try:
         async for chunk in request.stream():
@@ -53,6 +55,23 @@ async def received(request: Request, max_bytes: int) -> AsyncIterator[Upload]:
         yield form.upload()
     finally:
         await asyncio.to_thread(form.discard)
+
+
+def whole_number(text: str) -> int | None:
+    """A whole number of up to 18 digits; None for anything else, such as the thousands that Python refuses to read.
+
+    >>> whole_number("3600"), whole_number("-1"), whole_number("9" * 5000)
+    (3600, None, None)
+    """
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
+
+
+@contextmanager
+def _faults_told() -> Iterator[None]:
+    try:
+        yield
+    except FormParserError as exc:
+        raise InvalidInput(f"the body is no multipart form: {exc}", "file") from exc
 
 
 def _boundary(request: Request) -> bytes:
@@ -96,10 +115,8 @@ class _Form:
         )
 
     def feed(self, chunk: bytes) -> None:
-        try:
+        with _faults_told():
             self._parser.write(chunk)
-        except FormParserError as exc:
-            raise InvalidInput(f"the body is no multipart form: {exc}", "file") from exc
 
     def write(self) -> None:
         """Write what has come; opens the file with the first of it."""

@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StrictBool,
     field_validator,
@@ -19,7 +17,8 @@ from pydantic import (
 from cluster.errors import InvalidInput
 from retrieval.filters import field_type
 from retrieval.search import Mode
-from serving.schemas import Text, check_text
+from serving.bodies import Body, KeptBody, Part
+from serving.schemas import check_text
 
 MAX_PAIRS = 16
 MAX_KEY_LENGTH = 64
@@ -52,25 +51,22 @@ def _require_pairs(value: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} has {len(item)} characters; at most {MAX_VALUE_LENGTH} are allowed")
 
 
-StoreMetadata = Annotated[dict[Text, Text], AfterValidator(_metadata)]
-Attributes = Annotated[dict[Text, StrictBool | int | float | Text], AfterValidator(_attributes)]
+FileId = Annotated[str, Field(min_length=1, examples=["file-0123456789abcdef01234567"])]
+StoreMetadata = Annotated[dict[str, str], AfterValidator(_metadata)]
+Attributes = Annotated[dict[str, StrictBool | int | float | str], AfterValidator(_attributes)]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ExpiresAfter(_Request):
+class ExpiresAfter(Part):
     anchor: Literal["last_active_at"]
     days: int = Field(ge=1, le=365)
 
 
-class StaticChunking(_Request):
+class StaticChunking(Part):
     max_chunk_size_tokens: int = Field(ge=100, le=4096)
     chunk_overlap_tokens: int = Field(ge=0)
 
 
-class ChunkingStrategy(_Request):
+class ChunkingStrategy(Part):
     """How files are cut; `auto` as suits the embedder."""
 
     type: Literal["auto", "static"]
@@ -89,21 +85,21 @@ class ChunkingStrategy(_Request):
         return None if static is None else (static.max_chunk_size_tokens, static.chunk_overlap_tokens)
 
 
-class CreateStore(_Request):
+class CreateStore(KeptBody):
     """`POST /v1/vector_stores`"""
 
-    name: Annotated[Text, Field(max_length=256)] | None = None
-    description: Text | None = None
-    file_ids: list[str] = Field(default_factory=list, max_length=500)
+    name: Annotated[str, Field(max_length=256)] | None = None
+    description: str | None = None
+    file_ids: list[FileId] = Field(default_factory=list, max_length=500)
     expires_after: ExpiresAfter | None = None
     chunking_strategy: ChunkingStrategy | None = None
     metadata: StoreMetadata | None = None
 
 
-class ModifyStore(_Request):
+class ModifyStore(KeptBody):
     """`POST /v1/vector_stores/{id}`: what is not sent stays."""
 
-    name: Annotated[Text, Field(max_length=256)] | None = None
+    name: Annotated[str, Field(max_length=256)] | None = None
     expires_after: ExpiresAfter | None = None
     metadata: StoreMetadata | None = None
 
@@ -120,18 +116,18 @@ class ModifyStore(_Request):
         return changes
 
 
-class AttachFile(_Request):
+class AttachFile(KeptBody):
     """`POST /v1/vector_stores/{id}/files`, and one of several in a batch"""
 
-    file_id: str = Field(min_length=1)
+    file_id: FileId
     attributes: Attributes | None = None
     chunking_strategy: ChunkingStrategy | None = None
 
 
-class AttachBatch(_Request):
+class AttachBatch(KeptBody):
     """`POST /v1/vector_stores/{id}/file_batches`: ids that share their options, or files with their own."""
 
-    file_ids: list[str] | None = Field(None, min_length=1, max_length=2000)
+    file_ids: list[FileId] | None = Field(None, min_length=1, max_length=2000)
     files: list[AttachFile] | None = Field(None, min_length=1, max_length=2000)
     attributes: Attributes | None = None
     chunking_strategy: ChunkingStrategy | None = None
@@ -154,13 +150,13 @@ class AttachBatch(_Request):
         ]
 
 
-class UpdateAttributes(_Request):
+class UpdateAttributes(KeptBody):
     """`POST /v1/vector_stores/{id}/files/{file_id}`"""
 
     attributes: Attributes | None
 
 
-class RankingOptions(_Request):
+class RankingOptions(Part):
     """`none` orders by similarity of meaning alone; otherwise words count too. The threshold is of similarity."""
 
     ranker: Literal["none", "auto", "default-2024-11-15"] = "auto"
@@ -171,7 +167,7 @@ class RankingOptions(_Request):
         return Mode.DENSE if self.ranker == "none" else Mode.HYBRID
 
 
-class SearchExtension(_Request):
+class SearchExtension(Part):
     """The extension field `hamlet` of a search."""
 
     explain: bool = Field(False, description="Say of each chunk where it stands and what each stage scored.")
@@ -180,7 +176,7 @@ class SearchExtension(_Request):
     )
 
 
-class SearchStore(_Request):
+class SearchStore(Body):
     """`POST /v1/vector_stores/{id}/search`"""
 
     query: str | list[str]

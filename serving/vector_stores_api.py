@@ -17,8 +17,10 @@ from cluster.paging import Page, cut
 from cluster.vector_store_queue import VectorStoreQueue
 from cluster.vector_store_records import FileStatus, NewFile, VectorStore
 from cluster.vector_stores import VectorStores
+from serving import object_schemas as shapes
 from serving.backends import EmbedderBackend
 from serving.files_api import tenant_of
+from serving.openapi import answers
 from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
 from serving.vector_store_objects import (
     batch_object,
@@ -131,7 +133,7 @@ class VectorStoreVerbs:
 
 def router(verbs: VectorStoreVerbs) -> APIRouter:
     """The endpoints."""
-    api = APIRouter(prefix="/v1/vector_stores", tags=["openai"])
+    api = APIRouter(prefix="/v1/vector_stores", tags=["Vector stores"])
     _add_stores(api, verbs)
     _add_files(api, verbs)
     _add_batches(api, verbs)
@@ -141,7 +143,7 @@ def router(verbs: VectorStoreVerbs) -> APIRouter:
 def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     stores = verbs.stores
 
-    @api.post("")
+    @api.post("", summary="Create vector store", responses=answers(shapes.VectorStore))
     async def create(body: CreateStore, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         wanted = [
@@ -159,7 +161,7 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         )
         return store_object(store, time.time())
 
-    @api.get("")
+    @api.get("", summary="List vector stores", responses=answers(shapes.VectorStoreList))
     async def listing(request: Request, paging: Paging) -> dict[str, Any]:
         tenant = tenant_of(request)
         page = await asyncio.to_thread(lambda: stores.list(tenant, **paging.arguments()))
@@ -169,25 +171,29 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
             page = Page([*page.data, *others], False)
         return list_object(page, lambda store: store_object(store, time.time()))
 
-    @api.get("/{vector_store_id}")
+    @api.get("/{vector_store_id}", summary="Retrieve vector store", responses=answers(shapes.VectorStore))
     async def retrieve(vector_store_id: str, request: Request) -> dict[str, Any]:
         return store_object(await verbs.find(tenant_of(request), vector_store_id), time.time())
 
-    @api.post("/{vector_store_id}")
+    @api.post("/{vector_store_id}", summary="Modify vector store", responses=answers(shapes.VectorStore))
     async def modify(vector_store_id: str, body: ModifyStore, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         await verbs.own(tenant, vector_store_id)
         changed = await asyncio.to_thread(lambda: stores.modify(tenant, vector_store_id, **body.changes))
         return store_object(changed, time.time())
 
-    @api.delete("/{vector_store_id}")
+    @api.delete(
+        "/{vector_store_id}", summary="Delete vector store", responses=answers(shapes.DeletedVectorStore)
+    )
     async def delete(vector_store_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         await verbs.own(tenant, vector_store_id)
         await verbs.remove_store(tenant, vector_store_id)
         return {"id": vector_store_id, "object": "vector_store.deleted", "deleted": True}
 
-    @api.post("/{vector_store_id}/search")
+    @api.post(
+        "/{vector_store_id}/search", summary="Search vector store", responses=answers(shapes.SearchResults)
+    )
     async def search(vector_store_id: str, body: SearchStore, request: Request) -> dict[str, Any]:
         query = SearchQuery(
             texts=body.queries,
@@ -204,14 +210,22 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
 def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     stores = verbs.stores
 
-    @api.post("/{vector_store_id}/files")
+    @api.post(
+        "/{vector_store_id}/files",
+        summary="Create vector store file",
+        responses=answers(shapes.VectorStoreFile),
+    )
     async def attach(vector_store_id: str, body: AttachFile, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         await verbs.own(tenant, vector_store_id)
         (file,) = await verbs.new_files(tenant, [body])
         return file_object(await asyncio.to_thread(stores.files.attach, tenant, vector_store_id, file))
 
-    @api.get("/{vector_store_id}/files")
+    @api.get(
+        "/{vector_store_id}/files",
+        summary="List vector store files",
+        responses=answers(shapes.VectorStoreFileList),
+    )
     async def listing(
         vector_store_id: str,
         request: Request,
@@ -229,12 +243,20 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         )
         return list_object(page, file_object)
 
-    @api.get("/{vector_store_id}/files/{file_id}")
+    @api.get(
+        "/{vector_store_id}/files/{file_id}",
+        summary="Retrieve vector store file",
+        responses=answers(shapes.VectorStoreFile),
+    )
     async def retrieve(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         return file_object(await asyncio.to_thread(stores.files.get, tenant, vector_store_id, file_id))
 
-    @api.post("/{vector_store_id}/files/{file_id}")
+    @api.post(
+        "/{vector_store_id}/files/{file_id}",
+        summary="Update vector store file attributes",
+        responses=answers(shapes.VectorStoreFile),
+    )
     async def update(
         vector_store_id: str, file_id: str, body: UpdateAttributes, request: Request
     ) -> dict[str, Any]:
@@ -250,7 +272,11 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
             await verbs.search.limited(collections.set_metadata(name, document, metadata, tenant))
         return file_object(file)
 
-    @api.get("/{vector_store_id}/files/{file_id}/content")
+    @api.get(
+        "/{vector_store_id}/files/{file_id}/content",
+        summary="Retrieve vector store file content",
+        responses=answers(shapes.FileContent),
+    )
     async def content(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         await asyncio.to_thread(stores.files.get, tenant, vector_store_id, file_id)
@@ -263,7 +289,11 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
             chunks = []  # no file has been read yet
         return content_page(chunks)
 
-    @api.delete("/{vector_store_id}/files/{file_id}")
+    @api.delete(
+        "/{vector_store_id}/files/{file_id}",
+        summary="Delete vector store file",
+        responses=answers(shapes.DeletedVectorStoreFile),
+    )
     async def delete(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         await asyncio.to_thread(stores.files.detach, tenant, vector_store_id, file_id)
@@ -274,7 +304,11 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
 def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     stores = verbs.stores
 
-    @api.post("/{vector_store_id}/file_batches")
+    @api.post(
+        "/{vector_store_id}/file_batches",
+        summary="Create vector store file batch",
+        responses=answers(shapes.VectorStoreFileBatch),
+    )
     async def create(vector_store_id: str, body: AttachBatch, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         await verbs.own(tenant, vector_store_id)
@@ -283,19 +317,31 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
             await asyncio.to_thread(stores.files.attach_batch, tenant, vector_store_id, files)
         )
 
-    @api.get("/{vector_store_id}/file_batches/{batch_id}")
+    @api.get(
+        "/{vector_store_id}/file_batches/{batch_id}",
+        summary="Retrieve vector store file batch",
+        responses=answers(shapes.VectorStoreFileBatch),
+    )
     async def retrieve(vector_store_id: str, batch_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         return batch_object(await asyncio.to_thread(stores.files.batch, tenant, vector_store_id, batch_id))
 
-    @api.post("/{vector_store_id}/file_batches/{batch_id}/cancel")
+    @api.post(
+        "/{vector_store_id}/file_batches/{batch_id}/cancel",
+        summary="Cancel vector store file batch",
+        responses=answers(shapes.VectorStoreFileBatch),
+    )
     async def cancel(vector_store_id: str, batch_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         return batch_object(
             await asyncio.to_thread(stores.files.cancel_batch, tenant, vector_store_id, batch_id)
         )
 
-    @api.get("/{vector_store_id}/file_batches/{batch_id}/files")
+    @api.get(
+        "/{vector_store_id}/file_batches/{batch_id}/files",
+        summary="List vector store files in batch",
+        responses=answers(shapes.VectorStoreFileList),
+    )
     def files(
         vector_store_id: str,
         batch_id: str,

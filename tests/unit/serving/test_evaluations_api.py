@@ -19,8 +19,8 @@ from cluster.launcher import Run, RunState
 from cluster.reports import Report, Reports, ReportStatus, new_report_id
 from cluster.settings import settings
 from serving import evaluations_api
-from serving.api import _on_hamlet_error
 from serving.config import ServingConfig
+from serving.error_handlers import on_hamlet_error
 
 
 @dataclass
@@ -68,7 +68,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         request.state.tenant = request.headers["x-tenant"]
         return await call_next(request)
 
-    app.add_exception_handler(HamletError, _on_hamlet_error)
+    app.add_exception_handler(HamletError, on_hamlet_error)
     app.include_router(evaluations_api.router(files, launcher, ServingConfig()))
     file = files.create("acme", "questions.jsonl", "evals", source)
     return World(TestClient(app), launcher, file.id)

@@ -105,6 +105,21 @@ def test_a_faulty_upload_names_the_field(
     assert not uploads.exists() or not list(uploads.iterdir())
 
 
+@pytest.mark.parametrize("boundary", ["", "x" * 5000, '""', "B B", "\xff"])
+def test_an_odd_boundary_is_no_fault_of_ours(client: TestClient, boundary: str) -> None:
+    headers = {"content-type": f"multipart/form-data; boundary={boundary}".encode("latin-1")}
+    answer = client.post("/v1/files", content=b"--x\r\n", headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "file"
+
+
+@pytest.mark.parametrize("seconds", ["", "-1", "3600.5", "²", "1e5", "9" * 5000])
+def test_odd_seconds_of_expiry_are_named(client: TestClient, seconds: str) -> None:
+    fields = {"expires_after[anchor]": "created_at", "expires_after[seconds]": seconds}
+    answer = _upload(client, b"text", "user_data", **fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "expires_after.seconds")
+
+
 def test_an_upload_that_breaks_off_keeps_nothing(client: TestClient) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhalf'
     answer = client.post(

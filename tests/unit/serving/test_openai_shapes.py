@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from starlette.testclient import TestClient
 
+from cluster.cards import ModelCard
+from cluster.files import Files
+from cluster.fine_tuning_jobs import FineTuningJobs
 from serving.scripted_parts import ScriptedApplication
 
 Ask = Callable[..., Any]
+# Our names of path parameters.
+PARAMETERS = {"fine_tuning_job_id": "job_id", "model": "name"}
+# Listing stored chats: none are stored.
+NOT_OFFERED = {("get", "/chat/completions")}
 
 
 @pytest.fixture
-def validate(shared: Path) -> Callable[[Any, str], None]:
+def document(shared: Path) -> dict[str, Any]:
+    # OpenAPI 3.0's exclusiveMinimum is a flag; read as 3.1's number it would mean "above 1".
+    text = (shared / "openai" / "openapi-subset.json").read_text()
+    read: dict[str, Any] = json.loads(re.sub(r',\s*"exclusiveMinimum": true', "", text))
+    return read
+
+
+@pytest.fixture
+def validate(document: dict[str, Any]) -> Callable[[Any, str], None]:
     """`validate(body, "CreateChatCompletionResponse")` fails with the first difference."""
-    jsonschema = pytest.importorskip("jsonschema")
-    document = json.loads((shared / "openai" / "openapi-subset.json").read_text())
 
     def check(body: Any, name: str) -> None:
         schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
@@ -63,3 +80,54 @@ def test_completions_embeddings_models_and_errors(
     validate(client.get("/v1/models/smollm2").json(), "Model")
     validate(chat(model="nothing").json(), "ErrorResponse")
     validate(chat(n=0).json(), "ErrorResponse")
+
+
+def test_every_operation_of_openais_document_is_there_and_answers_in_its_shape(
+    document: dict[str, Any], validate: Callable[[Any, str], None], make_card: Callable[..., ModelCard]
+) -> None:
+    tenants = _beside("tenants")
+    two = tenants.two_tenants(make_card)
+    client = TestClient(two.app, headers=two.headers["ann"])
+    engine = two.world.platform.engine
+    FineTuningJobs(engine).queue(two.ids["job_id"], {})
+    rows = Files(engine).create("ann", "rows.jsonl", "fine-tune", b"{}\n" * 9)
+    bodies = tenants.bodies(two.ids) | {
+        ("POST", "/v1/fine_tuning/jobs"): [{"model": "smollm2", "training_file": rows.id}],
+        ("POST", "/v1/embeddings"): [{"model": "minilm", "input": "x"}],
+        ("POST", "/v1/vector_stores/{vector_store_id}/search"): [{"query": "boiler"}],
+    }
+    wanted = [
+        (method, path, operation["responses"]["200"]["content"]["application/json"]["schema"])
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if (method, path) not in NOT_OFFERED and not path.endswith("}/content")
+    ]
+    # What is paused, resumed, cancelled and deleted is so after all else; the parts go before the whole.
+    verbs = ("/pause", "/resume", "/cancel")
+    wanted.sort(
+        key=lambda entry: (entry[0] == "delete", [entry[1].endswith(v) for v in verbs[::-1]], -len(entry[1]))
+    )
+    for method, path, schema in wanted:
+        ours = "/v1" + re.sub(r"{(\w+)}", lambda match: f"{{{PARAMETERS.get(match[1], match[1])}}}", path)
+        if (method, path) == ("post", "/files"):
+            sent = {"files": {"file": b"x"}, "data": {"purpose": "user_data"}}
+        else:
+            sent = {"json": bodies.get((method.upper(), ours), [None])[0]}
+        answer = client.request(method, tenants.filled(ours, two.ids), **sent)
+        assert answer.status_code == 200, (method, ours, answer.text)
+        body = answer.json()
+        if path.endswith("/pause"):
+            assert body.pop("status") == "paused"  # OpenAI's document has the verb, and not its state
+            body["status"] = "queued"
+        validate(body, schema["$ref"].removeprefix("#/components/schemas/"))
+
+
+def _beside(name: str) -> Any:
+    """The module in this folder. Tests are no packages: it is loaded by its path."""
+    spec = importlib.util.spec_from_file_location(f"{name}_of_shapes", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,84 @@
+"""Exceptions of the endpoints as HTTP answers, each with OpenAI's error object."""
+
+from __future__ import annotations
+
+import logging
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DataError, OperationalError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+
+from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from serving.errors import error_body, error_headers, from_validation
+from serving.sse import ClientGone
+
+log = logging.getLogger(__name__)
+
+# Nobody reads it: the client has closed the connection.
+STATUS_CLIENT_GONE = 499
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """What is not listed here is a fault of ours, which `requests` answers."""
+    app.add_exception_handler(HamletError, on_hamlet_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(ClientDisconnect, _on_client_gone)
+    app.add_exception_handler(OperationalError, _on_database_error)
+    app.add_exception_handler(DataError, _on_database_refusal)
+
+
+async def on_hamlet_error(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HamletError)
+    return _answer(exc, exc.status, error_headers(exc))
+
+
+async def _on_validation_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    return await on_hamlet_error(request, from_validation(exc.errors()))
+
+
+async def _on_http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    if exc.status_code == 400:
+        # FastAPI's for a body that Python cannot read: no UTF-8, numbers of thousands of digits, too deeply nested.
+        return _answer(InvalidInput("the body cannot be read as JSON; send JSON in UTF-8"), 400)
+    error = NotFound(f"no such path or method: {request.method} {request.url.path}", code="unknown_url")
+    headers = {"Allow": ", ".join(methods_of(request))} if exc.status_code == 405 else exc.headers
+    return _answer(error, exc.status_code, dict(headers or {}))
+
+
+def methods_of(request: Request) -> list[str]:
+    """The methods that the path of a request has. Starlette names those of the first route of the path alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = request.scope["path"]
+    return sorted({m for route in routes if route.path_regex.match(path) for m in route.methods or ()})
+
+
+async def _on_database_error(request: Request, exc: Exception) -> Response:
+    log.error("request %s: the state database does not answer: %s", request.state.request_id, exc)
+    return await on_hamlet_error(
+        request, Unavailable("the state database does not answer; try again shortly", retry_after_s=5)
+    )
+
+
+async def _on_database_refusal(request: Request, exc: Exception) -> Response:
+    # PostgreSQL takes no NUL in a text, and SQLite does: it is no part of any id, name or label.
+    log.info("request %s: refused by the database: %s", request.state.request_id, exc)
+    return await on_hamlet_error(
+        request, InvalidInput("a value cannot be stored or looked up; remove NUL characters from it")
+    )
+
+
+async def _on_client_gone(request: Request, _exc: Exception) -> Response:
+    log.info("request %s: cancelled, the client has left", request.state.request_id)
+    return Response(status_code=STATUS_CLIENT_GONE)
+
+
+def _answer(error: HamletError, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(error_body(error)), status, headers, media_type="application/json")
