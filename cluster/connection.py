@@ -97,8 +97,8 @@ def connect() -> None:
     try:
         # Worker output stays in the logs; what a user should read is sent, not printed.
         ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
-    except (ConnectionError, TimeoutError) as exc:
-        # Ray tells a token that is refused apart from silence in its log only.
+    except (ConnectionError, TimeoutError, ray.exceptions.RayError) as exc:
+        # Ray tells a token that is refused apart from silence in its log only, or in a page of advice.
         raise Unavailable(f"no Ray cluster answers at {address}, or it refuses our token; {REMEDY}") from exc
     except RuntimeError as exc:
         if "ersion mismatch" in str(exc):
@@ -141,10 +141,11 @@ def _dashboard_of(address: str) -> str:
     """Where the cluster at `address` says its dashboard is: kept, since asking waits while the head is away."""
     prepare_client()
     from ray.dashboard.utils import get_address_for_submission_client
+    from ray.exceptions import RayError
 
     try:
         return str(get_address_for_submission_client(address))
-    except (OSError, RuntimeError, ValueError) as exc:
+    except (OSError, RuntimeError, ValueError, RayError) as exc:
         raise Unavailable(f"no Ray cluster answers at {address}, or it refuses our token; {REMEDY}") from exc
 
 

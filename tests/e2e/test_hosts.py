@@ -73,6 +73,13 @@ def test_every_command_works_from_a_worker_and_names_all_hosts(cluster: SeveralH
     assert cluster.dashboard_url in told
     for host in (cluster.head, *cluster.workers):
         assert f"{host.address}  ALIVE" in told
+    for command in (
+        "from cluster.connection import dashboard_url as ask",
+        "from cluster.connection import connect as ask",
+    ):
+        wrong = environment | {"RAY_AUTH_TOKEN": "0" * 64}
+        refused = worker.run(["bash", "-c", f"! python -c '{command}; ask()'"], wrong, REPOSITORY)
+        assert "or it refuses our token" in refused
 
 
 def test_no_port_of_ray_answers_a_stranger(cluster: SeveralHosts) -> None:
