@@ -159,4 +159,5 @@ def _is_http(address: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address (host:port)."""
     return address.startswith(("127.", "localhost:", "[::1]:"))
