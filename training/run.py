@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.cards import ModelCard, Parity, new_model_id, slug
 from cluster.connection import connect
@@ -149,7 +150,11 @@ class _Run:
         return card
 
     def _train(self, checkpoint: FoundCheckpoint | None) -> LoopResult:
-        event_log = ray.remote(num_cpus=0)(EventLog).remote(self._config.scaling.hang_timeout_s)
+        # Beside this driver: on another host it would be lost with it, and the run with the log.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        event_log = ray.remote(num_cpus=0, scheduling_strategy=here)(EventLog).remote(
+            self._config.scaling.hang_timeout_s
+        )
         # Each epoch's adapter is small and can be served at once; whole weights would fill the storage.
         adapters = self._record is not None and exports_adapter(self._config)
         inputs = LoopInputs(
