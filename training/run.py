@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.cards import ModelCard, Parity, new_model_id, slug
 from cluster.connection import connect
@@ -26,7 +25,7 @@ from training.checkpoints import (
 )
 from training.config import FinetuneConfig
 from training.export import exports_adapter
-from training.fit import Fit
+from training.fit import Fit, start_event_log
 from training.job_record import JobRecord
 from training.loop import LoopInputs, LoopResult
 from training.model_card import make_card, measured, readme
@@ -34,7 +33,7 @@ from training.modules import pad_token_id
 from training.parity import ParityInputs, check_adapter, check_parity
 from training.plots import plot_run
 from training.prepare import Prepared, prepare
-from training.progress import AdapterEvent, EventLog, PlainProgress, Sink
+from training.progress import AdapterEvent, PlainProgress, Sink
 from training.run_folder import RunFolder
 from training.tensorboard import TensorBoard
 
@@ -150,11 +149,7 @@ class _Run:
         return card
 
     def _train(self, checkpoint: FoundCheckpoint | None) -> LoopResult:
-        # Beside this driver: on another host it would be lost with it, and the run with the log.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        event_log = ray.remote(num_cpus=0, scheduling_strategy=here)(EventLog).remote(
-            self._config.scaling.hang_timeout_s
-        )
+        event_log = start_event_log(self._config.scaling.hang_timeout_s)
         # Each epoch's adapter is small and can be served at once; whole weights would fill the storage.
         adapters = self._record is not None and exports_adapter(self._config)
         inputs = LoopInputs(
