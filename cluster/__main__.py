@@ -15,9 +15,9 @@ from cluster.auth_token import token_path
 from cluster.capacity_cli import capacity
 from cluster.cards import ModelCard, ModelKind
 from cluster.cli import run
-from cluster.connection import client_environment
-from cluster.errors import HamletError
-from cluster.head_record import HeadRecord, is_alive, read_record
+from cluster.connection import client_environment, dashboard_url, is_loopback
+from cluster.errors import HamletError, Unavailable
+from cluster.head_record import HeadRecord, read_record
 from cluster.keys_cli import audit, keys
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
     Example:
 
         python -m cluster up                      start Ray on this machine
+        python -m cluster join HOST:6379          add another machine to it
         ray job submit --working-dir . -- python -m training run examples/bert-paraphrase.yaml
         python -m cluster models list             see what was trained
         python -m cluster down                    end all of it
@@ -45,13 +46,30 @@ console = Console(soft_wrap=True, highlight=False)
 
 @app.command()
 def up() -> None:
-    """Start a Ray head on this machine, or find it running. Reachable from 127.0.0.1 only, with a token.
+    """Start a Ray head on this machine, or find it running. It asks for a token.
+
+    Reachable from 127.0.0.1 only, unless HAMLET_HOST gives another address of this machine.
 
     Example: [bold]python -m cluster up[/]
     """
     record, started = head.up()
     console.print("Ray is up." if started else "Ray is up already.")
     _print_head(record)
+
+
+@app.command()
+def join(
+    address: Annotated[str, typer.Argument(help="host:port of the head, as its `up` prints it.")],
+) -> None:
+    """Make this machine a worker of a head on another one, until this command is ended.
+
+    It needs the head's token, and the same HAMLET_DATABASE_URL, HAMLET_STORAGE and HAMLET_QDRANT_URL.
+
+    Example: [bold]python -m cluster join 10.0.0.1:6379[/]
+    """
+    from cluster.join import join as join_cluster
+
+    join_cluster(address)
 
 
 @app.command()
@@ -66,18 +84,28 @@ def down() -> None:
 
 @app.command()
 def status() -> None:
-    """What runs: the head, its jobs and its Serve applications. Exits 1 when no head runs.
+    """What runs: the head, its nodes, jobs and Serve applications. Exits 1 when no head runs.
+
+    Of this machine, or of the cluster that RAY_API_SERVER_ADDRESS or RAY_ADDRESS names.
 
     Example: [bold]python -m cluster status[/]
     """
-    record = read_record()
-    if record is None or not is_alive(record):
-        console.print("No Ray head is running; start one with: python -m cluster up")
-        raise typer.Exit(1)
-    jobs = dashboard.get(record.dashboard_url, "/api/jobs/")
-    serve = dashboard.get(record.dashboard_url, "/api/serve/applications/")
+    try:
+        url = dashboard_url()
+    except Unavailable as exc:
+        console.print(str(exc), markup=False)
+        raise typer.Exit(1) from exc
+    nodes = dashboard.nodes(url)
+    jobs = dashboard.get(url, "/api/jobs/")
+    serve = dashboard.get(url, "/api/serve/applications/")
     console.print("Ray is up.")
-    _print_head(record)
+    record = read_record()
+    if record is not None and record.dashboard_url == url:
+        _print_head(record)
+    else:
+        console.print(f"  dashboard    {url}", markup=False)
+    for node in nodes:
+        console.print(f"  node         {node['node_ip']}  {node['state']}", markup=False)
     for job in jobs:
         console.print(
             f"  job          {job['submission_id']}  {job['status']}  {job['entrypoint']}", markup=False
@@ -263,6 +291,7 @@ def _print_head(record: HeadRecord) -> None:
         "address": f"{record.address}  (Ray {record.ray_version}, {record.num_cpus} logical CPUs)",
         "dashboard": f"{record.dashboard_url}  (asks for the token in {token_path()})",
         "this shell": "export " + " ".join(f"{name}={value}" for name, value in variables.items()),
+        **({} if is_loopback(record.address) else {"join": f"python -m cluster join {record.address}"}),
         "submit": "ray job submit --working-dir . -- python -m training run CONFIG.yaml",
         "logs": f"{record.temp_dir}/session_latest/logs",
         "stop": "python -m cluster down",

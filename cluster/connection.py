@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
+from functools import cache
 from importlib.metadata import version
 
 from cluster import dashboard
@@ -30,17 +32,19 @@ def cluster_address() -> str | None:
 
 
 def dashboard_url() -> str:
-    """URL of the dashboard and jobs API: RAY_API_SERVER_ADDRESS, an http RAY_ADDRESS, or this home's head.
+    """URL of the dashboard and jobs API: RAY_API_SERVER_ADDRESS, an http RAY_ADDRESS, or that of `cluster_address`.
 
-    Raises Unavailable when there is none.
+    On a machine that is not the head's, the cluster itself is asked. Raises Unavailable when there is none.
     """
     for variable in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         if _is_http(given := os.environ.get(variable, "")):
             return given.rstrip("/")
-    record = _living_head()
-    if record is None:
+    address, record = cluster_address() or _connected_address(), _living_head()
+    if address is None:
         raise Unavailable("no Ray head is running; start one with python -m cluster up")
-    return record.dashboard_url
+    if record is not None and record.address == address:
+        return record.dashboard_url
+    return _dashboard_of(address)
 
 
 def is_up() -> bool:
@@ -60,7 +64,7 @@ def client_environment(for_http: bool = False) -> dict[str, str]:
     `for_http`: only what their HTTP commands need (`ray job submit`, `serve deploy`), not `ray.init`.
     """
     environment = dict(AUTH_ENVIRONMENT) if read_token() is not None else {}
-    if not for_http and _is_loopback(cluster_address() or ""):
+    if not for_http and is_loopback(cluster_address() or ""):
         environment |= LOOPBACK_ENVIRONMENT
     return environment
 
@@ -87,14 +91,14 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    if _is_loopback(address):
+    if is_loopback(address):
         # For a caller that imported Ray before us, when the environment was not yet set.
         ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         # Worker output stays in the logs; what a user should read is sent, not printed.
         ray.init(address=address, namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
-    except (ConnectionError, TimeoutError) as exc:
-        # Ray tells a token that is refused apart from silence in its log only.
+    except (ConnectionError, TimeoutError, ray.exceptions.RayError) as exc:
+        # Ray tells a token that is refused apart from silence in its log only, or in a page of advice.
         raise Unavailable(f"no Ray cluster answers at {address}, or it refuses our token; {REMEDY}") from exc
     except RuntimeError as exc:
         if "ersion mismatch" in str(exc):
@@ -124,6 +128,27 @@ def _check_head(address: str) -> None:
         return  # a busy dashboard is not a cluster that is down
 
 
+def _connected_address() -> str | None:
+    """The cluster that this process is a replica, worker or driver of. Does not import Ray."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    return str(ray.get_runtime_context().gcs_address)
+
+
+@cache
+def _dashboard_of(address: str) -> str:
+    """Where the cluster at `address` says its dashboard is: kept, since asking waits while the head is away."""
+    prepare_client()
+    from ray.dashboard.utils import get_address_for_submission_client
+    from ray.exceptions import RayError
+
+    try:
+        return str(get_address_for_submission_client(address))
+    except (OSError, RuntimeError, ValueError, RayError) as exc:
+        raise Unavailable(f"no Ray cluster answers at {address}, or it refuses our token; {REMEDY}") from exc
+
+
 def _living_head() -> HeadRecord | None:
     record = read_record()
     return record if record is not None and is_alive(record) else None
@@ -133,5 +158,6 @@ def _is_http(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address (host:port)."""
     return address.startswith(("127.", "localhost:", "[::1]:"))

@@ -20,8 +20,8 @@ from packaging.requirements import Requirement
 
 from cluster import checks, dashboard
 from cluster.checks import Finding, Level
+from cluster.connection import dashboard_url
 from cluster.errors import HamletError, Unavailable
-from cluster.head_process import HOST
 from cluster.head_record import is_alive, read_record
 from cluster.network import interface_table
 from cluster.ports import port_is_free, port_owner
@@ -116,29 +116,32 @@ def _ports() -> list[Finding]:
             variable,
             number,
             is_ours=any(address.endswith(f":{number}") for address in ours),
-            owner=None if port_is_free(HOST, number) else port_owner(number) or "another program",
+            owner=None if port_is_free(str(config.host), number) else port_owner(number) or "another program",
         )
         for variable, number in ports.items()
     ]
 
 
 def _head() -> list[Finding]:
-    record = read_record()
-    if record is None or not is_alive(record):
+    try:
+        url = dashboard_url()
+    except Unavailable:
         return [checks.head_down()]
     ours = (version("ray"), platform.python_version())
+    record = read_record()
+    # A head on another machine tells its Ray only.
+    python = record.python_version if record is not None and record.dashboard_url == url else ours[1]
     try:
-        answered = dashboard.ray_version(record.dashboard_url)
+        answered = dashboard.ray_version(url)
     except Unavailable as exc:
         return [checks.head_silent(str(exc))]
-    return [checks.head_versions((answered, record.python_version), ours)]
+    return [checks.head_versions((answered, python), ours)]
 
 
 def _network() -> list[Finding]:
     record = read_record()
-    if record is None:
-        return [checks.interface(HOST, interface_table())]
-    return [checks.interface(record.address.rsplit(":", 1)[0], interface_table())]
+    address = str(settings().host) if record is None else record.address.rsplit(":", 1)[0]
+    return [checks.interface(address, interface_table())]
 
 
 def _storage() -> list[Finding]:

@@ -1,7 +1,7 @@
 """The local Ray head of a HAMLET_HOME: `up` and `down`.
 
-It is bound to 127.0.0.1 and demands a token. It is never ended by `ray stop`, which kills every Ray of
-the machine: `down` ends exactly the processes that `up` started.
+It listens on 127.0.0.1, or where HAMLET_HOST says, and demands a token. It is never ended by `ray stop`,
+which kills every Ray of the machine: `down` ends exactly the processes that `up` started.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import psutil
 from cluster import dashboard
 from cluster.auth_token import ensure_token
 from cluster.errors import Conflict, Unavailable
-from cluster.head_process import HOST, last_words, log_path, start_head
+from cluster.head_process import last_words, log_path, start_head
 from cluster.head_record import HeadRecord, is_alive, processes, read_record, record_path
+from cluster.head_redis import forget
 from cluster.ports import port_is_free, port_owner
 from cluster.settings import settings
 
@@ -59,13 +60,18 @@ def up() -> tuple[HeadRecord, bool]:
 
 
 def down() -> HeadRecord | None:
-    """End the head of this HAMLET_HOME and all it started; returns its record, None if nothing ran."""
+    """End the head of this HAMLET_HOME and all it started; returns its record, None if nothing ran.
+
+    What it kept in Redis goes as well: only a head that was not ended on purpose comes back with its state.
+    """
     with _exclusive():
         record = read_record()
         if record is None:
             return None
         was_running = bool(processes(record))
-        _end(record)
+        _kill(record)
+        forget(settings())  # if it fails, the record stays, and so does the way to do it again
+        record_path().unlink()
         return record if was_running else None
 
 
@@ -93,6 +99,11 @@ def _wait_until_ready(record: HeadRecord) -> None:
 
 
 def _end(record: HeadRecord) -> None:
+    _kill(record)
+    record_path().unlink(missing_ok=True)
+
+
+def _kill(record: HeadRecord) -> None:
     """End every process of the head: the supervisor ends its own first, then whatever is left is killed."""
     if is_alive(record):
         supervisor = psutil.Process(record.pid)
@@ -110,7 +121,6 @@ def _end(record: HeadRecord) -> None:
         if time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in remaining)
             raise Unavailable(f"processes {pids} of the Ray head do not end; end them by hand")
-    record_path().unlink(missing_ok=True)
 
 
 def _require_same_versions(record: HeadRecord) -> None:
@@ -123,10 +133,11 @@ def _require_same_versions(record: HeadRecord) -> None:
 
 
 def _require_free_port(port: int, variable: str) -> None:
-    if port_is_free(HOST, port):
+    host = str(settings().host)
+    if port_is_free(host, port):
         return
     try:
-        ray_version = dashboard.ray_version(f"http://{HOST}:{port}", timeout_s=2.0)
+        ray_version = dashboard.ray_version(f"http://{host}:{port}", timeout_s=2.0)
         other = f"a Ray {ray_version} that was not started from this HAMLET_HOME"
     except dashboard.TokenRefused:
         other = "a Ray with another token"

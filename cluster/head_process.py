@@ -20,31 +20,39 @@ import psutil
 from cluster.auth_token import AUTH_ENVIRONMENT
 from cluster.errors import Conflict
 from cluster.head_record import MARKER_VARIABLE, HeadRecord, write_record
+from cluster.head_redis import redis_environment, redis_options
 from cluster.ports import free_port
 from cluster.serve_proxy import proxy_environment
-from cluster.settings import settings
-
-HOST = "127.0.0.1"
+from cluster.settings import Settings, settings
 
 # Ray replaces 127.0.0.1 by the machine's outer address, and its C++ processes then listen on every
 # interface, unless it is told that this is not a cluster of several hosts. Clients need it as well, or
 # they look for the head on the outer address.
 LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Said outright: a shell in which a loopback head was used may hold the other.
+OUTER_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
 
 # Training, serving and their helpers share the cores of this machine. A thread of OpenMP's that waits for
 # its team spins for a millisecond by default, on a core that the others need: beside one busy process, steps of
 # training take about ten times as long. Sleeping sooner costs 4 % when nothing else runs.
 SHARED_CORES_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 
-HEAD_ENVIRONMENT = {
+NODE_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray runs workers at nice 15, behind everything else on the machine; on a machine that is there to
     # answer, that costs a quarter of the embeddings per second.
     "RAY_worker_niceness": "0",
     **AUTH_ENVIRONMENT,
-    **LOOPBACK_ENVIRONMENT,
 }
+
+# The beginning of every node's command line.
+RAY_START = (
+    # Not the `ray` script: the one on the PATH may belong to another environment.
+    *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--log-color=false"),
+    # Nobody calls it by number, and Ray's fixed one would collide with another Ray on the machine.
+    "--dashboard-agent-listen-port=0",
+)
 
 # Unix socket names are short: 103 bytes on macOS (107 on Linux), 97 for HAProxy's. In our folder lie
 # `t/session_<date>_<pid>/sockets/plasma_store` (66 bytes) and `p/<node id>/s` (61 bytes).
@@ -54,19 +62,14 @@ MAX_FOLDER_LENGTH = 36
 def start_head() -> HeadRecord:
     """Start the head in the background and write its record; it is not ready yet on return."""
     config = settings()
-    folder = private_folder(config.home_dir)
-    _make_private(folder)
-    # A folder of its own, because Ray opens the one that it is given to everybody.
-    temp = folder / "t"
-    temp.mkdir(exist_ok=True)
-    _remove_old_sessions(temp)
+    host, temp = str(config.host), prepare_folder()
     num_cpus = logical_cpus(config.num_cpus, os.cpu_count() or 1)
     head_id = secrets.token_hex(8)
     log_path().parent.mkdir(parents=True, exist_ok=True)
     with log_path().open("wb") as output:
         process = subprocess.Popen(
-            start_command(config.ray_port, config.dashboard_port, free_port(HOST), num_cpus, temp),
-            env=_environment(head_id, folder),
+            start_command(config, free_port(host), num_cpus, temp),
+            env=node_environment() | redis_environment(config) | {MARKER_VARIABLE: head_id},
             cwd=temp,  # a `ray` or `cluster` folder in the user's would be imported instead
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -77,8 +80,8 @@ def start_head() -> HeadRecord:
         head_id=head_id,
         pid=process.pid,
         started_at_s=psutil.Process(process.pid).create_time(),
-        address=f"{HOST}:{config.ray_port}",
-        dashboard_url=f"http://{HOST}:{config.dashboard_port}",
+        address=f"{host}:{config.ray_port}",
+        dashboard_url=f"http://{host}:{config.dashboard_port}",
         ray_version=version("ray"),
         python_version=platform.python_version(),
         num_cpus=num_cpus,
@@ -88,24 +91,20 @@ def start_head() -> HeadRecord:
     return record
 
 
-def start_command(
-    ray_port: int, dashboard_port: int, client_port: int, num_cpus: int, temp: Path
-) -> list[str]:
+def start_command(config: Settings, client_port: int, num_cpus: int, temp: Path) -> list[str]:
     """The `ray start` that supervises the head's processes."""
     return [
-        # Not the `ray` script: the one on the PATH may belong to another environment.
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        f"--node-ip-address={HOST}",
-        f"--port={ray_port}",
-        f"--dashboard-host={HOST}",
-        f"--dashboard-port={dashboard_port}",
-        # Nobody calls these by number, and Ray's fixed ones would collide with another Ray on the machine.
-        "--dashboard-agent-listen-port=0",
+        *RAY_START,
+        "--head",
+        f"--node-ip-address={config.host}",
+        f"--port={config.ray_port}",
+        f"--dashboard-host={config.host}",
+        f"--dashboard-port={config.dashboard_port}",
         f"--ray-client-server-port={client_port}",  # Ray refuses 0 here
         f"--num-cpus={num_cpus}",
         f"--temp-dir={temp}",
         "--disable-usage-stats",
-        "--log-color=false",
+        *redis_options(config),
     ]
 
 
@@ -115,7 +114,7 @@ def logical_cpus(configured: int | None, cores: int) -> int:
     At least 4: they are tickets, not cores. Serve's replicas and a training run hold theirs for as long
     as they live, so that with 2 on a laptop a job would wait for ever while a model is served.
     """
-    return configured or max(4, cores)
+    return max(4, cores) if configured is None else configured
 
 
 def private_folder(home: Path) -> Path:
@@ -142,13 +141,28 @@ def last_words() -> str:
     return next((line for line in reversed(lines) if line), "it said nothing")
 
 
-def _environment(head_id: str, folder: Path) -> dict[str, str]:
+def node_environment() -> dict[str, str]:
+    """The environment of a node's processes, and so of the jobs and replicas on it."""
+    config = settings()
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     # Jobs are run as `python -m training …`: that must be this environment's Python, activated or not.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    proxy = proxy_environment(folder / "p", HOST)
-    ours = {**HEAD_ENVIRONMENT, **proxy, "PATH": path, MARKER_VARIABLE: head_id}
+    # What HAProxy tells about itself is asked for on its own machine only.
+    proxy = proxy_environment(private_folder(config.home_dir) / "p", "127.0.0.1")
+    reach = LOOPBACK_ENVIRONMENT if config.host.is_loopback else OUTER_ENVIRONMENT
+    ours = {**NODE_ENVIRONMENT, **reach, **proxy, "PATH": path}
     return {**SHARED_CORES_ENVIRONMENT, **inherited, **ours}
+
+
+def prepare_folder() -> Path:
+    """Make the private folder of this home's node; returns the folder in it that Ray is given."""
+    folder = private_folder(settings().home_dir)
+    _make_private(folder)
+    # A folder of its own, because Ray opens the one that it is given to everybody.
+    temp = folder / "t"
+    temp.mkdir(exist_ok=True)
+    _remove_old_sessions(temp)
+    return temp
 
 
 def _make_private(folder: Path) -> None:

@@ -66,7 +66,7 @@ class RayLauncher:
             from ray.job_submission import JobSubmissionClient
 
             try:
-                self._client = JobSubmissionClient(_address())
+                self._client = JobSubmissionClient(dashboard_url())
             except OUT_OF_REACH as exc:
                 raise Unavailable(f"Ray's jobs API does not answer: {_first_line(exc)}") from exc
         return self._client
@@ -79,14 +79,6 @@ class RayLauncher:
             ours = ray.get_runtime_context().runtime_env if ray.is_initialized() else {}
             self._runtime_env = {key: ours[key] for key in KEPT_RUNTIME_ENV if ours.get(key)}
         return self._runtime_env
-
-
-def _address() -> str | None:
-    """The jobs API of the head that runs here; None, on other nodes, lets Ray look for it."""
-    try:
-        return dashboard_url()
-    except Unavailable:
-        return None
 
 
 def _first_line(exc: BaseException) -> str:

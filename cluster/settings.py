@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, RedisDsn, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import ConfigError
@@ -44,6 +45,17 @@ class Settings(BaseSettings):
         None, repr=False, description="Secret that signs those messages, in the form whsec_<base64>."
     )
     hub_offline: bool = Field(False, description="Never ask a model or data hub; use what is cached.")
+    host: IPv4Address = Field(
+        IPv4Address("127.0.0.1"),
+        description="Address of this machine that its part of the cluster listens on; with an outer one, other "
+        "machines can join the head of `cluster up`.",
+    )
+    redis_url: RedisDsn | None = Field(
+        None,
+        repr=False,
+        description="redis[s]://[user:password@]host:port, where that head keeps its state: killed, it comes back "
+        "with applications, jobs and nodes. In memory by default.",
+    )
     ray_port: int = Field(
         6379, ge=1024, le=65535, description="Port of the Ray head started by `cluster up`."
     )
@@ -52,12 +64,34 @@ class Settings(BaseSettings):
     )
     num_cpus: int | None = Field(
         None,
-        ge=1,
-        description="Logical CPUs of that head; at least 4, so that a laptop can train while it serves.",
+        ge=0,
+        description="Logical CPUs of this machine; at least 4 by default, so that a laptop can train while it "
+        "serves. 0 keeps work off a head that has workers.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Level of our loggers."
     )
+
+    @field_validator("host")
+    @classmethod
+    def _is_one_address(cls, value: IPv4Address) -> IPv4Address:
+        if value.is_unspecified:
+            raise ValueError("others must be told where to call; give one address of this machine")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _fits_ray(cls, value: RedisDsn | None, info: ValidationInfo) -> RedisDsn | None:
+        if value is None:
+            return None
+        if value.path not in (None, "/", "/0"):
+            raise ValueError("Ray keeps its state in database 0; leave the path out")
+        host = info.data.get("host")
+        if host is not None and host.is_loopback:
+            raise ValueError(
+                "the state is kept under the head's address, and every machine has a 127.0.0.1: set HAMLET_HOST too"
+            )
+        return value
 
     @property
     def home_dir(self) -> Path:
@@ -87,7 +121,8 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as exc:
         first = exc.errors()[0]
-        variable = "HAMLET_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise ConfigError(
-            f"{variable}={first['input']!r}: {first['msg']}; correct it or unset it", variable
-        ) from exc
+        name = str(first["loc"][0])
+        variable = f"HAMLET_{name.upper()}"
+        # What is not shown with the settings may hold a password.
+        value = repr(first["input"]) if Settings.model_fields[name].repr else "…"
+        raise ConfigError(f"{variable}={value}: {first['msg']}; correct it or unset it", variable) from exc

@@ -13,13 +13,14 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import HamletError, JobFailed
 from training.config import FinetuneConfig
 from training.controller import FailFast, MarkComplete, first_failure
 from training.loop import train_loop
 from training.loop_state import LoopInputs, LoopResult
-from training.progress import POLL_EVERY_S, EventReader, Sink
+from training.progress import POLL_EVERY_S, EventLog, EventReader, Sink
 from training.workers import torch_config
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,12 @@ class Fit:
             self._outcome = exc
         finally:
             self._done.set()
+
+
+def start_event_log(hang_timeout_s: float) -> Any:
+    """The actor that the ranks tell. Beside this driver: on another host it, and the run, would be lost with it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(EventLog).remote(hang_timeout_s)
 
 
 def explain(exc: Exception) -> HamletError:

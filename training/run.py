@@ -24,7 +24,7 @@ from training.checkpoints import (
     require_world_size,
 )
 from training.config import FinetuneConfig
-from training.fit import Fit
+from training.fit import Fit, start_event_log
 from training.job_record import JobRecord
 from training.loop_state import LoopInputs, LoopResult
 from training.model_card import make_card, measured, readme
@@ -32,7 +32,7 @@ from training.modules import pad_token_id
 from training.parity import ParityInputs, check_adapter, check_parity
 from training.plots import plot_run
 from training.prepare import Prepared, prepare
-from training.progress import AdapterEvent, EventLog, PlainProgress, Sink
+from training.progress import AdapterEvent, PlainProgress, Sink
 from training.run_folder import RunFolder
 from training.tensorboard import TensorBoard
 
@@ -148,7 +148,7 @@ class _Run:
         return card
 
     def _train(self, checkpoint: FoundCheckpoint | None) -> LoopResult:
-        event_log = ray.remote(num_cpus=0)(EventLog).remote(self._config.scaling.hang_timeout_s)
+        event_log = start_event_log(self._config.scaling.hang_timeout_s)
         # Each epoch's adapter is small and can be served at once; whole weights would fill the storage.
         adapters = self._record is not None and self._config.exports_adapter
         inputs = LoopInputs(

@@ -22,12 +22,12 @@ from cluster.connection import connect
 from cluster.errors import ConfigError, JobFailed
 from cluster.storage import delete_folder, storage_uri
 from training.config import FinetuneConfig, load_config
-from training.fit import Fit
+from training.fit import Fit, start_event_log
 from training.loop_state import LoopInputs
 from training.modules import pad_token_id
 from training.plots import plot_curves, points
 from training.prepare import Prepared, prepare
-from training.progress import EpochEvent, Event, EventLog
+from training.progress import EpochEvent, Event
 from training.run import run
 from training.run_folder import RunFolder
 
@@ -184,7 +184,7 @@ def _trial(parameters: dict[str, Any], inputs: list[tuple[FinetuneConfig, Any, i
         if isinstance(event, EpochEvent):
             last.append(event)
 
-    event_log = ray.remote(num_cpus=0)(EventLog).remote(config.scaling.hang_timeout_s)
+    event_log = start_event_log(config.scaling.hang_timeout_s)
     loop = LoopInputs(config, dataset, pad_id, storage_uri("runs", run_name), None, event_log)
     try:
         Fit(config, loop, "trial", [folder.write_event, keep]).run()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -62,6 +64,55 @@ def test_an_http_ray_address_is_the_dashboards(
     monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.1:8265/")
     assert cluster_address() == "127.0.0.1:1"
     assert dashboard_url() == "http://10.0.0.1:8265"
+
+
+def test_another_machines_head_is_asked_for_its_dashboard(
+    head_record: HeadRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.connection._dashboard_of", lambda address: f"http://dashboard of {address}")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert dashboard_url() == "http://dashboard of 10.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", head_record.address)  # as in every job of our own head
+    assert dashboard_url() == head_record.dashboard_url
+
+
+def test_a_replica_on_another_host_asks_the_cluster_that_it_is_part_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class ConnectedRay:
+        gcs_address = "10.0.0.1:6379"
+
+        def is_initialized(self) -> bool:
+            return True
+
+        def get_runtime_context(self) -> ConnectedRay:
+            return self
+
+    monkeypatch.setitem(sys.modules, "ray", ConnectedRay())
+    monkeypatch.setattr("cluster.connection._dashboard_of", lambda address: f"http://dashboard of {address}")
+    assert dashboard_url() == "http://dashboard of 10.0.0.1:6379"
+
+
+def test_a_cluster_that_refuses_the_token_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class RayError(Exception):
+        pass
+
+    def refuse(address: str) -> str:
+        raise RayError("a page of advice")
+
+    modules = {
+        name: ModuleType(name) for name in ("ray", "ray.dashboard", "ray.dashboard.utils", "ray.exceptions")
+    }
+    vars(modules["ray"])["is_initialized"] = lambda: False
+    vars(modules["ray.dashboard.utils"])["get_address_for_submission_client"] = refuse
+    vars(modules["ray.exceptions"])["RayError"] = RayError
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
+    with pytest.raises(
+        Unavailable, match=r"no Ray cluster answers at 10\.0\.0\.9:6379, or it refuses our token"
+    ):
+        dashboard_url()
 
 
 def test_being_up_means_that_something_listens(head_record: HeadRecord) -> None:

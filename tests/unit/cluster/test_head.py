@@ -103,6 +103,23 @@ def test_down_without_a_head_does_nothing() -> None:
     assert down() is None
 
 
+def test_a_state_in_redis_that_stays_keeps_the_record_for_another_down(
+    running: HeadRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_record(running.model_copy(update={"started_at_s": 0.0}))
+
+    def fail(_: object) -> None:
+        raise Unavailable("no Redis")
+
+    monkeypatch.setattr("cluster.head.forget", fail)
+    with pytest.raises(Unavailable, match="no Redis"):
+        down()
+    assert read_record() is not None
+    monkeypatch.setattr("cluster.head.forget", lambda _: None)
+    down()
+    assert read_record() is None
+
+
 def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("HAMLET_HOME", str(tmp_path / "file" / "home"))

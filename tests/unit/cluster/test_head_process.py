@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 
 from cluster.head_process import (
-    HEAD_ENVIRONMENT,
     MAX_FOLDER_LENGTH,
     last_words,
     log_path,
     logical_cpus,
+    node_environment,
     private_folder,
     start_command,
 )
+from cluster.settings import Settings, settings
 
 
 @pytest.mark.parametrize(
-    ("configured", "cores", "expected"), [(None, 2, 4), (None, 16, 16), (2, 16, 2), (1, 1, 1)]
+    ("configured", "cores", "expected"), [(None, 2, 4), (None, 16, 16), (2, 16, 2), (0, 16, 0)]
 )
 def test_a_laptop_gets_four_logical_cpus_unless_told_otherwise(
     configured: int | None, cores: int, expected: int
@@ -29,15 +30,28 @@ def test_a_laptop_gets_four_logical_cpus_unless_told_otherwise(
 
 
 def test_the_head_is_bound_to_the_loopback_interface_and_demands_a_token() -> None:
-    command = start_command(6379, 8265, 10001, 4, Path("/tmp/t"))
+    command = start_command(Settings(), 10001, 4, Path("/tmp/t"))
     assert "--node-ip-address=127.0.0.1" in command
     assert "--dashboard-host=127.0.0.1" in command
-    assert HEAD_ENVIRONMENT["RAY_AUTH_MODE"] == "token"
-    assert HEAD_ENVIRONMENT["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    environment = node_environment()
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+
+
+def test_a_head_is_on_an_outer_address_only_when_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAMLET_HOST", "10.0.0.1")
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # of a shell that used a loopback head
+    settings.cache_clear()
+    command = start_command(settings(), 10001, 4, Path("/tmp/t"))
+    assert "--node-ip-address=10.0.0.1" in command
+    assert "--dashboard-host=10.0.0.1" in command
+    environment = node_environment()
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "1"
 
 
 def test_the_head_runs_in_this_environments_python() -> None:
-    assert start_command(6379, 8265, 10001, 4, Path("/tmp/t"))[0] == sys.executable
+    assert start_command(Settings(), 10001, 4, Path("/tmp/t"))[0] == sys.executable
 
 
 def test_rays_files_lie_below_a_short_home() -> None:

@@ -30,7 +30,7 @@ def registered(tmp_path: Path, make_card: Callable[..., ModelCard]) -> ModelCard
 
 
 def test_every_command_teaches_with_an_example() -> None:
-    commands = [["up"], ["down"], ["status"], ["doctor"], ["capacity"]]
+    commands = [["up"], ["join"], ["down"], ["status"], ["doctor"], ["capacity"]]
     commands += [["models", name] for name in ("list", "pull", "show", "promote", "delete")]
     for command in commands:
         result = runner.invoke(app, [*command, "--help"])
@@ -90,6 +90,25 @@ def test_status_without_a_head_says_how_to_start_one_and_exits_1() -> None:
     result = runner.invoke(app, ["status"])
     assert result.exit_code == 1
     assert "python -m cluster up" in result.stdout
+
+
+def test_status_asks_the_cluster_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "/api/v0/nodes": {"data": {"result": {"result": [{"node_ip": "10.0.0.2", "state": "ALIVE"}]}}},
+        "/api/jobs/": [{"submission_id": "hamlet-1", "status": "RUNNING", "entrypoint": "python x.py"}],
+        "/api/serve/applications/": {"applications": {"hamlet": {"status": "RUNNING"}}},
+    }
+
+    def get(url: str, path: str, _timeout_s: float = 5.0) -> object:
+        assert url == "http://10.0.0.1:8265"
+        return answers[path]
+
+    monkeypatch.setattr("cluster.dashboard.get", get)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://10.0.0.1:8265")
+    result = runner.invoke(app, ["status"])
+    assert result.exit_code == 0, result.output
+    for text in ("http://10.0.0.1:8265", "10.0.0.2  ALIVE", "hamlet-1  RUNNING", "hamlet  RUNNING"):
+        assert text in result.stdout
 
 
 def test_down_without_a_head_is_no_error() -> None:

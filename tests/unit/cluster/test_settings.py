@@ -30,9 +30,11 @@ def test_storage_and_database_can_lie_elsewhere(monkeypatch: pytest.MonkeyPatch)
     [
         ("HAMLET_RAY_PORT", "80"),
         ("HAMLET_DASHBOARD_PORT", "many"),
-        ("HAMLET_NUM_CPUS", "0"),
+        ("HAMLET_NUM_CPUS", "-1"),
         ("HAMLET_LOG_LEVEL", "LOUD"),
         ("HAMLET_ORGANIZATION", "My Org"),
+        ("HAMLET_HOST", "0.0.0.0"),
+        ("HAMLET_HOST", "localhost"),
     ],
 )
 def test_a_wrong_value_is_refused_naming_variable_and_value(
@@ -45,4 +47,24 @@ def test_a_wrong_value_is_refused_naming_variable_and_value(
 
 
 def test_a_key_is_not_shown_with_the_settings() -> None:
-    assert "sesame" not in repr(Settings(qdrant_api_key="sesame"))
+    secrets = {"qdrant_api_key": "sesame", "redis_url": "redis://:sesame@10.0.0.5"}
+    assert "sesame" not in repr(Settings(host="10.0.0.1", **secrets))
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "reason"),
+    [
+        ("10.0.0.1", "10.0.0.5:6379", "valid URL"),
+        ("10.0.0.1", "redis://:sesame@10.0.0.5/3", "database 0"),
+        ("127.0.0.1", "redis://:sesame@10.0.0.5", "set HAMLET_HOST too"),
+    ],
+)
+def test_a_redis_that_ray_cannot_use_is_refused_without_its_password(
+    host: str, url: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAMLET_HOST", host)
+    monkeypatch.setenv("HAMLET_REDIS_URL", url)
+    settings.cache_clear()
+    with pytest.raises(ConfigError, match=f"HAMLET_REDIS_URL=….*{reason}") as refused:
+        settings()
+    assert "sesame" not in str(refused.value)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ from cluster.cards import ModelCard
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from serving.scripted_parts import ScriptedApplication
+from serving.scripted_tenants import bodies as bodies_by_route
+from serving.scripted_tenants import filled, two_tenants
 
 Ask = Callable[..., Any]
 # Our names of path parameters.
@@ -85,13 +85,12 @@ def test_completions_embeddings_models_and_errors(
 def test_every_operation_of_openais_document_is_there_and_answers_in_its_shape(
     document: dict[str, Any], validate: Callable[[Any, str], None], make_card: Callable[..., ModelCard]
 ) -> None:
-    tenants = _beside("tenants")
-    two = tenants.two_tenants(make_card)
+    two = two_tenants(make_card)
     client = TestClient(two.app, headers=two.headers["ann"])
     engine = two.world.platform.engine
     FineTuningJobs(engine).queue(two.ids["job_id"], {})
     rows = Files(engine).create("ann", "rows.jsonl", "fine-tune", b"{}\n" * 9)
-    bodies = tenants.bodies(two.ids) | {
+    bodies = bodies_by_route(two.ids) | {
         ("POST", "/v1/fine_tuning/jobs"): [{"model": "smollm2", "training_file": rows.id}],
         ("POST", "/v1/embeddings"): [{"model": "minilm", "input": "x"}],
         ("POST", "/v1/vector_stores/{vector_store_id}/search"): [{"query": "boiler"}],
@@ -113,21 +112,10 @@ def test_every_operation_of_openais_document_is_there_and_answers_in_its_shape(
             sent = {"files": {"file": b"x"}, "data": {"purpose": "user_data"}}
         else:
             sent = {"json": bodies.get((method.upper(), ours), [None])[0]}
-        answer = client.request(method, tenants.filled(ours, two.ids), **sent)
+        answer = client.request(method, filled(ours, two.ids), **sent)
         assert answer.status_code == 200, (method, ours, answer.text)
         body = answer.json()
         if path.endswith("/pause"):
             assert body.pop("status") == "paused"  # OpenAI's document has the verb, and not its state
             body["status"] = "queued"
         validate(body, schema["$ref"].removeprefix("#/components/schemas/"))
-
-
-def _beside(name: str) -> Any:
-    """The module in this folder. Tests are no packages: it is loaded by its path."""
-    spec = importlib.util.spec_from_file_location(f"{name}_of_shapes", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
