@@ -9,12 +9,12 @@ import torch
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of the dropout of one step on one rank: other for each, and within torch's 64 bits.
+    """Seed of the dropout of one step on one rank: 32 bits, because torch's generator on CPU takes no more.
 
-    >>> step_seed(0, 1, 2)
-    65538
+    >>> step_seed(42, step=1, rank=0) == step_seed(43, step=1, rank=0)
+    False
     """
-    return ((seed << 44) + (step << 16) + rank) % (1 << 63)
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 
 def seed_everything(seed: int) -> None:
