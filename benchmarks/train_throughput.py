@@ -187,6 +187,7 @@ def recipe(config: Any) -> dict[str, float]:
 
 
 def trl(config: Any) -> dict[str, float]:
+    import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -200,7 +201,12 @@ def trl(config: Any) -> dict[str, float]:
     data = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats])
     with tempfile.TemporaryDirectory() as scratch:
         arguments = _arguments(
-            config, SFTConfig, scratch, bf16=True, use_cpu=True, max_length=config.max_length_tokens
+            config,
+            SFTConfig,
+            scratch,
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            max_length=config.max_length_tokens,
         )
         clock, median_s = _step_clock()
         trainer = SFTTrainer(

@@ -82,7 +82,7 @@ def steps(has_gpu: bool, extra: str | None) -> list[Step]:
     build = "CUDA" if has_gpu else "CPU"
     wanted = [
         Step("torch", f"torch, {build} build", lambda: install_torch(has_gpu)),
-        Step("project", "this project and its dependencies", lambda: _pip("-e", str(PROJECT))),
+        Step("project", "this project and its dependencies", lambda: _pip("-e", project(has_gpu))),
         Step(
             "vllm",
             f"vLLM, {build} build",
@@ -96,6 +96,11 @@ def steps(has_gpu: bool, extra: str | None) -> list[Step]:
             Step("browser", "Chromium", install_browser, instead="tests of the page will be skipped")
         )
     return wanted
+
+
+def project(has_gpu: bool) -> str:
+    """What pip installs of this project: with a GPU also what only runs there."""
+    return f"{PROJECT}[qlora]" if has_gpu else str(PROJECT)
 
 
 def install_torch(has_gpu: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
 
 from cluster.cards import ModelKind
 from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
@@ -31,7 +32,7 @@ from serving.answer_schemas import (
     TextCompletion,
 )
 from serving.answers import Answers
-from serving.authentication import Authentication, Gate
+from serving.authentication import DOCS_ASSETS, Authentication, Gate
 from serving.backends import Backends, Classified
 from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel, TenantCatalogue
 from serving.chat import stream_chat, whole_answer
@@ -238,8 +239,10 @@ def create_app(
     by default everybody, as the tenant `default`. `platform` adds files, fine-tuning and models' aliases, whose
     background work goes on while the application runs; `routers` are further endpoints, `workers` further work.
     """
-    app = FastAPI(
+    # /docs and /redoc with their scripts from here: the usual ones load them from another host.
+    app = FastAPIOffline(
         title="Hamlet",
+        static_url=DOCS_ASSETS,
         generate_unique_id_function=openapi.operation_id,
         lifespan=_at_work([*([platform.conductor()] if platform else ()), *workers]),
     )

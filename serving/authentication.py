@@ -38,7 +38,8 @@ READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PUBLIC_PATHS = frozenset(
     {"/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 )
-PUBLIC_PREFIXES = ("/page/",)
+DOCS_ASSETS = "/docs/assets"
+PUBLIC_PREFIXES = ("/page/", f"{DOCS_ASSETS}/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.yaml_config import Section, load_yaml_config
 
@@ -31,6 +31,20 @@ class TaskName(StrEnum):
 class Method(StrEnum):
     FULL = "full"
     LORA = "lora"
+    QLORA = "qlora"
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether the base stays as it is and low-rank matrices beside it are trained."""
+        return self is not Method.FULL
+
+
+class Offload(StrEnum):
+    """What waits in the host's memory while the GPU does not need it."""
+
+    NONE = "none"
+    OPTIMIZER = "optimizer"
+    ALL = "all"
 
 
 class Precision(StrEnum):
@@ -83,7 +97,7 @@ class DataConfig(Section):
 
 
 class LoraConfig(Section):
-    """Low-rank adapters (Hu et al. 2021), used when `method: lora`."""
+    """Low-rank adapters (Hu et al. 2021), used when `method: lora` or `qlora`."""
 
     rank: int = Field(16, gt=0, le=256, description="Rank of the update matrices.")
     alpha: int | None = Field(None, gt=0, description="Scale numerator; twice the rank when unset.")
@@ -130,6 +144,10 @@ class ScalingConfig(Section):
         le=3,
         description="DeepSpeed ZeRO: 0 none, 1 optimizer, 2 + gradients, 3 + parameters sharded.",
     )
+    offload: Offload = Field(
+        Offload.NONE,
+        description="Kept in the host's memory: the optimizer (ZeRO 1 to 3), or all, weights too (ZeRO 3).",
+    )
     max_failures: int = Field(
         2, ge=0, description="Worker losses survived by resuming from the last checkpoint."
     )
@@ -165,6 +183,9 @@ class FinetuneConfig(Section):
     packing: bool = Field(
         False, description="Fill sequences of max_length_tokens with several rows each (sft)."
     )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass: less memory, a third more work."
+    )
     epochs: int = Field(3, gt=0, le=1000)
     max_steps: int | None = Field(None, gt=0, description="Stop after this many optimizer steps.")
     early_stopping_patience: int | None = Field(
@@ -187,16 +208,6 @@ class FinetuneConfig(Section):
     precision: Precision = Field(Precision.AUTO, description="bf16 where the processor has it, else float32.")
     seed: int = Field(42, ge=0)
 
-    @field_validator("method", mode="before")
-    @classmethod
-    def _qlora_is_not_offered(cls, value: object) -> object:
-        if value == "qlora":
-            raise ValueError(
-                "qlora needs a GPU with bitsandbytes, and is not offered yet; use lora, whose frozen base is kept "
-                "in bfloat16 where the processor has it"
-            )
-        return value
-
     @model_validator(mode="after")
     def _batch_equation(self) -> Self:
         if self.batch.global_batch_size not in (None, "auto", self.global_batch_size):
@@ -214,10 +225,36 @@ class FinetuneConfig(Section):
             raise ValueError(
                 f"method {self.method} is for classification, sft and dpo; {self.task} trains method full"
             )
-        if self.method is not Method.LORA and self.task is TaskName.DPO:
+        if self.method is Method.QLORA and not self.task.is_generative:
+            raise ValueError(f"method qlora is for sft and dpo; use lora or full for {self.task}")
+        if not self.method.trains_adapter and self.task is TaskName.DPO:
             raise ValueError(
                 "task dpo trains method lora: its reference is the base with the adapter switched off, while "
                 "method full would need a second copy of the model; write method: lora"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_base_fits_scaling(self) -> Self:
+        if self.method is Method.QLORA and self.scaling.use_gpu is False:
+            raise ValueError(
+                "method qlora needs a GPU, and scaling.use_gpu is false; use lora, whose frozen base is kept in "
+                "bfloat16 where the processor has it"
+            )
+        if self.method is Method.QLORA and self.scaling.zero_stage == 3:
+            raise ValueError(
+                "method qlora cannot run at scaling.zero_stage 3: 4-bit weights are not cut over workers; "
+                "use 2, at which every worker holds the small base whole"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _offload_fits_stage(self) -> Self:
+        offload, stage = self.scaling.offload, self.scaling.zero_stage
+        least = {Offload.NONE: 0, Offload.OPTIMIZER: 1, Offload.ALL: 3}[offload]
+        if stage < least:
+            raise ValueError(
+                f"scaling.offload={offload} needs scaling.zero_stage {least} or more, not {stage}"
             )
         return self
 
@@ -246,7 +283,7 @@ class FinetuneConfig(Section):
     @property
     def exports_adapter(self) -> bool:
         """Whether the artefact is an adapter for its base, rather than whole weights."""
-        return self.task.is_generative and self.method is Method.LORA
+        return self.task.is_generative and self.method.trains_adapter
 
     @property
     def global_batch_size(self) -> int:

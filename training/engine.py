@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cluster.errors import Conflict
 from training.batching import accumulation_steps
-from training.config import FinetuneConfig, Method, Precision, Schedule
+from training.config import FinetuneConfig, Offload, Precision, Schedule
 
 CHECKPOINT_TAG = "state"
 PROGRESS_FILE = "progress.json"
@@ -45,7 +45,10 @@ def deepspeed_config(config: FinetuneConfig, precision: Precision, world_size: i
             "contiguous_gradients": False,
             # Small models would pay a collective per layer under stage 3 for nothing.
             "stage3_param_persistence_threshold": 10_000,
+            **_offload(config.scaling.offload),
         },
+        # torch's own AdamW, which steps on the CPU as well; DeepSpeed's would have to be compiled here.
+        "zero_force_ds_cpu_optimizer": False,
         "torch_autocast": {
             "enabled": precision is Precision.BF16,
             "dtype": "bfloat16",
@@ -56,6 +59,15 @@ def deepspeed_config(config: FinetuneConfig, precision: Precision, world_size: i
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+def _offload(offload: Offload) -> dict[str, Any]:
+    in_host_memory = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        Offload.NONE: {},
+        Offload.OPTIMIZER: {"offload_optimizer": in_host_memory},
+        Offload.ALL: {"offload_optimizer": in_host_memory, "offload_param": in_host_memory},
+    }[offload]
 
 
 def learning_rate_factor(schedule: Schedule, total_steps: int, warmup_steps: int) -> Callable[[int], float]:
@@ -104,7 +116,7 @@ class Engine:
         self._accumulation = accumulation_steps(
             config.global_batch_size, config.batch.micro_batch_size_per_gpu, world_size
         )
-        self._is_adapter = config.method is Method.LORA
+        self._is_adapter = config.method.trains_adapter
         optimizer = torch.optim.AdamW(
             parameter_groups(module, config.weight_decay), lr=config.learning_rate, fused=True
         )

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import upload_folder
-from training.config import FinetuneConfig, Method, TaskName
+from training.config import FinetuneConfig, TaskName
 from training.encoder_modules import write_sentence_files
 from training.engine import Engine
 from training.modules import build_module
@@ -45,7 +45,7 @@ def export_model(
 
 
 def _save(model: Any, weights: dict[str, Tensor], config: FinetuneConfig, folder: Path) -> None:
-    if config.method is not Method.LORA:
+    if not config.method.trains_adapter:
         # Weights that do not train (buffers, tied heads) come from the model itself.
         model.save_pretrained(folder, state_dict={**_whole_state(model), **weights})
         return

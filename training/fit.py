@@ -15,8 +15,8 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.errors import HamletError, JobFailed
-from training.config import FinetuneConfig
+from cluster.errors import ConfigError, HamletError, JobFailed
+from training.config import FinetuneConfig, Method
 from training.controller import FailFast, MarkComplete, first_failure
 from training.loop import train_loop
 from training.loop_state import LoopInputs, LoopResult
@@ -85,9 +85,7 @@ def explain(exc: Exception) -> HamletError:
 def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_LOOKS_EVERY_S)
     scaling = config.scaling
-    use_gpu = scaling.use_gpu
-    if use_gpu is None:
-        use_gpu = ray.cluster_resources().get("GPU", 0) >= scaling.num_workers
+    use_gpu = _uses_gpu(config)
     least = scaling.min_workers
     return TorchTrainer(
         train_loop,
@@ -109,6 +107,23 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
             ],
         ),
     )
+
+
+def _uses_gpu(config: FinetuneConfig) -> bool:
+    """Whether each worker gets a GPU. Raises ConfigError where the method cannot do without."""
+    scaling = config.scaling
+    if scaling.use_gpu is not None:
+        return scaling.use_gpu
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    if num_gpus >= scaling.num_workers:
+        return True
+    if config.method is Method.QLORA:
+        raise ConfigError(
+            f"method qlora needs a GPU for each of {scaling.num_workers} workers, and this cluster has {num_gpus:g}; "
+            "use method: lora, or set scaling.use_gpu=true where the cluster adds GPUs on demand",
+            "method",
+        )
+    return False
 
 
 def _checkpoints_kept(config: FinetuneConfig) -> ray.train.CheckpointConfig:

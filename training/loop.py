@@ -168,6 +168,7 @@ class _Worker:
             tokens_per_s=progress.num_tokens / seconds,
             peak_memory_bytes=peak_memory_bytes(self._engine.device),
             world_size=self._world_size,
+            used_gpu=self._engine.device.type == "cuda",
             is_paused=is_paused,
         )
 

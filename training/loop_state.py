@@ -71,4 +71,5 @@ class LoopResult:
     tokens_per_s: float = 0.0
     peak_memory_bytes: int = 0
     world_size: int = 1
+    used_gpu: bool = False
     is_paused: bool = False

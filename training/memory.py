@@ -13,6 +13,9 @@ from typing import Any
 # `measured.json` of a run.
 PROCESS_BYTES = 900 * 2**20
 FLOAT32, BF16 = 4, 2
+# A weight in 4-bit NormalFloat with its share of doubly quantized scales: 4.127 bits (Dettmers et al., QLoRA,
+# 2023, section 3).
+NF4 = 4.127 / 8
 # Modules that adapters leave alone although their weights are matrices.
 NO_ADAPTER = ("embed", "wte", "wpe", "lm_head", "classifier", "score", "pooler", "position")
 
@@ -26,6 +29,11 @@ class ModelShape:
     num_layers: int
     vocabulary_size: int
     matrices: tuple[tuple[int, int], ...]
+
+    def frozen_bytes_in_4bit(self, rest_bytes: int) -> float:
+        """Mean bytes of a weight when the linear layers are quantized and the rest takes `rest_bytes` each."""
+        quantized = sum(rows * columns for rows, columns in self.matrices)
+        return (quantized * NF4 + (self.num_parameters - quantized) * rest_bytes) / self.num_parameters
 
     def adapter_parameters(self, rank: int) -> int:
         """Weights of a LoRA adapter on all linear layers: rank x (rows + columns) of each."""
@@ -69,7 +77,7 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def state_memory(
-    num_frozen: int, num_trained: int, *, zero_stage: int, num_workers: int, frozen_bytes: int = FLOAT32
+    num_frozen: int, num_trained: int, *, zero_stage: int, num_workers: int, frozen_bytes: float = FLOAT32
 ) -> tuple[float, float, float]:
     """`(weights, gradients, optimizer)` in bytes for each worker.
 
@@ -95,15 +103,26 @@ def state_memory(
 
 
 def activation_memory(
-    shape: ModelShape, *, tokens: int, targets: int, value_bytes: int, has_vocabulary_head: bool
+    shape: ModelShape,
+    *,
+    tokens: int,
+    targets: int,
+    value_bytes: int,
+    has_vocabulary_head: bool,
+    keeps_layers: bool = True,
 ) -> int:
     """Bytes kept from the forward pass for the backward one, for `tokens` = rows x padded length.
 
     34 x hidden size bytes for each token and layer at 16 bits, twice that at 32 (Korthikanti et al.,
     Reducing Activation Recomputation, 2022, equation 2, without its attention scores, which fused attention
     never stores). A vocabulary head adds logits, their float32 copy and its gradient where there is a target.
+    Without `keeps_layers` (gradient checkpointing) each layer keeps its input alone, and one layer at a time
+    the rest.
     """
-    layers = shape.num_layers * tokens * shape.hidden_size * 34 * value_bytes // 2
+    layer = tokens * shape.hidden_size * 34 * value_bytes // 2
+    layers = shape.num_layers * layer
+    if not keeps_layers:
+        layers = layer + shape.num_layers * tokens * shape.hidden_size * value_bytes
     head = targets * shape.vocabulary_size * (value_bytes + 2 * FLOAT32) if has_vocabulary_head else 0
     return layers + head
 

@@ -83,7 +83,7 @@ def measured(result: LoopResult) -> dict[str, Any]:
         "tokens_per_s",
     )
     values = asdict(result)
-    return {name: values[name] for name in (*names, "world_size", "precision")}
+    return {name: values[name] for name in (*names, "world_size", "used_gpu", "precision")}
 
 
 def readme(

@@ -28,6 +28,8 @@ from training.examples import IGNORE, Example
 from training.language_modules import LanguageModule, PreferenceModule
 from training.packing import positions, split
 
+CPU = torch.device("cpu")
+
 
 class ClassificationModule(nn.Module):
     """Cross entropy over classes."""
@@ -49,16 +51,19 @@ def build_module(
 ) -> nn.Module:
     """The task's module on the base weights in `folder`, ready to train.
 
-    Trained weights are float32. Under LoRA the frozen base is kept in `frozen_dtype`: nothing is added to
-    it, so half the memory and no cast per step cost no accuracy beyond that of the forward pass.
+    Trained weights are float32. The frozen base of an adapter is kept in `frozen_dtype`: nothing is added
+    to it, so half the memory and no cast per step cost no accuracy beyond that of the forward pass. Under
+    QLoRA its linear layers are kept in 4 bits on the GPU.
     """
-    is_lora = config.method is Method.LORA
-    dtype = frozen_dtype if is_lora else torch.float32
-    model = load_base(config.task, folder, labels, dtype, may_lack_head=True)
+    dtype = frozen_dtype if config.method.trains_adapter else torch.float32
+    is_4bit = config.method is Method.QLORA
+    model = load_base(config.task, folder, labels, dtype, may_lack_head=True, is_4bit=is_4bit)
     if config.dropout is not None:
         set_dropout(model, config.dropout)
-    if is_lora:
+    if config.method.trains_adapter:
         model = add_adapter(model, config)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return _module_of(config, model, folder)
 
 
@@ -76,12 +81,19 @@ def _module_of(config: FinetuneConfig, model: Any, folder: Path) -> nn.Module:
 
 
 def load_base(
-    task: TaskName, folder: Path, labels: Sequence[str], dtype: torch.dtype, *, may_lack_head: bool = False
+    task: TaskName,
+    folder: Path,
+    labels: Sequence[str],
+    dtype: torch.dtype,
+    *,
+    may_lack_head: bool = False,
+    is_4bit: bool = False,
 ) -> Any:
     """The base model of a task, from safetensors only.
 
-    `may_lack_head` lets a classifier start with a new head, also in place of one for other classes. Raises
-    JobFailed when any other weight would have to be made up: such a model answers at random.
+    `may_lack_head` lets a classifier start with a new head, also in place of one for other classes.
+    `is_4bit` quantizes its linear layers on the way to the GPU. Raises JobFailed when any other weight would
+    have to be made up: such a model answers at random.
     """
     from transformers import (
         AutoModel,
@@ -97,6 +109,8 @@ def load_base(
 
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if is_4bit:
+        options |= in_4bit(dtype)
     if task.is_generative:
         load = AutoModelForCausalLM.from_pretrained
     elif task is TaskName.MLM:
@@ -118,6 +132,28 @@ def load_base(
     if made_up and not (may_lack_head and task in (TaskName.CLASSIFICATION, TaskName.MLM)):
         raise JobFailed(f"the model in {folder} lacks {len(made_up)} weights, such as {made_up[0]}")
     return model
+
+
+def in_4bit(dtype: torch.dtype) -> dict[str, Any]:
+    """Options of `from_pretrained` for linear layers in 4-bit NormalFloat with doubly quantized scales.
+
+    Products run in `dtype`. Source: Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs (2023).
+    """
+    from transformers import BitsAndBytesConfig
+
+    if not torch.cuda.is_available():
+        raise JobFailed("method qlora needs a GPU on every worker; use method: lora")
+    try:
+        import bitsandbytes  # noqa: F401 - what transformers would miss with a longer story
+    except ImportError as exc:
+        raise JobFailed("method qlora needs bitsandbytes: pip install 'hamlet[qlora]'") from exc
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": quantization, "device_map": {"": torch.cuda.current_device()}}
 
 
 def add_adapter(model: Any, config: FinetuneConfig) -> Any:
@@ -195,7 +231,12 @@ def weightless(example: Example) -> Example:
 
 
 def reload_module(
-    config: FinetuneConfig, export_uri: str, labels: Sequence[str], *, use_bf16: bool
+    config: FinetuneConfig,
+    export_uri: str,
+    labels: Sequence[str],
+    *,
+    use_bf16: bool,
+    device: torch.device = CPU,
 ) -> tuple[nn.Module, int]:
     """An exported model, loaded as serving would, and its pad token id. Raises JobFailed as `load_base`."""
     from transformers import AutoTokenizer
@@ -205,13 +246,14 @@ def reload_module(
         from peft import PeftModel
 
         base_dtype = torch.bfloat16 if use_bf16 else torch.float32
-        base = load_base(config.task, resolve_model(config.model), labels, base_dtype)
+        is_4bit = config.method is Method.QLORA
+        base = load_base(config.task, resolve_model(config.model), labels, base_dtype, is_4bit=is_4bit)
         module = _module_of(config, PeftModel.from_pretrained(base, folder), folder)
     else:
         model = load_base(config.task, folder, labels, torch.float32)
         module = _module_of(config, model, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return module.eval(), pad_token_id(tokenizer)
+    return module.eval().to(device), pad_token_id(tokenizer)
 
 
 def pad_token_id(tokenizer: Any) -> int:

@@ -46,7 +46,7 @@ def check_parity(inputs: ParityInputs) -> Parity:
     trained = inputs.trained
     if trained is None:
         raise ValueError("there is nothing to compare with: parity needs what training measured")
-    loss, metrics = _evaluate_export(inputs, dataset, use_bf16=trained.precision is Precision.BF16)
+    loss, metrics = _evaluate_export(inputs, dataset, trained)
     differences = {"loss": abs(loss - trained.validation_loss)}
     for name in metrics.keys() - FOLLOWS_FROM_LOSS:
         differences[name] = abs(metrics[name] - trained.metrics[name])
@@ -129,7 +129,7 @@ def _first_prompt_mismatch(inputs: ParityInputs, dataset: Dataset) -> str:
 
 
 def _evaluate_export(
-    inputs: ParityInputs, dataset: Dataset, *, use_bf16: bool
+    inputs: ParityInputs, dataset: Dataset, trained: LoopResult
 ) -> tuple[float, dict[str, float]]:
     import torch
 
@@ -138,10 +138,14 @@ def _evaluate_export(
     from training.modules import reload_module
 
     config = inputs.config
-    module, pad_token_id = reload_module(config, inputs.export_uri, dataset.labels, use_bf16=use_bf16)
+    use_bf16 = trained.precision is Precision.BF16
+    device = torch.device("cuda" if trained.used_gpu else "cpu")
+    module, pad_token_id = reload_module(
+        config, inputs.export_uri, dataset.labels, use_bf16=use_bf16, device=device
+    )
     tally = Tally()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
         for examples, batch in Feed(dataset, config, pad_token_id).validation():
-            loss_sum, predictions = module(batch)
+            loss_sum, predictions = module({name: value.to(device) for name, value in batch.items()})
             tally.add(float(loss_sum), predictions.tolist(), examples)
     return tally.loss, metrics_of(config.task, tally, len(dataset.labels))

@@ -107,12 +107,13 @@ def count(dataset: Dataset, config: FinetuneConfig) -> Amount:
 def memory_plan(
     config: FinetuneConfig, dataset: Dataset, shape: ModelShape, *, is_bf16: bool
 ) -> dict[str, Any]:
-    """Bytes of each worker by ZeRO stage, with the configured method and its alternative. Pure."""
+    """Bytes of each worker by ZeRO stage, with the configured method and its alternatives. Pure."""
     methods = {}
-    for method in (Method.FULL, Method.LORA):
+    for method in Method:
         estimates = {
             str(stage): estimate_memory(config, dataset, shape, method, stage, is_bf16=is_bf16).to_json()
             for stage in ZERO_STAGES
+            if not (method is Method.QLORA and stage == 3)  # not offered: see FinetuneConfig
         }
         methods[str(method)] = estimates
     mine = methods[config.method][str(config.scaling.zero_stage)]
@@ -136,13 +137,14 @@ def estimate_memory(
 ) -> WorkerMemory:
     """The peak of one worker: states by stage, activations of its largest micro-batch. Pure."""
     num_trained = _num_trained(config, shape, method)
-    num_frozen = shape.num_parameters if method is Method.LORA else 0
+    num_frozen = shape.num_parameters if method.trains_adapter else 0
+    value_bytes = BF16 if is_bf16 else FLOAT32
     weights, gradients, optimizer = state_memory(
         num_frozen,
         num_trained,
         zero_stage=zero_stage,
         num_workers=config.scaling.num_workers,
-        frozen_bytes=BF16 if is_bf16 else FLOAT32,
+        frozen_bytes=shape.frozen_bytes_in_4bit(value_bytes) if method is Method.QLORA else value_bytes,
     )
     # Batches hold rows of like length: the longest ones come together.
     longest = sorted(dataset.train, key=lambda example: len(example.input_ids), reverse=True)
@@ -151,8 +153,9 @@ def estimate_memory(
         shape,
         tokens=len(batch) * len(batch[0].input_ids),
         targets=sum(example.num_trained_tokens for example in batch),
-        value_bytes=BF16 if is_bf16 else FLOAT32,
+        value_bytes=value_bytes,
         has_vocabulary_head=config.task.is_generative or config.task is TaskName.MLM,
+        keeps_layers=not config.gradient_checkpointing,
     )
     return WorkerMemory(round(weights), round(gradients), round(optimizer), activations)
 
@@ -170,7 +173,7 @@ def measured_values(config: FinetuneConfig) -> dict[str, Any] | None:
 
 
 def _num_trained(config: FinetuneConfig, shape: ModelShape, method: Method) -> int:
-    return shape.adapter_parameters(config.lora.rank) if method is Method.LORA else shape.num_parameters
+    return shape.adapter_parameters(config.lora.rank) if method.trains_adapter else shape.num_parameters
 
 
 def _probe(config: FinetuneConfig, prepared: Prepared) -> dict[str, Any]:

@@ -20,5 +20,5 @@ def choose_precision(wanted: Precision) -> Precision:
 def has_bf16(on_gpu: bool) -> bool:
     """Whether the GPU, or else the processor, multiplies bfloat16 itself."""
     if on_gpu:
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -178,8 +178,9 @@ class _Run:
 
     def _prove(self, result: LoopResult) -> ModelCard:
         inputs = self._parity_inputs(self._identity.export_uri, result)
-        # Never run twice in one process: a reused worker would not prove a fresh load.
-        check = ray.remote(num_cpus=1, max_calls=1)(check_parity)
+        # On the device of training, which rounds as it did. Never run twice in one process: a reused worker
+        # would not prove a fresh load.
+        check = ray.remote(num_cpus=1, num_gpus=int(result.used_gpu), max_calls=1)(check_parity)
         parity: Parity = ray.get(check.remote(inputs))
         if not parity.passed:
             delete_folder(self._identity.export_uri)

@@ -1,6 +1,7 @@
 """One rank of the equality tests: `rank_worker.py FOLDER`, with rank and world size in the environment.
 
-Runs every case of its world size on a tiny model and leaves what it measured in FOLDER, by case.
+Runs every case of its world size on a tiny model, on a GPU where it sees one, and leaves what it measured
+in FOLDER, by case.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ from training.seeds import seed_everything
 # A global batch of 8 each, cut in three ways: micro batch, accumulation, workers.
 CUTS = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
 STAGES = [0, 2, 3]
+# What else must not change a step: settings of a run, and the stage at which they are tried.
+VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "2-offload": (2, {"offload": "optimizer"}),
+    "3-offload": (3, {"offload": "all"}),
+    "0-recompute": (0, {"gradient_checkpointing": True}),
+    "3-recompute": (3, {"gradient_checkpointing": True}),
+}
+VARIED = [(8, 1, 1), (2, 2, 2)]
 # Five steps of 8 rows and one of 3, in which a rank is left without rows for its second micro-batch.
 NUM_ROWS = 43
 LABELS = ("a", "b")
@@ -64,7 +73,15 @@ class Run:
     """One engine on the rows of a task; every rank makes the same calls."""
 
     def __init__(
-        self, folder: Path, task: TaskName, method: Method, cut: tuple[int, int, int], stage: int
+        self,
+        folder: Path,
+        task: TaskName,
+        method: Method,
+        cut: tuple[int, int, int],
+        stage: int,
+        *,
+        offload: str = "none",
+        gradient_checkpointing: bool = False,
     ) -> None:
         micro, accumulation, workers = cut
         self.config = FinetuneConfig.model_validate(
@@ -75,7 +92,8 @@ class Run:
                 "model": str(folder / task),
                 "data": {"path": "none"},
                 "batch": {"micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation},
-                "scaling": {"num_workers": workers, "zero_stage": stage},
+                "scaling": {"num_workers": workers, "zero_stage": stage, "offload": offload},
+                "gradient_checkpointing": gradient_checkpointing,
                 "learning_rate": 5e-3,
                 "warmup_share": 0.0,
                 "schedule": "constant",
@@ -115,7 +133,8 @@ class Run:
         spare = weightless(self.rows[step.row_indices[0]])
         batches = [self.collate([self.rows[i] for i in mine] or [spare]) for mine in step.rows[self.rank]]
         loss_sum = self.engine.step(batches, num_targets)
-        dist.all_reduce(loss_sum)
+        if self.workers > 1:
+            dist.all_reduce(loss_sum)
         return float(loss_sum) / num_targets, self.engine.grad_norm
 
     def collate(self, rows: list[Example]) -> dict[str, torch.Tensor]:
@@ -129,10 +148,11 @@ def compare_cuts(folder: Path, workers: int) -> None:
     """Losses, norms and final weights of every task, cut and stage; exports of the runs of two workers."""
     for task, method in METHODS.items():
         for cut in [cut for cut in CUTS if cut[2] == workers]:
-            for stage in STAGES:
-                run = Run(folder, task, method, cut, stage)
+            cases = {str(stage): (stage, {}) for stage in STAGES} | (VARIANTS if cut in VARIED else {})
+            for case, (stage, settings) in cases.items():
+                run = Run(folder, task, method, cut, stage, **settings)
                 steps = run.train()
-                name = f"{task}-{'x'.join(map(str, cut))}-{stage}"
+                name = f"{task}-{'x'.join(map(str, cut))}-{case}"
                 leave(folder / f"{name}.pt", {"steps": steps, "state": run.state()})
                 if workers == 2:
                     export(folder, run, name)
@@ -190,7 +210,7 @@ def leave(path: Path, value: Any) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     work = Path(sys.argv[1])
     world = int(os.environ["WORLD_SIZE"])
     compare_cuts(work, world)

@@ -18,10 +18,12 @@ from training.config import FinetuneConfig, TaskName
 from training.modules import reload_module
 
 REPOSITORY = Path(__file__).parents[3]
+VARIANTS = ("2-offload", "3-offload", "0-recompute", "3-recompute")
 DEADLINE_S = 200.0
 TASKS = (TaskName.CLASSIFICATION, TaskName.SFT, TaskName.DPO)
 REFERENCE = "8x1x1-0"
 OTHERS = [f"{cut}-{stage}" for cut in ("8x1x1", "2x4x1", "2x2x2") for stage in (0, 2, 3)][1:]
+OTHERS += [f"{cut}-{variant}" for cut in ("8x1x1", "2x2x2") for variant in VARIANTS]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,7 @@ def results(
                 **os.environ,
                 "PYTHONPATH": str(REPOSITORY),
                 "OMP_NUM_THREADS": "1",
+                "CUDA_VISIBLE_DEVICES": "",  # two ranks on the processor; for GPUs see test_gpu.py
                 "GLOO_SOCKET_IFNAME": "lo",
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,

@@ -46,6 +46,18 @@ def test_nothing_but_the_pages_files_is_served(client: TestClient, path: str) ->
     assert answer.json()["error"]["code"] == "unknown_url"
 
 
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_documentation_of_the_api_loads_nothing_from_elsewhere(client: TestClient, path: str) -> None:
+    page = client.get(path).text
+    named = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert len(named) > 1
+    for asset in named:
+        assert asset.startswith("/docs/assets/"), asset
+        assert client.get(asset).status_code == 200
+    missing = client.get("/docs/assets/none.js")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_url")
+
+
 def test_a_file_that_the_browser_has_is_not_sent_again(client: TestClient) -> None:
     first = client.get("/page/main.js")
     again = client.get("/page/main.js", headers={"if-none-match": first.headers["etag"]})

@@ -163,7 +163,11 @@ def test_a_global_batch_that_is_no_product_is_refused_with_every_number(load: Lo
         (("scaling.min_workers=3", "scaling.num_workers=2"), "min_workers is 3, more than num_workers, 2"),
         (("scaling.min_workers=1", "scaling.num_workers=2"), "min_workers needs zero_stage 0"),
         (("task=classification", "packing=true"), "packing is for task sft"),
-        (("method=qlora",), "qlora needs a GPU with bitsandbytes"),
+        (("method=qlora", "scaling.use_gpu=false"), "qlora needs a GPU, and scaling.use_gpu is false"),
+        (("method=qlora", "scaling.zero_stage=3"), "qlora cannot run at scaling.zero_stage 3"),
+        (("method=qlora", "task=classification"), "qlora is for sft and dpo"),
+        (("scaling.offload=optimizer", "scaling.zero_stage=0"), "needs scaling.zero_stage 1 or more, not 0"),
+        (("scaling.offload=all", "scaling.zero_stage=2"), "needs scaling.zero_stage 3 or more, not 2"),
         (("early_stopping_patience=0",), "early_stopping_patience"),
     ],
 )

@@ -13,7 +13,7 @@ from training import cost, identities, memory, percentiles
 from training.config import FinetuneConfig, Method
 from training.cost import hosted_cost, worker_hours
 from training.examples import IGNORE, Dataset, Example
-from training.memory import activation_memory, read_shape, state_memory
+from training.memory import ModelShape, activation_memory, read_shape, state_memory
 from training.plan import count, estimate_memory, measured_values, memory_plan
 
 SMALL = {"name": "trial", "task": "sft", "model": "builtin:smollm2", "data": {"path": "rows.jsonl"}}
@@ -117,7 +117,25 @@ def test_memory_falls_with_each_stage_and_lora_needs_least(tmp_path: Path) -> No
     }
     assert totals["full"] == sorted(totals["full"], reverse=True)
     assert made["worker_bytes"] == totals["full"][2]
-    assert totals["lora"][0] < totals["full"][0]
+    assert totals["qlora"][0] < totals["lora"][0] < totals["full"][0]
+    assert list(made["by_method_and_stage"]["qlora"]) == ["0", "1", "2"]  # 4-bit weights are not cut
+
+
+def test_linear_layers_in_4_bit_take_4_127_bits_a_weight_and_the_rest_its_own() -> None:
+    shape = ModelShape(1000, 8, 1, 10, matrices=((20, 40),))
+    assert shape.frozen_bytes_in_4bit(2) == pytest.approx((800 * 4.127 / 8 + 200 * 2) / 1000)
+
+
+def test_recomputed_activations_are_one_layer_and_the_inputs_of_the_others() -> None:
+    shape = ModelShape(1000, 8, 12, 10, matrices=())
+    kept, recomputed = (
+        activation_memory(
+            shape, tokens=10, targets=0, value_bytes=2, has_vocabulary_head=False, keeps_layers=keeps
+        )
+        for keeps in (True, False)
+    )
+    assert kept == 12 * 10 * 8 * 34
+    assert recomputed == 10 * 8 * 34 + 12 * 10 * 8 * 2
 
 
 def test_the_largest_micro_batch_decides(tmp_path: Path) -> None:
