@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import ConfigError
 
+# `ray start`'s own defaults of --min-worker-port and --max-worker-port.
+WORKER_PORTS = range(10_002, 20_000)
+
 
 class Settings(BaseSettings):
     """What differs between a laptop and a cluster, read from `HAMLET_*` variables.
@@ -77,6 +80,15 @@ class Settings(BaseSettings):
     def _is_one_address(cls, value: IPv4Address) -> IPv4Address:
         if value.is_unspecified:
             raise ValueError("others must be told where to call; give one address of this machine")
+        return value
+
+    @field_validator("ray_port", "dashboard_port")
+    @classmethod
+    def _is_no_port_of_workers(cls, value: int) -> int:
+        if value in WORKER_PORTS:
+            raise ValueError(
+                f"Ray gives ports {WORKER_PORTS.start} to {WORKER_PORTS[-1]} to its workers; take another"
+            )
         return value
 
     @field_validator("redis_url")

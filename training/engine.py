@@ -24,7 +24,9 @@ CHECKPOINT_TAG = "state"
 PROGRESS_FILE = "progress.json"
 
 
-def deepspeed_config(config: FinetuneConfig, precision: Precision, world_size: int) -> dict[str, Any]:
+def deepspeed_config(
+    config: FinetuneConfig, precision: Precision, world_size: int, *, on_gpu: bool = False
+) -> dict[str, Any]:
     """DeepSpeed's configuration for a run. Pure.
 
     bf16 means autocast over float32 weights: matrix products run in bfloat16, everything that adds up
@@ -40,12 +42,12 @@ def deepspeed_config(config: FinetuneConfig, precision: Precision, world_size: i
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": {
             "stage": config.scaling.zero_stage,
-            # Overlap needs CUDA streams, and contiguous copies only pay on large GPUs.
-            "overlap_comm": False,
-            "contiguous_gradients": False,
+            # Both need CUDA's streams to be worth their copies.
+            "overlap_comm": on_gpu,
+            "contiguous_gradients": on_gpu,
             # Small models would pay a collective per layer under stage 3 for nothing.
             "stage3_param_persistence_threshold": 10_000,
-            **_offload(config.scaling.offload),
+            **_offload(config.scaling.offload, on_gpu),
         },
         # torch's own AdamW, which steps on the CPU as well; DeepSpeed's would have to be compiled here.
         "zero_force_ds_cpu_optimizer": False,
@@ -61,8 +63,8 @@ def deepspeed_config(config: FinetuneConfig, precision: Precision, world_size: i
     }
 
 
-def _offload(offload: Offload) -> dict[str, Any]:
-    in_host_memory = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+def _offload(offload: Offload, on_gpu: bool) -> dict[str, Any]:
+    in_host_memory = {"device": "cpu", "pin_memory": on_gpu}
     return {
         Offload.NONE: {},
         Offload.OPTIMIZER: {"offload_optimizer": in_host_memory},
@@ -122,11 +124,13 @@ class Engine:
         )
         warmup_steps = round(config.warmup_share * total_steps)
         factor = learning_rate_factor(config.schedule, total_steps, warmup_steps)
+        if config.scaling.zero_stage == 3:
+            _gather_by_layer(module)
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
-            config=deepspeed_config(config, precision, world_size),
+            config=deepspeed_config(config, precision, world_size, on_gpu=torch.cuda.is_available()),
             dist_init_required=None,
         )
         self.device: torch.device = self._engine.device
@@ -224,6 +228,18 @@ class Engine:
                 if is_writer:
                     state[name] = parameter.detach().to("cpu", copy=True)
         return state if is_writer else None
+
+
+def _gather_by_layer(module: nn.Module) -> None:
+    """Under ZeRO 3 gather the weights of a whole transformer layer at once, not of each linear layer in it.
+
+    Each gather costs a trip through Python, which small and middling models wait for.
+    """
+    from deepspeed.utils import set_z3_leaf_modules
+
+    stacks = [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
+    if stacks:
+        set_z3_leaf_modules(module, [type(max(stacks, key=len)[0])])
 
 
 def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

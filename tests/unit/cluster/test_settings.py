@@ -30,6 +30,8 @@ def test_storage_and_database_can_lie_elsewhere(monkeypatch: pytest.MonkeyPatch)
     [
         ("HAMLET_RAY_PORT", "80"),
         ("HAMLET_DASHBOARD_PORT", "many"),
+        ("HAMLET_RAY_PORT", "10002"),  # which Ray gives to its workers, as it does all up to 19999
+        ("HAMLET_DASHBOARD_PORT", "19999"),
         ("HAMLET_NUM_CPUS", "-1"),
         ("HAMLET_LOG_LEVEL", "LOUD"),
         ("HAMLET_ORGANIZATION", "My Org"),
