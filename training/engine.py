@@ -42,9 +42,9 @@ def deepspeed_config(
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": {
             "stage": config.scaling.zero_stage,
-            # Both need CUDA's streams to be worth their copies.
-            "overlap_comm": on_gpu,
-            "contiguous_gradients": on_gpu,
+            # Worth their copies where GPUs exchange gradients; one GPU alone was no faster with them.
+            "overlap_comm": on_gpu and world_size > 1,
+            "contiguous_gradients": on_gpu and world_size > 1,
             # Small models would pay a collective per layer under stage 3 for nothing.
             "stage3_param_persistence_threshold": 10_000,
             **_offload(config.scaling.offload, on_gpu),
@@ -124,7 +124,7 @@ class Engine:
         )
         warmup_steps = round(config.warmup_share * total_steps)
         factor = learning_rate_factor(config.schedule, total_steps, warmup_steps)
-        if config.scaling.zero_stage == 3:
+        if config.scaling.zero_stage == 3 and not self._is_adapter:
             _gather_by_layer(module)
         self._engine, *_ = deepspeed.initialize(
             model=module,
@@ -233,7 +233,9 @@ class Engine:
 def _gather_by_layer(module: nn.Module) -> None:
     """Under ZeRO 3 gather the weights of a whole transformer layer at once, not of each linear layer in it.
 
-    Each gather costs a trip through Python, which small and middling models wait for.
+    Each gather costs a trip through Python, which small and middling models wait for: on one H200 a step of
+    0.36 billion parameters took 282 ms instead of 470. Not for adapters: DeepSpeed 0.19 releases the frozen
+    weights of such a layer before its backward pass.
     """
     from deepspeed.utils import set_z3_leaf_modules
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +144,8 @@ def in_4bit(dtype: torch.dtype) -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         raise JobFailed("method qlora needs a GPU on every worker; use method: lora")
-    try:
-        import bitsandbytes  # noqa: F401 - what transformers would miss with a longer story
-    except ImportError as exc:
-        raise JobFailed("method qlora needs bitsandbytes: pip install 'hamlet[qlora]'") from exc
+    if find_spec("bitsandbytes") is None:
+        raise JobFailed("method qlora needs bitsandbytes: pip install 'hamlet[qlora]'")
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

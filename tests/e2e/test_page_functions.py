@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -123,11 +124,12 @@ def test_a_vector_store_is_named_to_the_ways_that_read_and_to_no_other(functions
 
 @pytest.fixture
 def functions(shared_page: Any) -> Callable[..., Any]:
-    """`functions("format.js", "bytes", [1])` calls it in the page."""
+    """`functions("format.js", "bytes", [1])` calls it in the page; the answer as JSON would carry it."""
 
     def call(module: str, function: str, arguments: list[Any]) -> Any:
-        code = "([path, name, given]) => import(path).then((module) => module[name](...given))"
-        return shared_page.evaluate(code, [f"/page/{module}", function, arguments])
+        code = """([path, name, given]) =>
+            import(path).then((module) => JSON.stringify(module[name](...given) ?? null))"""
+        return json.loads(shared_page.evaluate(code, [f"/page/{module}", function, arguments]))
 
     return call
 

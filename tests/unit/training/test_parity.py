@@ -57,6 +57,9 @@ class StillEngine:
         return state if is_writer else None
 
 
+TRAINED = LoopResult(Precision.FLOAT32, 0.0, {}, 1, 1, 1.0)
+
+
 @pytest.fixture
 def base(tmp_path: Path, tiny_llama: MakeModel, make_tokenizer: MakeTokenizer) -> Path:
     folder = tmp_path / "base"
@@ -66,8 +69,7 @@ def base(tmp_path: Path, tiny_llama: MakeModel, make_tokenizer: MakeTokenizer) -
 
 
 def inputs_of(config: FinetuneConfig, uri: str, conversations: list[list[dict[str, Any]]]) -> ParityInputs:
-    trained = LoopResult(Precision.FLOAT32, 0.0, {}, 1, 1, 1.0)
-    return ParityInputs(config, None, uri, trained, [{"messages": messages} for messages in conversations])
+    return ParityInputs(config, None, uri, TRAINED, [{"messages": messages} for messages in conversations])
 
 
 def prepared(conversations: list[list[dict[str, Any]]], tokenizer: Any) -> Dataset:
@@ -109,7 +111,7 @@ def test_an_export_evaluates_as_the_module_it_came_from(
     export_model(StillEngine(module), module, config, uri, is_writer=True)  # type: ignore[arg-type]
     dataset = prepared([conversation("a", "x y"), conversation("b")], make_tokenizer(CHATML))
     inputs = inputs_of(config, uri, [])
-    loss, _ = _evaluate_export(inputs, dataset, use_bf16=False)
+    loss, _ = _evaluate_export(inputs, dataset, TRAINED)
     untouched = LanguageModule(load_base(config.task, base, (), torch.float32))
     export_model(
         StillEngine(untouched),  # type: ignore[arg-type]
