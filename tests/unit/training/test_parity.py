@@ -121,7 +121,7 @@ def test_an_export_evaluates_as_the_module_it_came_from(
         is_writer=True,
     )
     before, _ = _evaluate_export(
-        inputs_of(config_of(base), str(tmp_path / "untouched"), []), dataset, use_bf16=False
+        inputs_of(config_of(base), str(tmp_path / "untouched"), []), dataset, TRAINED
     )
     assert abs(loss - before) > 0.01
     with torch.no_grad():
