@@ -28,11 +28,11 @@ from train_throughput import (
     PACKAGES,
     PAIRS,
     WORDS,
-    _arguments,
-    _step_clock,
-    _version,
     config_of,
     hamlet,
+    step_clock,
+    training_arguments,
+    version_of,
     write_bert_base,
 )
 
@@ -108,9 +108,11 @@ def trainer(config: Any) -> dict[str, float]:
         config.task, resolve_model(config.model), prepared.dataset.labels, torch.float32, may_lack_head=True
     )
     pad = DataCollatorWithPadding(prepared.tokenizer)
-    clock, median_s = _step_clock()
+    clock, median_s = step_clock()
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = _arguments(config, TrainingArguments, scratch, bf16=True, dataloader_num_workers=2)
+        arguments = training_arguments(
+            config, TrainingArguments, scratch, bf16=True, dataloader_num_workers=2
+        )
         Trainer(model=model, args=arguments, train_dataset=rows, data_collator=pad, callbacks=[clock]).train()
     lengths = statistics.mean(len(row["input_ids"]) for row in rows)
     examples = config.batch.micro_batch_size_per_gpu / median_s()
@@ -207,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="once, half the steps: under three minutes")
+    parser.add_argument("--quick", action="store_true", help="once, half the steps")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     import torch
@@ -222,7 +224,7 @@ def main() -> None:
         device = torch.cuda.get_device_properties(0)
         report = {
             "machine": {"gpu": device.name, "memory_bytes": device.total_memory},
-            "versions": {name: _version(name) for name in PACKAGES if name != "trl"},
+            "versions": {name: version_of(name) for name in PACKAGES if name != "trl"},
             "metrics": rows,
         }
         arguments.json.write_text(json.dumps(report, indent=2), encoding="utf-8")

@@ -129,7 +129,7 @@ def peer(kind: str, config: Any, *launcher: str) -> dict[str, float]:
         return dict(json.loads(answer.read_text(encoding="utf-8")))
 
 
-def _step_clock() -> tuple[Any, Callable[[], float]]:
+def step_clock() -> tuple[Any, Callable[[], float]]:
     """A Trainer callback that notes when steps end, and the median seconds of a step after the warm-up."""
     from transformers import TrainerCallback
 
@@ -146,7 +146,7 @@ def _step_clock() -> tuple[Any, Callable[[], float]]:
     return Clock(), median_s
 
 
-def _arguments(config: Any, kind: type, scratch: str, **more: Any) -> Any:
+def training_arguments(config: Any, kind: type, scratch: str, **more: Any) -> Any:
     return kind(
         scratch,
         max_steps=config.max_steps,
@@ -178,10 +178,10 @@ def recipe(config: Any) -> dict[str, float]:
     texts = [[row[name] for row in rows] for name in ("sentence1", "sentence2")]
     encoded = tokenizer(*texts, truncation=True, padding="max_length", max_length=128)
     data = Dataset.from_dict({**encoded, "labels": [int(row["label"]) for row in rows]})
-    clock, median_s = _step_clock()
+    clock, median_s = step_clock()
     with tempfile.TemporaryDirectory() as scratch:
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
-        arguments = _arguments(config, TrainingArguments, scratch)
+        arguments = training_arguments(config, TrainingArguments, scratch)
         Trainer(model=model, args=arguments, train_dataset=data, callbacks=[clock]).train()
     return {"examples_per_s": config.batch.micro_batch_size_per_gpu / median_s(), "step_s": median_s()}
 
@@ -200,7 +200,7 @@ def trl(config: Any) -> dict[str, float]:
     chats = [row.columns["messages"] for row in read_file(config.data.path)]
     data = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats])
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = _arguments(
+        arguments = training_arguments(
             config,
             SFTConfig,
             scratch,
@@ -208,7 +208,7 @@ def trl(config: Any) -> dict[str, float]:
             use_cpu=not torch.cuda.is_available(),
             max_length=config.max_length_tokens,
         )
-        clock, median_s = _step_clock()
+        clock, median_s = step_clock()
         trainer = SFTTrainer(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
             args=arguments,
@@ -346,7 +346,7 @@ def compare(only: set[str], steps: int, repeats: int, scratch: Path) -> list[dic
     for metric, packing in (("sft_vs_trl", False), ("sft_packed_vs_trl", True)):
         if metric not in only:
             continue
-        if _version("trl") is None:
+        if version_of("trl") is None:
             print(f"{metric:24} left out: trl is not installed (pip install trl==1.16.0)")
             continue
         config = config_of("builtin:smollm2", "sft", chats, steps, packing=packing)
@@ -378,7 +378,7 @@ METRICS = (
 PACKAGES = ("torch", "transformers", "deepspeed", "ray", "trl")
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
@@ -411,7 +411,7 @@ def main() -> None:
     if arguments.json:
         report = {
             "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "versions": {name: _version(name) for name in PACKAGES},
+            "versions": {name: version_of(name) for name in PACKAGES},
             "metrics": rows,
         }
         arguments.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
