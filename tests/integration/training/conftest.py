@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+
+sys.path.insert(0, str(Path(__file__).parent))  # for ranks.py
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(92))]
 
@@ -59,6 +62,21 @@ def write_llama() -> Callable[[Path], Path]:
         PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]"
         ).save_pretrained(folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_bases(
+    write_bert: Callable[[Path], Path], write_llama: Callable[[Path], Path]
+) -> Callable[[Path], Path]:
+    """`write_bases(folder)`: one tiny model a task that `rank_worker.py` trains; returns the folder."""
+
+    def write(folder: Path) -> Path:
+        write_bert(folder / "classification")
+        write_llama(folder / "sft")
+        write_llama(folder / "dpo")
         return folder
 
     return write

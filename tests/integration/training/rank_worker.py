@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from ranks import VARIANTS
 
 from cluster.errors import Conflict
 from training.batching import Step, plan_epoch
@@ -28,13 +29,6 @@ from training.seeds import seed_everything
 # A global batch of 8 each, cut in three ways: micro batch, accumulation, workers.
 CUTS = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
 STAGES = [0, 2, 3]
-# What else must not change a step: settings of a run, and the stage at which they are tried.
-VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
-    "2-offload": (2, {"offload": "optimizer"}),
-    "3-offload": (3, {"offload": "all"}),
-    "0-recompute": (0, {"gradient_checkpointing": True}),
-    "3-recompute": (3, {"gradient_checkpointing": True}),
-}
 VARIED = [(8, 1, 1), (2, 2, 2)]
 # Five steps of 8 rows and one of 3, in which a rank is left without rows for its second micro-batch.
 NUM_ROWS = 43
@@ -133,8 +127,7 @@ class Run:
         spare = weightless(self.rows[step.row_indices[0]])
         batches = [self.collate([self.rows[i] for i in mine] or [spare]) for mine in step.rows[self.rank]]
         loss_sum = self.engine.step(batches, num_targets)
-        if self.workers > 1:
-            dist.all_reduce(loss_sum)
+        dist.all_reduce(loss_sum)
         return float(loss_sum) / num_targets, self.engine.grad_norm
 
     def collate(self, rows: list[Example]) -> dict[str, torch.Tensor]:

@@ -3,59 +3,41 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from ranks import REFERENCE, VARIANTS, WORKER, assert_same_steps, assert_same_weights, load, rank_environment
 
 from cluster.ports import free_port
 from training.config import FinetuneConfig, TaskName
 from training.modules import reload_module
 
-REPOSITORY = Path(__file__).parents[3]
-VARIANTS = ("2-offload", "3-offload", "0-recompute", "3-recompute")
 DEADLINE_S = 250.0
 TASKS = (TaskName.CLASSIFICATION, TaskName.SFT, TaskName.DPO)
-REFERENCE = "8x1x1-0"
 OTHERS = [f"{cut}-{stage}" for cut in ("8x1x1", "2x4x1", "2x2x2") for stage in (0, 2, 3)][1:]
 OTHERS += [f"{cut}-{variant}" for cut in ("8x1x1", "2x2x2") for variant in VARIANTS]
 
 
 @pytest.fixture(scope="module")
-def results(
-    tmp_path_factory: pytest.TempPathFactory,
-    write_bert: Callable[[Path], Path],
-    write_llama: Callable[[Path], Path],
-) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory, write_bases: Callable[[Path], Path]) -> Path:
     """The folder in which one process and a group of two left what they measured."""
-    folder = tmp_path_factory.mktemp("equality")
-    write_bert(folder / "classification")
-    write_llama(folder / "sft")
-    write_llama(folder / "dpo")
+    folder = write_bases(tmp_path_factory.mktemp("equality"))
     ranks = []
     for world_size in (1, 2):
-        port = str(free_port("127.0.0.1"))
+        port = free_port("127.0.0.1")
         for rank in range(world_size):
             environment = {
-                **os.environ,
-                "PYTHONPATH": str(REPOSITORY),
+                **rank_environment(folder, rank, world_size, port),
                 "OMP_NUM_THREADS": "1",
                 "CUDA_VISIBLE_DEVICES": "",  # two ranks on the processor; for GPUs see test_gpu.py
                 "GLOO_SOCKET_IFNAME": "lo",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "WORLD_SIZE": str(world_size),
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "HAMLET_HOME": str(folder / "home"),
             }
             log = (folder / f"rank-{rank}-of-{world_size}.log").open("w")
-            command = [sys.executable, str(Path(__file__).with_name("rank_worker.py")), str(folder)]
+            command = [sys.executable, str(WORKER), str(folder)]
             ranks.append((subprocess.Popen(command, env=environment, stdout=log, stderr=log), log))
     try:
         for process, log in ranks:
@@ -69,31 +51,18 @@ def results(
     return folder
 
 
-def load(path: Path) -> Any:
-    return torch.load(path, weights_only=False)
-
-
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", OTHERS)
 def test_loss_and_gradient_do_not_depend_on_the_cut_or_the_stage(
     results: Path, task: TaskName, name: str
 ) -> None:
-    one, other = (load(results / f"{task}-{which}.pt")["steps"] for which in (REFERENCE, name))
-    assert len(one) == len(other) == 6
-    for (loss, norm), (other_loss, other_norm) in zip(one, other, strict=True):
-        assert other_loss == pytest.approx(loss, rel=1e-3)
-        assert other_norm == pytest.approx(norm, rel=1e-3)
+    assert_same_steps(results, task, name)
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_weight_is_gathered_whole_and_ends_the_same(results: Path, task: TaskName, name: str) -> None:
-    one, other = (load(results / f"{task}-{which}.pt")["state"] for which in (REFERENCE, name))
-    assert one.keys() == other.keys()
-    for key, weight in one.items():
-        torch.testing.assert_close(
-            other[key], weight, rtol=1e-2, atol=1e-3, msg=lambda text, key=key: f"{key}: {text}"
-        )
+    assert_same_weights(results, task, name)
 
 
 @pytest.mark.parametrize("name", [REFERENCE, *OTHERS])

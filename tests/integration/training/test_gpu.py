@@ -6,7 +6,6 @@ Skipped where there is none. `pip install -e ".[test,qlora]"`, then `pytest test
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,17 +15,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from ranks import REPOSITORY, VARIANTS, WORKER, assert_same_steps, assert_same_weights, rank_environment
 
 from cluster.ports import free_port
 from cluster.registry import Registry
 from cluster.settings import settings
 
-REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 200.0
-REFERENCE = "8x1x1-0"
 CASES = [
     *("8x1x1-2", "8x1x1-3", "2x4x1-0", "2x4x1-2", "2x4x1-3"),
-    *(f"8x1x1-{variant}" for variant in ("2-offload", "3-offload", "0-recompute", "3-recompute")),
+    *(f"8x1x1-{variant}" for variant in VARIANTS),
 ]
 HANDBOOK = REPOSITORY / "examples" / "handbook" / "train.jsonl"
 
@@ -34,27 +32,11 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 
 
 @pytest.fixture(scope="module")
-def results(
-    tmp_path_factory: pytest.TempPathFactory,
-    write_bert: Callable[[Path], Path],
-    write_llama: Callable[[Path], Path],
-) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory, write_bases: Callable[[Path], Path]) -> Path:
     """The folder in which one process on the GPU left what it measured."""
-    folder = tmp_path_factory.mktemp("gpu")
-    write_bert(folder / "classification")
-    write_llama(folder / "sft")
-    write_llama(folder / "dpo")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port("127.0.0.1")),
-        "WORLD_SIZE": "1",
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "HAMLET_HOME": str(folder / "home"),
-    }
-    command = [sys.executable, str(Path(__file__).with_name("rank_worker.py")), str(folder)]
+    folder = write_bases(tmp_path_factory.mktemp("gpu"))
+    environment = rank_environment(folder, rank=0, world_size=1, port=free_port("127.0.0.1"))
+    command = [sys.executable, str(WORKER), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
@@ -65,13 +47,8 @@ def results(
 def test_loss_gradient_and_weights_do_not_depend_on_the_cut_or_the_stage(
     results: Path, task: str, case: str
 ) -> None:
-    one, other = (torch.load(results / f"{task}-{name}.pt", weights_only=False) for name in (REFERENCE, case))
-    assert len(one["steps"]) == len(other["steps"]) == 6
-    for (loss, norm), (other_loss, other_norm) in zip(one["steps"], other["steps"], strict=True):
-        assert other_loss == pytest.approx(loss, rel=1e-3)
-        assert other_norm == pytest.approx(norm, rel=1e-3)
-    for key, weight in one["state"].items():
-        torch.testing.assert_close(other["state"][key], weight, rtol=1e-2, atol=1e-3)
+    assert_same_steps(results, task, case)
+    assert_same_weights(results, task, case)
 
 
 @pytest.mark.timeout(400)
