@@ -33,15 +33,24 @@ class Leases:
         self._owner = owner
         self._engine = engine or open_database()
         self._clock = clock
+        self._held_until: dict[str, float] = {}
 
     def hold(self, name: str, for_s: float) -> bool:
-        """Take a lease that is free, expired or ours, for so long from now; whether it is ours."""
+        """Take a lease that is free, expired or ours, for so long from now; whether it is ours.
+
+        At least half of that time is left when it is ours: nothing is written while more than half is.
+        """
         now = self._clock()
+        if self._held_until.get(name, now) - now > for_s / 2:
+            return True  # nobody else may take it before then
         values = {"owner": self._owner, "expires_at": now + for_s}
         free = (LEASES.c.owner == self._owner) | (LEASES.c.expires_at <= now)
         with self._engine.begin() as connection:
             taken = connection.execute(update(LEASES).where(LEASES.c.name == name, free).values(**values))
-        return bool(taken.rowcount) or self._first(name, values)
+        is_ours = bool(taken.rowcount) or self._first(name, values)
+        if is_ours:
+            self._held_until[name] = now + for_s
+        return is_ours
 
     def _first(self, name: str, values: dict[str, object]) -> bool:
         try:
@@ -53,6 +62,7 @@ class Leases:
 
     def release(self, name: str) -> None:
         """Give a lease back before its time, so that another need not wait for it to expire."""
+        self._held_until.pop(name, None)
         with self._engine.begin() as connection:
             mine = (LEASES.c.name == name) & (LEASES.c.owner == self._owner)
             connection.execute(delete(LEASES).where(mine))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from sqlalchemy import event
+
+from cluster.database import open_database
 from cluster.leases import Leases
 
 
@@ -20,3 +23,20 @@ def test_one_of_two_holds_a_lease_until_it_expires_or_is_given_back() -> None:
     assert not one.hold("jobs", 10)
     two.release("jobs")
     assert one.hold("jobs", 10)
+
+
+def test_a_lease_that_is_held_is_written_again_when_half_of_it_has_gone() -> None:
+    now = [1000.0]
+    engine = open_database()
+    leases = Leases("one", engine, clock=lambda: now[0])
+    assert leases.hold("jobs", 10)
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _cur, sql, *_: statements.append(sql))
+    now[0] += 4
+    assert leases.hold("jobs", 10)
+    assert statements == []
+    now[0] += 2
+    assert leases.hold("jobs", 10)
+    assert [sql.split()[0] for sql in statements] == ["BEGIN", "UPDATE"]
+    now[0] += 9
+    assert not Leases("two", clock=lambda: now[0]).hold("jobs", 10)  # counted from the second writing
