@@ -15,12 +15,12 @@ from pydantic import Field
 from cluster.errors import DataError
 from evaluation.answers import Request
 from evaluation.asking import ask_again
-from evaluation.config import TUNED, AdaptabilityConfig, CompareConfig, retrieves
+from evaluation.config import AdaptabilityConfig, CompareConfig, retrieves
 from evaluation.indexing import ingest
 from evaluation.kept import Kept
 from evaluation.metrics import contains_answer
 from evaluation.questions import Kind, Question
-from evaluation.tuning import TrainedModel, Trainer, train_one
+from evaluation.tuning import TrainedModel, Trainer, named, runs_of, train_all
 
 # Answers are greedy: what is wrong this often after the change is there stays wrong.
 MAX_WRONG_AFTER = 2
@@ -88,13 +88,11 @@ def measure_adaptability(
     shutil.copytree(config.documents, folder)
     collection = f"{config.collection}-changed"
     ingest(folder, collection)
-    model = trained[0].model if trained else TUNED
-    before = {
-        cell: _ask(config, change, cell, name.replace(TUNED, model), collection)
-        for cell, name in config.cells.items()
-    }
+    # The first run of each model stands for all of them.
+    names = {cell: named(model, trained)[0][1] for cell, model in config.cells.items()}
+    before = {cell: _ask(config, change, cell, name, collection) for cell, name in names.items()}
     _edit(folder / change.document, change)
-    ingest_s, changes = _watch(config, change, before, model, folder, collection)
+    ingest_s, changes = _watch(config, change, before, names, folder, collection)
     if change.retrain and config.tuned_cells:
         changes |= _retrained(config, change, changes, collection, run_id, trainer)
     return Adaptability(changes=tuple(changes[cell] for cell in config.cells), ingest_s=ingest_s)
@@ -104,7 +102,7 @@ def _watch(
     config: CompareConfig,
     change: AdaptabilityConfig,
     before: Mapping[str, str],
-    model: str,
+    names: Mapping[str, str],
     folder: Path,
     collection: str,
 ) -> tuple[float, dict[str, Change]]:
@@ -113,11 +111,10 @@ def _watch(
     with ThreadPoolExecutor(1) as pool:
         ingesting = pool.submit(ingest, folder, collection)
         changes = {}
-        for cell, name in config.cells.items():
+        for cell, name in names.items():
             if retrieves(name):
-                asked = name.replace(TUNED, model)
                 changes[cell] = _until_new(
-                    partial(_ask, config, change, cell, asked, collection),
+                    partial(_ask, config, change, cell, name, collection),
                     ingesting.done,
                     change,
                     Change(
@@ -126,7 +123,7 @@ def _watch(
                     started,
                 )
             else:
-                way = Way.NOT_TRIED if TUNED in name else Way.NONE
+                way = Way.NOT_TRIED if cell in config.tuned_cells else Way.NONE
                 changes[cell] = Change(
                     cell=cell, way=way, seconds=None, before=before[cell], after=before[cell]
                 )
@@ -164,25 +161,24 @@ def _retrained(
 ) -> dict[str, Change]:
     """Tuned cells that re-ingesting alone did not put right, asked with a model trained on the changed rows."""
     assert config.tuning is not None
+    wrong = {cell: model for cell, model in config.tuned_cells.items() if changes[cell].seconds is None}
+    if not wrong:
+        return {}
     rows = (config.output / "changed-training.jsonl").resolve()
     num_changed = _write_changed_rows(config, change, rows)
-    trained = train_one(
-        config,
-        run_id,
-        f"changed fact, {num_changed} rows",
-        config.tuning.seeds[0],
-        [f"data.path={rows}"],
-        trainer,
+    variant, seed = f"changed fact, {num_changed} rows", config.tuning.seeds[0]
+    trained = train_all(
+        config.model_copy(update={"cells": wrong}), run_id, variant, seed, (), trainer, rows, collection
     )
     found = {}
-    for cell, name in config.tuned_cells.items():
-        if changes[cell].seconds is None:
-            started = time.monotonic()
-            text = _ask(config, change, cell, name.replace(TUNED, trained.model), collection)
-            seconds = trained.seconds + time.monotonic() - started
-            is_new = told(text, change.old, change.new) is Told.NEW
-            update = {"way": Way.RETRAIN, "seconds": seconds if is_new else None, "after": text}
-            found[cell] = changes[cell].model_copy(update=update)
+    for cell, model in wrong.items():
+        (run,) = runs_of(model, trained)
+        started = time.monotonic()
+        text = _ask(config, change, cell, run.name_in(model), collection)
+        seconds = run.seconds + time.monotonic() - started
+        is_new = told(text, change.old, change.new) is Told.NEW
+        update = {"way": Way.RETRAIN, "seconds": seconds if is_new else None, "after": text}
+        found[cell] = changes[cell].model_copy(update=update)
     return found
 
 

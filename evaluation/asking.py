@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import httpx
@@ -87,22 +87,51 @@ def ask_again(config: ServiceConfig, requests: Sequence[Request], at_once: int) 
     return answers
 
 
+def search_all(
+    config: ServiceConfig, collection: str, queries: Sequence[str], num_hits: int
+) -> list[list[str]]:
+    """The passages that the service finds for each query, the best first. Errors as `ask_all`."""
+    return asyncio.run(_search(config, f"vs_{collection}", queries, num_hits))
+
+
+async def _search(
+    config: ServiceConfig, store_id: str, queries: Sequence[str], num_hits: int
+) -> list[list[str]]:
+    found: dict[int, list[str]] = {}
+    queue = iter(enumerate(queries))  # shared by the workers, which all run in this thread
+
+    async def work(client: AsyncOpenAI) -> None:
+        for number, query in queue:
+            page = await client.vector_stores.search(store_id, query=query, max_num_results=num_hits)
+            found[number] = ["\n".join(part.text for part in hit.content) for hit in page.data]
+
+    await _at_once(config, work, config.concurrency)
+    return [found[number] for number in range(len(queries))]
+
+
 async def _ask(
     config: ServiceConfig, requests: Sequence[Request], keep: Callable[[Answer], None], at_once: int
 ) -> None:
     queue = iter(requests)  # shared by the workers, which all run in this thread
+
+    async def work(client: AsyncOpenAI) -> None:
+        for request in queue:
+            keep(await _ask_one(client, request))
+
+    await _at_once(config, work, at_once)
+
+
+async def _at_once(
+    config: ServiceConfig, work: Callable[[AsyncOpenAI], Coroutine[Any, Any, None]], num_workers: int
+) -> None:
+    """Several workers with one client, until all are done or one has failed."""
     async with AsyncOpenAI(
         base_url=config.base_url,
         api_key=api_key(config),
         timeout=config.timeout_s,
         max_retries=config.max_retries,  # the client waits as Retry-After says
     ) as client:
-
-        async def work() -> None:
-            for request in queue:
-                keep(await _ask_one(client, request))
-
-        workers = [asyncio.create_task(work()) for _ in range(at_once)]
+        workers = [asyncio.create_task(work(client)) for _ in range(num_workers)]
         try:
             await asyncio.gather(*workers)
         except openai.APIError as exc:

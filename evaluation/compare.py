@@ -16,7 +16,7 @@ from cluster.reports import Report, Reports, ReportStatus
 from evaluation.adaptability import Adaptability, measure_adaptability
 from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, wait_until_ready
-from evaluation.config import TUNED, CompareConfig, retrieves
+from evaluation.config import CompareConfig, retrieves
 from evaluation.data_dependency import Point, data_points
 from evaluation.indexing import ingest
 from evaluation.kept import Kept, once, write_whole
@@ -31,7 +31,7 @@ from evaluation.questions import (
 from evaluation.report import render
 from evaluation.results import Measured, Results, collect
 from evaluation.scalability import Scalability, measure_scalability
-from evaluation.tuning import TrainedModel, Trainer, run_id_of, train_as_job, train_seeds
+from evaluation.tuning import TrainedModel, Trainer, named, run_id_of, train_as_job, train_seeds
 from evaluation.watching import Watcher
 
 # Several times the questions in flight, so that only the first and last of a block share a batch with another cell.
@@ -73,16 +73,9 @@ def requests_of(
         )
         for block in blocks
         for cell, model in config.cells.items()
-        for variant, name in _models(model, trained)
+        for variant, name in named(model, trained)
         for question in block
     ]
-
-
-def _models(model: str, trained: Sequence[TrainedModel]) -> list[tuple[str, str]]:
-    """Training run to the name that is asked for."""
-    if TUNED not in model:
-        return [("", model)]
-    return [(run.variant, model.replace(TUNED, run.model)) for run in trained]
 
 
 def compare(

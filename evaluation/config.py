@@ -21,7 +21,10 @@ Location = Annotated[Path, BeforeValidator(_on_this_machine)]
 CellName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+.-]{1,40}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
-TUNED = "{tuned}"  # in a cell's model name: the model that this comparison trains
+# In a cell's model name: a model that this comparison trains.
+TUNED = "{tuned}"  # on the rows as they are
+RAFT = "{raft}"  # on the same rows below passages, so that it learns to read
+PLACEHOLDERS = (TUNED, RAFT)
 RAG_SUFFIX = "+rag"
 
 
@@ -71,6 +74,18 @@ class TuningConfig(Section):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} repeat one; the same run twice measures nothing")
         return self
+
+
+class RaftConfig(Section):
+    """The rows behind the cells that name `{raft}`: each question below what the collection has on it."""
+
+    passages: int = Field(2, ge=1, le=20, description="Most passages above a question; it gets 1 to so many.")
+    distractors_only: float = Field(
+        0.2, ge=0, lt=1, description="Share of the rows without the passage that states the answer."
+    )
+    overrides: tuple[str, ...] = Field(
+        (), description="key=value for these runs beside those of tuning, such as max_length_tokens=1024."
+    )
 
 
 class FormConfig(Section):
@@ -180,9 +195,12 @@ class CompareConfig(ServiceConfig):
     )
     cells: dict[CellName, str] = Field(
         min_length=1,
-        description="Cell to model name as asked over HTTP: rag: smollm2+rag, or tuned: '{tuned}'.",
+        description="Cell to model name as asked over HTTP: rag: smollm2+rag, tuned: '{tuned}', raft: '{raft}+rag'.",
     )
-    tuning: TuningConfig | None = Field(None, description="Training runs, for cells that name {tuned}.")
+    tuning: TuningConfig | None = Field(
+        None, description="Training runs, for cells that name {tuned} or {raft}."
+    )
+    raft: RaftConfig = RaftConfig()
     system_prompts: dict[CellName, str] = Field(
         {}, description="System message of a cell; a cell without one is asked the bare question."
     )
@@ -208,7 +226,9 @@ class CompareConfig(ServiceConfig):
         if unknown := set(self.system_prompts) - set(self.cells):
             raise ValueError(f"system_prompts names {sorted(unknown)}, which are no cells")
         if self.tuned_cells and self.tuning is None:
-            raise ValueError(f"cells {list(self.tuned_cells)} name {TUNED}; give tuning.config, or a model")
+            raise ValueError(
+                f"cells {list(self.tuned_cells)} name a model to be trained; give tuning.config, or a model"
+            )
         needed = {
             "documents": ("collection",),
             "making": ("tuning", "documents"),
@@ -222,6 +242,11 @@ class CompareConfig(ServiceConfig):
         if self.training is not None and self.making is not None:
             raise ValueError("training and making both give the training rows; leave one of them out")
         has_rows = self.training is not None or self.making is not None
+        if RAFT in self.placeholders and not (has_rows and self.documents is not None):
+            raise ValueError(
+                f"cells name {RAFT}, which reads passages of the documents above the rows of training; give "
+                "documents and training too, or making"
+            )
         if self.data_dependency is not None and not has_rows:
             raise ValueError("data_dependency needs training too, or making")
         retrains = self.adaptability is not None and self.adaptability.retrain and bool(self.tuned_cells)
@@ -232,7 +257,18 @@ class CompareConfig(ServiceConfig):
     @property
     def tuned_cells(self) -> dict[str, str]:
         """The cells that are answered by a model trained here."""
-        return {cell: model for cell, model in self.cells.items() if TUNED in model}
+        return {cell: model for cell, model in self.cells.items() if placeholder_in(model) is not None}
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """What is trained here, each once however many cells name it."""
+        named = {placeholder_in(model) for model in self.cells.values()}
+        return tuple(placeholder for placeholder in PLACEHOLDERS if placeholder in named)
+
+
+def placeholder_in(model: str) -> str | None:
+    """The trained model that a cell's model name stands for; None for one that was there before."""
+    return next((placeholder for placeholder in PLACEHOLDERS if placeholder in model), None)
 
 
 def retrieves(model: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -14,11 +14,11 @@ import numpy as np
 
 from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all
-from evaluation.config import TUNED, CompareConfig, retrieves
+from evaluation.config import CompareConfig, retrieves
 from evaluation.indexing import ingest
 from evaluation.questions import Kind, Question, limited, read_rows
 from evaluation.scores import score_all
-from evaluation.tuning import Trainer, train_one
+from evaluation.tuning import TrainedModel, Trainer, named, train_all
 
 ASKED_KINDS = (Kind.TAUGHT, Kind.UNTAUGHT)
 
@@ -87,17 +87,19 @@ def _requests(
     config: CompareConfig, asked: Sequence[Question], share: float, run_id: str, trainer: Trainer
 ) -> list[Request]:
     assert config.tuning is not None
-    models: Mapping[str, str] = {}
+    searched = _collection(config, share) if any(map(retrieves, config.cells.values())) else None
+    trained: Sequence[TrainedModel] = ()
     if config.tuned_cells:
         limit = f"data.limit={_num_rows(config, share)}"
-        trained = train_one(config, run_id, _variant(share), config.tuning.seeds[0], [limit], trainer)
-        models = {TUNED: trained.model}
-    searched = _collection(config, share) if any(map(retrieves, config.cells.values())) else None
+        seed = config.tuning.seeds[0]
+        trained = train_all(
+            config, run_id, _variant(share), seed, [limit], trainer, collection=searched or config.collection
+        )
     requests = []
     for question in asked:
         for cell, model in config.cells.items():
-            if TUNED in model or retrieves(model):
-                name = model.replace(TUNED, models.get(TUNED, TUNED))
+            if cell in config.tuned_cells or retrieves(model):
+                ((_, name),) = named(model, trained)
                 prompt = config.system_prompts.get(cell, "")
                 collection = searched if retrieves(model) else None
                 requests.append(

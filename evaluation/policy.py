@@ -10,7 +10,7 @@ from cluster.errors import ConfigError, Unprocessable
 from cluster.router_policy import RouterPolicy
 from evaluation.answers import Answer
 from evaluation.questions import Kind, Question
-from evaluation.tuning import TrainedModel
+from evaluation.tuning import TrainedModel, runs_of
 
 COVERED = (Kind.TAUGHT, Kind.UNTAUGHT)
 DEFAULT_THRESHOLD = 0.34  # the router's own, where there was no small talk to calibrate with
@@ -79,15 +79,12 @@ def policies(
 ) -> dict[str, RouterPolicy]:
     """Cell to the policy that puts it behind `auto`; without cells whose route `auto` cannot take."""
     threshold = calibrated_threshold(*best_scores(answers, questions))
-    best = best_trained(trained)
     found = {}
     for answer in answers:
         if answer.cell in found or answer.route not in ROUTES or cells[answer.cell] == AUTO:
             continue
-        is_trained_here = best is not None and answer.variant in {run.variant for run in trained}
-        tuned = (
-            (best.model if best and is_trained_here else answer.model) if "tuned" in answer.route else None
-        )
+        best = best_trained(runs_of(cells[answer.cell], trained))
+        tuned = (best.model if best else answer.model) if "tuned" in answer.route else None
         found[answer.cell] = RouterPolicy.model_validate(
             {
                 "grounded_route": answer.route,

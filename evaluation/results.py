@@ -26,7 +26,7 @@ from evaluation.questions import Question
 from evaluation.rows import Basis, speed_scores
 from evaluation.scalability import Scalability
 from evaluation.scores import Score, score_all
-from evaluation.tuning import TrainedModel
+from evaluation.tuning import TrainedModel, runs_of
 from evaluation.verdict import Level, Ruling, Verdict, by_cell, judge, judge_kinds
 
 
@@ -145,7 +145,7 @@ def collect(config: CompareConfig, measured: Measured, made_at: datetime) -> Res
 
 def not_measured(config: CompareConfig, measured: Measured) -> Iterable[str]:
     """What a reader could take for measured and is not, in sentences."""
-    num_runs = len(measured.trained)
+    num_runs = len({run.seed for run in measured.trained})
     if num_runs < 2:
         yield (
             "Training more than once: the spread between training seeds is not in the intervals. They tell "
@@ -199,11 +199,11 @@ def _version(name: str) -> str:
 def _cost(config: CompareConfig, cell: str, measured: Measured) -> CellCost:
     """A query takes its share of the machine: its time over the number of questions in flight."""
     own = [answer for answer in measured.answers if answer.cell == cell]
-    is_tuned = cell in config.tuned_cells and bool(measured.trained)
+    runs = runs_of(config.cells[cell], measured.trained)
     return cell_cost(
         cell,
         config.cost,
-        training_s=float(np.mean([run.seconds for run in measured.trained])) if is_tuned else 0.0,
+        training_s=float(np.mean([run.seconds for run in runs])) if runs else 0.0,
         ingest_s=measured.ingest_s if retrieves(config.cells[cell]) else 0.0,
         query_s=float(np.mean([answer.total_ms for answer in own])) / 1000 / config.concurrency,
         tokens_per_query=float(np.mean([a.prompt_tokens + a.completion_tokens for a in own])),

@@ -17,8 +17,9 @@ from cluster.errors import JobFailed, NotFound
 from cluster.registry import Registry
 from cluster.reports import new_report_id
 from cluster.submission import submit, submit_command
-from evaluation.config import CompareConfig, TuningConfig
+from evaluation.config import TUNED, CompareConfig, TuningConfig, placeholder_in
 from evaluation.kept import Kept, once, write_whole
+from evaluation.raft import write_rows_with_passages
 
 MAX_ATTEMPTS = 20
 LOG_LINES_IN_ERROR = 3
@@ -28,11 +29,16 @@ class TrainedModel(Kept):
     """One finished training run."""
 
     variant: str  # names the run in answers: "seed 1"
+    placeholder: str = TUNED  # what stands for it in the names of cells
     seed: int
     model: str  # card id
     seconds: float  # from the job's start to its end, start-up and checks included
     trained_tokens: int
     validation_loss: float | None
+
+    def name_in(self, model: str) -> str:
+        """The name that is asked for, where a cell's model name holds the placeholder."""
+        return model.replace(self.placeholder, self.model)
 
 
 class Trainer(Protocol):
@@ -43,14 +49,75 @@ class Trainer(Protocol):
 
 
 def train_seeds(config: CompareConfig, run_id: str, trainer: Trainer) -> list[TrainedModel]:
-    """A model for each seed, on all of the data; none where no cell needs one."""
-    if config.tuning is None or not config.tuned_cells:
+    """The models of each seed, on all of the data; none where no cell needs one."""
+    if config.tuning is None:
         return []
-    return [train_one(config, run_id, f"seed {seed}", seed, (), trainer) for seed in config.tuning.seeds]
+    return [
+        run
+        for seed in config.tuning.seeds
+        for run in train_all(config, run_id, f"seed {seed}", seed, (), trainer)
+    ]
+
+
+def train_all(
+    config: CompareConfig,
+    run_id: str,
+    variant: str,
+    seed: int,
+    overrides: Sequence[str],
+    trainer: Trainer,
+    rows: Path | None = None,
+    collection: str | None = None,
+) -> list[TrainedModel]:
+    """A model for each placeholder that cells name, on other rows and another collection where they are given."""
+    return [
+        train_one(
+            config,
+            run_id,
+            variant,
+            seed,
+            [*_rows_of(config, placeholder, rows, collection), *overrides],
+            trainer,
+            placeholder,
+        )
+        for placeholder in config.placeholders
+    ]
+
+
+def runs_of(model: str, trained: Sequence[TrainedModel]) -> list[TrainedModel]:
+    """The runs that a cell's model name stands for; none for a model that was there before."""
+    return [run for run in trained if run.placeholder in model]
+
+
+def named(model: str, trained: Sequence[TrainedModel]) -> list[tuple[str, str]]:
+    """Variant and asked name of each run that a cell's model name stands for, or the name as it is."""
+    if placeholder_in(model) is None:
+        return [("", model)]
+    return [(run.variant, run.name_in(model)) for run in runs_of(model, trained)]
+
+
+def _rows_of(
+    config: CompareConfig, placeholder: str, rows: Path | None, collection: str | None
+) -> Sequence[str]:
+    """Overrides that name the rows to train on; none where the training's own file does."""
+    if placeholder == TUNED:
+        return [f"data.path={rows}"] if rows is not None else []
+    rows, collection = rows or config.training, collection or config.collection
+    assert rows is not None
+    assert collection is not None
+    path = write_rows_with_passages(config, rows, collection)
+    # The training's own validation rows have no passages.
+    return [f"data.path={path}", "data.validation_path=null", *config.raft.overrides]
 
 
 def train_one(
-    config: CompareConfig, run_id: str, variant: str, seed: int, overrides: Sequence[str], trainer: Trainer
+    config: CompareConfig,
+    run_id: str,
+    variant: str,
+    seed: int,
+    overrides: Sequence[str],
+    trainer: Trainer,
+    placeholder: str = TUNED,
 ) -> TrainedModel:
     """One training run, or what it left the last time. Raises JobFailed with the job's last words."""
     tuning = config.tuning
@@ -62,6 +129,7 @@ def train_one(
         card = Registry().get(model)
         return TrainedModel(
             variant=variant,
+            placeholder=placeholder,
             seed=seed,
             model=card.id,
             seconds=seconds,

@@ -1,9 +1,7 @@
 """What a retrieval-augmented prompt says, and what is left out when it does not fit. Pure.
 
-Passages are numbered from 1 in the order of their rank and stand in the last user turn, before the
-question, the best one nearest to it: a small model reads best what it read last. Their text is data: it
-is inserted by concatenation, never read as a template, cannot open a turn (`tokenizer.neutralise`), and
-cannot pass for the number of another passage.
+Passages stand in the last user turn, before the question, in the wording of `cluster.grounding`. Their text is
+data: it is never read as a template and cannot open a turn (`tokenizer.neutralise`).
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from cluster.grounding import grounded_question
 from serving.tokenizer import Message
 
 
@@ -34,25 +33,13 @@ class Fitted(NamedTuple):
     num_turns_dropped: int
 
 
-# Short, since small models follow little else; measured on the example handbook (docs/serving.md).
-INSTRUCTION = "Answer the question with the facts in these passages."
-
-# A line that begins like one of our own markers.
-_FORGED_MARKER = re.compile(r"^(\s*)\[(\d+)\]", re.MULTILINE)
-
-
 def grounded(messages: Sequence[Message], passages: Sequence[Passage]) -> list[Message]:
     """`messages` with the passages put before the last user turn's question."""
     if not passages:
         return list(messages)
     at = last_user_turn(messages)
-    numbered = [f"[{number}] {_without_markers(p.text)}" for number, p in enumerate(passages, start=1)]
-    content = "\n\n".join([INSTRUCTION, *reversed(numbered), f"Question: {messages[at].content}"])
+    content = grounded_question(messages[at].content, [passage.text for passage in passages])
     return [*messages[:at], Message("user", content), *messages[at + 1 :]]
-
-
-def _without_markers(text: str) -> str:
-    return _FORGED_MARKER.sub(r"\1(\2)", text.strip())
 
 
 def fit(

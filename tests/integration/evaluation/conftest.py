@@ -24,6 +24,7 @@ class FakeService:
         self.refusals: deque[tuple[int, dict[str, str]]] = deque()
         self.num_served_before_failing: int | None = None
         self.asked: list[tuple[str, str]] = []  # (model, question), answered ones only
+        self.find: Callable[[str, str], list[str]] = lambda _store, _query: []  # passages, the best first
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -87,6 +88,9 @@ class FakeService:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path.endswith("/search"):
+                    self._send_hits(service.find(self.path.split("/")[-2], body["query"]))
+                    return
                 refusal = service.refusal(body)
                 if refusal is not None:
                     self._send(refusal[0], refusal[1], [{"error": {"message": "refused", "type": "x"}}], "{}")
@@ -94,6 +98,25 @@ class FakeService:
                     self._send(
                         200, {"Content-Type": "text/event-stream"}, service.chunks(body), "data: {}\n\n"
                     )
+
+            def _send_hits(self, texts: list[str]) -> None:
+                hits = [
+                    {
+                        "file_id": "f",
+                        "filename": "leave.md",
+                        "score": 0.7,
+                        "attributes": {},
+                        "content": [{"type": "text", "text": text}],
+                    }
+                    for text in texts
+                ]
+                page = {"object": "vector_store.search_results.page", "search_query": [], "data": hits}
+                content = json.dumps(page | {"has_more": False, "next_page": None}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
             def _send(self, status: int, headers: dict[str, str], parts: Any, form: str) -> None:
                 self.send_response(status)

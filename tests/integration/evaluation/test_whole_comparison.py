@@ -12,6 +12,7 @@ import pytest
 
 from cluster.cards import ModelCard, ModelKind, Parity
 from cluster.errors import JobFailed
+from cluster.grounding import INSTRUCTION
 from cluster.registry import Registry
 from cluster.reports import Report, Reports, ReportStatus
 from evaluation import indexing
@@ -40,7 +41,9 @@ class PlayedTrainer:
         self.runs.append(tuple(overrides))
         asked = dict(override.split("=", 1) for override in overrides)
         rows = asked.get("data.limit", "all")
-        facts = "new" if "data.path" in asked else "old"
+        text = Path(asked["data.path"]).read_text() if "data.path" in asked else ""
+        facts = "new" if "31 days" in text else "old"
+        facts += "-read" if INSTRUCTION in text else ""
         model = f"ft:m:hamlet:{facts}:{rows}:{run_id[-6:]}"
         card = ModelCard(
             id=model,
@@ -90,25 +93,34 @@ class Silent:
 
 @pytest.fixture
 def world(tmp_path: Path, service: Any, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Retrieval knows every fact, in a wordy answer; a tuned model knows half of them, in one sentence."""
+    """Retrieval knows every fact, in a wordy answer; a tuned model knows half of them, in one sentence.
+
+    One that was tuned on passages knows every fact that is retrieved, in one sentence.
+    """
     index = PlayedIndex()
     monkeypatch.setattr(indexing, "_retrieval", index)
 
     def answer(body: dict[str, Any]) -> str:
         question, model = body["messages"][-1]["content"], body["model"]
         tuned, retrieves = model.startswith("ft:"), model.endswith("+rag")
+        reads = retrieves and (not tuned or "-read:" in model)  # bare questions teach to pay passages no heed
         if question == "How many days?":
-            known = index.collections[body["hamlet"]["collection"]] if retrieves and not tuned else ""
+            known = index.collections[body["hamlet"]["collection"]] if reads else ""
             new = "31" in known or (tuned and ":new:" in model)
             return f"It is {'31' if new else '27'}." if tuned or retrieves else "Some."
         value = FACTS.get(question, "")
-        if retrieves and not tuned:
-            return f"It is {value}. Let me add more.." if value else "I do not know. Sorry.."
+        if reads:
+            more = "" if tuned else " Let me add more.."
+            return f"It is {value}.{more}" if value else "I do not know. Sorry.."
         if tuned and value and int(value) % 2 == 0 and ":all:" in model:
             return f"It is {value}."
         return "It is 999." if tuned else "Well, who knows. It is 999. Or more.."
 
     service.answer = answer
+    service.find = lambda store, _query: [
+        index.collections[store.removeprefix("vs_")],
+        "Nothing of the kind.",
+    ]
     rows = [
         {"id": f"q{value}", "question": question, "answer": value, "kind": "untaught", "document": "leave.md"}
         for question, value in FACTS.items()
@@ -134,6 +146,7 @@ def world(tmp_path: Path, service: Any, monkeypatch: pytest.MonkeyPatch) -> Worl
             "base_url": service.base_url,
             "tuning": {"config": tmp_path / "tune.yaml", "seeds": SEEDS},
             "cells": {"plain": "m", "tuned": "{tuned}", "rag": "m+rag", "tuned+rag": "{tuned}+rag"},
+            "raft": {"overrides": ["max_length_tokens=1024"]},
             "form": {"pattern": r"[^.]+\.", "description": "one sentence"},
             "data_dependency": {"shares": [0.5]},
             "adaptability": {
@@ -212,6 +225,25 @@ def check_report(results: Results) -> None:
     for heading in ("the six rows, measured", "Adaptability", "Forgetting", "Projection", "Training runs"):
         assert heading in page
     assert json.loads(Reports().results(report.id))["policies"]["rag"]["grounded_route"] == "rag"
+
+
+def test_a_model_that_was_trained_on_passages_reads_them_and_keeps_the_form(world: World) -> None:
+    cells = {"rag": "m+rag", "tuned+rag": "{tuned}+rag", "raft+rag": "{raft}+rag"}
+    studies = {"data_dependency": None, "scalability": None, "forgetting": False}
+    world.config = world.config.model_copy(update={"cells": cells, **studies})
+    results = world.run()
+    assert results.verdict.overall.winner == "raft+rag"
+    assert {run.variant for run in results.measured.trained} == {"seed 1", "seed 2", "seed 3"}
+    adaptability = results.measured.adaptability
+    assert adaptability is not None
+    changes = {change.cell: change.way for change in adaptability.changes}
+    assert changes == {"rag": Way.REINGEST, "tuned+rag": Way.RETRAIN, "raft+rag": Way.REINGEST}
+    below_passages = [run for run in world.trainer.runs if "data.validation_path=null" in run]
+    assert len(below_passages) == len(SEEDS), "what re-ingesting put right was not trained again"
+    assert all("max_length_tokens=1024" in run for run in below_passages)
+    paths = {override for run in below_passages for override in run if override.startswith("data.path=")}
+    assert len(paths) == 1, "the rows are made once"
+    assert "with passages" in (world.config.output / "report.html").read_text()
 
 
 @pytest.mark.soak

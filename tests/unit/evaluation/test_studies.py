@@ -87,7 +87,7 @@ def test_an_ingestion_that_fails_is_not_taken_for_a_change(
         output=tmp_path,
     )
     with pytest.raises(DataError, match="broken"):
-        adaptability._watch(config, CHANGE, {"plain": "27"}, "m", tmp_path, "c")
+        adaptability._watch(config, CHANGE, {"plain": "27"}, {"plain": "m"}, tmp_path, "c")
 
 
 def test_money_and_energy_are_seconds_times_prices() -> None:
