@@ -42,8 +42,7 @@ SHARED_MACHINE_ENVIRONMENT = {
     # By default what a step frees goes back to the kernel, which clears it for the next step page by page: 38,000
     # page faults a step of MiniLM. Up to 4 GiB of it stay with the process.
     "GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={4 * 2**30}:glibc.malloc.trim_threshold={4 * 2**30}",
-    # Serve looks after everything ten times a second by default, which takes a tenth of a core from models that
-    # compute beside it.
+    # Serve looks round ten times a second by default, on the cores on which models compute.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
 }

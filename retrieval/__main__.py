@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +61,13 @@ def ingest(
     ] = None,
     chunk_tokens: Annotated[int, typer.Option(help="Longest chunk, in the embedder's tokens.")] = 192,
     chunk_overlap_tokens: Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.")] = 32,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Embed in so many processes of the cluster, a CPU or GPU each; in this one when unset.",
+        ),
+    ] = None,
     tenant: TenantOption = DEFAULT_TENANT,
 ) -> None:
     """Make a collection agree with files: new and changed ones are indexed, vanished ones removed.
@@ -75,7 +83,7 @@ def ingest(
             chunk_tokens=chunk_tokens,
             chunk_overlap_tokens=chunk_overlap_tokens,
         )
-        _ingest(collections, config, paths, fields, tenant, num_files)
+        _ingest(collections, config, paths, fields, tenant, num_files, workers)
 
 
 def _ingest(
@@ -85,18 +93,36 @@ def _ingest(
     metadata: dict[str, MetadataValue],
     tenant: str,
     num_files: int,
+    workers: int | None,
 ) -> None:
     with progress_bar() as progress:
         task = progress.add_task("loading the embedder", total=num_files)
-        # Imported late: torch takes seconds, and every error above should come at once.
-        from retrieval.embedding import Embedder
-        from retrieval.ingest import Ingestor
+        from retrieval.ingest import WINDOW_CHUNKS, Ingestor
 
-        embedder = Embedder(config.embedder)
-        progress.update(task, description="indexing files")
-        ingestor = Ingestor(collections, embedder, config, tenant, lambda _: progress.advance(task))
-        report = ingestor.add_paths(paths, metadata)
+        with _embedder(config.embedder, workers) as embedder:
+            progress.update(task, description="indexing files")
+            ingestor = Ingestor(
+                collections,
+                embedder,
+                config,
+                tenant,
+                on_document=lambda _: progress.advance(task),
+                window_chunks=WINDOW_CHUNKS * (workers or 1),
+            )
+            report = ingestor.add_paths(paths, metadata)
     print_report(config.collection, report)
+
+
+def _embedder(reference: str, workers: int | None) -> AbstractContextManager[TextEmbedder]:
+    """The model in this process, or in processes of the cluster."""
+    if workers is not None:
+        from retrieval.embedding_workers import EmbeddingWorkers
+
+        return EmbeddingWorkers(reference, workers)
+    # Imported late: torch takes seconds, and every error before should come at once.
+    from retrieval.embedding import Embedder
+
+    return nullcontext(Embedder(reference))
 
 
 @app.command()

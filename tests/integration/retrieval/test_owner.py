@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 
 import pytest
 
@@ -72,16 +71,6 @@ def test_a_killed_owner_comes_back_with_everything(filled: str) -> None:
     os.kill(process_id, signal.SIGKILL)
     assert collections.count(filled) == 2
     assert ray.get(actor.process_id.remote()) != process_id
-
-
-def test_searching_through_the_owner_costs_little(filled: str) -> None:
-    collections = open_collections()
-    request = SearchRequest("paid leave", mode=Mode.BM25)
-    collections.search(filled, request)
-    start = time.perf_counter()
-    for _ in range(50):
-        collections.search(filled, request)
-    assert (time.perf_counter() - start) / 50 < 0.05
 
 
 def test_with_a_cluster_nothing_is_opened_in_this_process(filled: str) -> None:

@@ -188,7 +188,6 @@ def test_a_fault_on_a_worker_ends_the_run_with_its_rank_and_text(
 def test_a_misspelt_key_ends_the_command_with_one_line_before_anything_starts(
     classification: dict[str, Any], write_config: WriteConfig
 ) -> None:
-    started = time.monotonic()
     process = start(write_config(classification, name="typo"), "epoch=1")
     output, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 2
@@ -196,7 +195,6 @@ def test_a_misspelt_key_ends_the_command_with_one_line_before_anything_starts(
     assert len(errors.splitlines()) == 1
     assert errors.startswith("error: ")
     assert "unknown key epoch; did you mean epochs?" in errors
-    assert time.monotonic() - started < 20
 
 
 class LostTraining(Exception):
