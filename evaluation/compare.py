@@ -19,6 +19,7 @@ from evaluation.asking import ask_all, wait_until_ready
 from evaluation.config import CompareConfig, retrieves
 from evaluation.data_dependency import Point, data_points
 from evaluation.indexing import ingest
+from evaluation.judging import judge_answers
 from evaluation.kept import Kept, once, write_whole
 from evaluation.making import Made, with_made_training
 from evaluation.questions import (
@@ -106,6 +107,7 @@ def compare(
         answers=answers,
         trained=trained,
         made=made,
+        judged=None if config.judge is None else judge_answers(config, questions, answers, watcher),
         ingest_s=ingest_s,
         general_questions=general,
         general_answers=general_answers,

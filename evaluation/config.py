@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from cluster.errors import ConfigError
 from cluster.storage import local_copy
 from cluster.yaml_config import Section, load_yaml_config
 
@@ -136,33 +138,6 @@ class ScalabilityConfig(Section):
     index_chunks: tuple[int, ...] = Field((), description="Sizes of made-up collections that are searched.")
 
 
-class MakingConfig(Section):
-    """Training questions made from `documents`, where there are no training rows.
-
-    Documents are split before any question is made: none is made from those that are held out.
-    """
-
-    maker: Maker = Field(Maker.MODEL, description="Who makes them: a model, or a rule without one.")
-    model: str | None = Field(
-        None, description="Model that is asked; by default the first that the service lists, its base."
-    )
-    base_url: str | None = Field(
-        None, description="OpenAI-compatible endpoint of a teacher model; the comparison's by default."
-    )
-    api_key_env: str | None = Field(
-        None, description="Name of the environment variable with the key of that endpoint."
-    )
-    per_passage: int = Field(3, ge=1, le=20, description="Questions asked for from each passage.")
-    held_out: float = Field(0.25, ge=0, lt=1, description="Share of the documents that is held out.")
-    min_pairs: int = Field(24, ge=1, description="Fewer than these are not trained on.")
-
-    @model_validator(mode="after")
-    def _key_has_an_endpoint(self) -> Self:
-        if self.api_key_env is not None and self.base_url is None:
-            raise ValueError("api_key_env names the key of base_url; give base_url too")
-        return self
-
-
 class ServiceConfig(Section):
     """An OpenAI-compatible endpoint, and how it is asked."""
 
@@ -174,6 +149,57 @@ class ServiceConfig(Section):
     concurrency: int = Field(4, ge=1, le=256, description="Questions in flight.")
     timeout_s: float = Field(120, gt=0, description="Longest wait for one attempt, in seconds.")
     max_retries: int = Field(6, ge=0, description="Further attempts after 429, 503 or a lost connection.")
+
+
+class OtherModel(Section):
+    """A model that helps and is not compared: at the comparison's own service, or at an endpoint elsewhere."""
+
+    base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint of this model; the comparison's by default."
+    )
+    api_key_env: str | None = Field(
+        None, description="Name of the environment variable with the key of that endpoint."
+    )
+
+    @model_validator(mode="after")
+    def _key_has_an_endpoint(self) -> Self:
+        if self.api_key_env is not None and self.base_url is None:
+            raise ValueError("api_key_env names the key of base_url; give base_url too")
+        return self
+
+    def service(self, own: ServiceConfig) -> ServiceConfig:
+        """Where it is asked. An endpoint elsewhere never sees the key of our service.
+
+        Raises ConfigError when its key is not set.
+        """
+        if self.base_url is None:
+            return own
+        if self.api_key_env is not None and self.api_key_env not in os.environ:
+            raise ConfigError(
+                f"{self.api_key_env} is not set; export the key of {self.base_url}", "api_key_env"
+            )
+        return own.model_copy(update={"base_url": self.base_url, "api_key_env": self.api_key_env or ""})
+
+
+class MakingConfig(OtherModel):
+    """Training questions made from `documents`, where there are no training rows.
+
+    Documents are split before any question is made: none is made from those that are held out.
+    """
+
+    maker: Maker = Field(Maker.MODEL, description="Who makes them: a model, or a rule without one.")
+    model: str | None = Field(
+        None, description="Model that is asked; by default the first that the service lists, its base."
+    )
+    per_passage: int = Field(3, ge=1, le=20, description="Questions asked for from each passage.")
+    held_out: float = Field(0.25, ge=0, lt=1, description="Share of the documents that is held out.")
+    min_pairs: int = Field(24, ge=1, description="Fewer than these are not trained on.")
+
+
+class JudgeConfig(OtherModel):
+    """A language model that is asked whether each answer is right. It decides nothing; its agreement is told."""
+
+    model: str = Field(description="Model that is asked; stronger than those it judges.")
 
 
 class CompareConfig(ServiceConfig):
@@ -210,6 +236,7 @@ class CompareConfig(ServiceConfig):
     data_dependency: DataDependencyConfig | None = None
     adaptability: AdaptabilityConfig | None = None
     scalability: ScalabilityConfig | None = None
+    judge: JudgeConfig | None = None
     limit_per_kind: int | None = Field(None, ge=1, description="Only so many questions of each kind.")
     max_tokens: int = Field(48, ge=1, description="Answer length in tokens.")
     seed: int = Field(0, ge=0, description="Of the sampling of answers and of the bootstrap.")

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from math import ceil
 from pathlib import Path, PurePosixPath
 
-from cluster.errors import ConfigError, DataError
+from cluster.errors import DataError
 from evaluation.answers import AnswerLog, Request
 from evaluation.asking import ask_all, first_model
 from evaluation.config import CompareConfig, Maker, MakingConfig, ServiceConfig
@@ -117,7 +116,7 @@ def make_questions(
     if making.maker is Maker.GAPS:
         maker, pairs = BY_RULE, [pair for passage in taught for pair in gap_pairs(passage)]
     else:
-        service = teacher_of(making, service)
+        service = making.service(service)
         maker = making.model or first_model(service)
         pairs = _asked(making, service, maker, taught, seed, out, watcher)
     sifted = sift(pairs, taught, test_questions)
@@ -185,17 +184,6 @@ def require_enough(made: Made, min_pairs: int, out: Path) -> None:
         f"{remedy}, or correct {out} and give it as training",
         "making.min_pairs",
     )
-
-
-def teacher_of(making: MakingConfig, service: ServiceConfig) -> ServiceConfig:
-    """Where the questions are asked for. A teacher elsewhere never sees the key of our service."""
-    if making.base_url is None:
-        return service
-    if making.api_key_env is not None and making.api_key_env not in os.environ:
-        raise ConfigError(
-            f"{making.api_key_env} is not set; export the key of {making.base_url}", "api_key_env"
-        )
-    return service.model_copy(update={"base_url": making.base_url, "api_key_env": making.api_key_env or ""})
 
 
 def _asked(

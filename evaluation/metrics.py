@@ -68,6 +68,19 @@ def token_f1(answer: str, right_answers: Collection[str]) -> float:
     )
 
 
+def cohens_kappa(one: Sequence[bool], other: Sequence[bool]) -> float:
+    """How far two judges of the same items agree beyond chance: 1 always, 0 as chance would.
+
+    Source: Cohen 1960, A coefficient of agreement for nominal scales.
+    Agreeing on 35 of 50, one saying yes 25 times and the other 30: (0.7 - 0.5) / (1 - 0.5) = 0.4.
+    Where both say the same of everything, chance gives that too; it is then 1 by agreement.
+    """
+    observed = sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
+    yes, other_yes = sum(one) / len(one), sum(other) / len(other)
+    by_chance = yes * other_yes + (1 - yes) * (1 - other_yes)
+    return 1.0 if by_chance == 1 else (observed - by_chance) / (1 - by_chance)
+
+
 def _f1(words: Sequence[str], right: Sequence[str]) -> float:
     common = sum((Counter(words) & Counter(right)).values())
     if not common:

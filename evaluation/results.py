@@ -20,6 +20,7 @@ from evaluation.config import CompareConfig, retrieves
 from evaluation.cost import BreakEven, CellCost, break_evens, cell_cost, fixed_seconds_per_query
 from evaluation.data_dependency import Point, little_data_scores
 from evaluation.figures import CellFigures, cell_figures
+from evaluation.judging import Judged
 from evaluation.making import Made
 from evaluation.policy import policies
 from evaluation.questions import Question
@@ -38,6 +39,7 @@ class Measured:
     answers: Sequence[Answer]
     trained: Sequence[TrainedModel] = ()
     made: Made | None = None
+    judged: Judged | None = None
     ingest_s: float = 0.0
     general_questions: Sequence[Question] = ()
     general_answers: Sequence[Answer] = ()
@@ -89,6 +91,7 @@ class Results:
             "policies": {cell: policy.model_dump(mode="json") for cell, policy in self.policies.items()},
             "cells": [asdict(figures) for figures in self.cells],
             "made_training": measured.made.model_dump(mode="json") if measured.made else None,
+            "judge": measured.judged.model_dump(mode="json") if measured.judged else None,
             "training": [run.model_dump(mode="json") for run in measured.trained],
             "costs": [asdict(cost) for cost in self.costs],
             "break_evens": [asdict(found) for found in self.break_evens],

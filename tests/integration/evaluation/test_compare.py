@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster.errors import NotFound, Unavailable
+from cluster.errors import DataError, NotFound, Unavailable
 from evaluation.__main__ import app
 
 NUM_QUESTIONS = 7
@@ -100,3 +100,41 @@ def test_a_score_below_the_least_one_fails_the_build(questions_file: Path, servi
     failed = run(*command, "--min-accuracy", 0.29)
     assert failed.exit_code == 1
     assert "below 0.290" in failed.output
+
+
+def test_a_judge_is_asked_once_for_each_answer_and_its_agreement_is_told(
+    config_file: Path, tmp_path: Path, service: Any
+) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        asked: str = body["messages"][-1]["content"]
+        if body["model"] != "judge":
+            return str(service.texts.get(asked, "I do not know."))
+        if "Question 15?" in asked:
+            return "Yes and no."  # it begins with yes
+        if "Question 14?" in asked:
+            return "It depends."
+        if "Question 13?" in asked:
+            return "no"  # where the label says right
+        return "**Yes**"
+
+    service.answer = answer
+    judged = ["judge.model=judge", "concurrency=1"]
+    assert run("compare", config_file, *judged).exit_code == 0
+    asked = [question for model, question in service.asked if model == "judge"]
+    assert len(asked) == NUM_QUESTIONS, "both cells answered alike, and what is equal is asked once"
+    assert any("nobody can know it" in question for question in asked)
+    figures = json.loads((tmp_path / "out" / "results.json").read_text())
+    judge = figures["judge"]
+    assert (judge["num_judged"], judge["num_unreadable"]) == (12, 2)
+    assert judge["agreement"] == pytest.approx(10 / 12)
+    assert judge["right"] == {"plain": pytest.approx(5 / 6), "rag": pytest.approx(5 / 6)}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "agrees with the labels on 83% of them" in page
+    num_asked = len(service.asked)
+    assert run("compare", config_file, *judged).exit_code == 0
+    assert len(service.asked) == num_asked, "replies are kept"
+
+
+def test_a_judge_that_says_neither_yes_nor_no_is_refused(config_file: Path, service: Any) -> None:
+    with pytest.raises(DataError, match="name a stronger judge"):
+        run("compare", config_file, "judge.model=base")

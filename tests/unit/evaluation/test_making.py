@@ -19,7 +19,6 @@ from evaluation.making import (
     make_questions,
     require_enough,
     sorted_by_split,
-    teacher_of,
     with_made_training,
 )
 from evaluation.pairs import Fault, Passage
@@ -181,9 +180,9 @@ def test_a_teacher_elsewhere_gets_its_own_key_and_never_ours(monkeypatch: pytest
     elsewhere = MakingConfig(base_url="https://teacher/v1")
     named = MakingConfig(base_url="https://teacher/v1", api_key_env="TEACHER_API_KEY")
     monkeypatch.delenv("TEACHER_API_KEY", raising=False)
-    assert teacher_of(MakingConfig(), ServiceConfig()).api_key_env == "OPENAI_API_KEY"
-    assert teacher_of(elsewhere, ServiceConfig()).api_key_env == ""
+    assert MakingConfig().service(ServiceConfig()).api_key_env == "OPENAI_API_KEY"
+    assert elsewhere.service(ServiceConfig()).api_key_env == ""
     with pytest.raises(ConfigError, match="TEACHER_API_KEY is not set"):
-        teacher_of(named, ServiceConfig())
+        named.service(ServiceConfig())
     monkeypatch.setenv("TEACHER_API_KEY", "key")
-    assert teacher_of(named, ServiceConfig()).api_key_env == "TEACHER_API_KEY"
+    assert named.service(ServiceConfig()).api_key_env == "TEACHER_API_KEY"

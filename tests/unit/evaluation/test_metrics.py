@@ -10,6 +10,7 @@ from evaluation.metrics import (
     abstains,
     citation_precision,
     citation_recall,
+    cohens_kappa,
     contains_answer,
     exact_match,
     fabricates,
@@ -124,3 +125,13 @@ def test_the_examples_form_is_one_whole_sentence() -> None:
     assert has_form("The measuring room is kept at 20.6 degrees Celsius.", form.pattern)
     for other in ("It is 27. Ask HR.", "It is 27", "A list:\n1. one.", ""):
         assert not has_form(other, form.pattern), other
+
+
+def test_kappa_is_agreement_beyond_chance() -> None:
+    # Both say yes 20 times and no 15 times; one alone says yes 5 times, the other alone 10 times.
+    one = [True] * 20 + [False] * 15 + [True] * 5 + [False] * 10
+    other = [True] * 20 + [False] * 15 + [False] * 5 + [True] * 10
+    assert cohens_kappa(one, other) == pytest.approx(0.4)
+    assert cohens_kappa([True, False], [True, False]) == 1.0
+    assert cohens_kappa([True, False], [False, True]) == -1.0
+    assert cohens_kappa([True, True], [True, True]) == 1.0
