@@ -10,6 +10,7 @@ import pytest
 
 from cluster.head_process import (
     MAX_FOLDER_LENGTH,
+    SHARED_MACHINE_ENVIRONMENT,
     last_words,
     log_path,
     logical_cpus,
@@ -48,6 +49,14 @@ def test_a_head_is_on_an_outer_address_only_when_told_so(monkeypatch: pytest.Mon
     environment = node_environment()
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "1"
+
+
+def test_a_users_own_thread_and_memory_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    environment = node_environment()
+    assert environment["GOMP_SPINCOUNT"] == "7"
+    assert environment["GLIBC_TUNABLES"] == SHARED_MACHINE_ENVIRONMENT["GLIBC_TUNABLES"]
 
 
 def test_the_head_runs_in_this_environments_python() -> None:
