@@ -82,7 +82,7 @@ def requests_of(
 def compare(
     config: CompareConfig, questions: list[Question], watcher: Watcher, trainer: Trainer = train_as_job
 ) -> Results:
-    """Measure, judge, and write the files. Errors as in `ask_all`, `train_one` and `collect`."""
+    """Measure, judge, and write the files. Errors as in `ask_all`, `train_all` and `collect`."""
     report_id = run_id_of(config.output)
     watcher.stage("waiting for the service")
     wait_until_ready(config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -69,19 +70,34 @@ def train_all(
     rows: Path | None = None,
     collection: str | None = None,
 ) -> list[TrainedModel]:
-    """A model for each placeholder that cells name, on other rows and another collection where they are given."""
-    return [
-        train_one(
-            config,
-            run_id,
-            variant,
-            seed,
-            [*_rows_of(config, placeholder, rows, collection), *overrides],
-            trainer,
-            placeholder,
+    """A model for each placeholder that cells name, on other rows and another collection where they are given.
+
+    What was trained the last time is not trained again. Raises JobFailed with the job's last words.
+    """
+    tuning = config.tuning
+    assert tuning is not None
+
+    def train(placeholder: str, given: Sequence[str]) -> TrainedModel:
+        model, seconds = trainer(tuning, f"{run_id}-{_short(variant, given)}", given)
+        card = Registry().get(model)
+        return TrainedModel(
+            variant=variant,
+            placeholder=placeholder,
+            seed=seed,
+            model=card.id,
+            seconds=seconds,
+            trained_tokens=card.trained_tokens,
+            validation_loss=card.metrics.get("validation_loss"),
         )
-        for placeholder in config.placeholders
-    ]
+
+    trained = []
+    for placeholder in config.placeholders:
+        own_rows = _rows_of(config, placeholder, rows, collection)
+        given = [*tuning.overrides, f"seed={seed}", *own_rows, *overrides]
+        asked = (tuning.config.read_text(encoding="utf-8"), variant, given)
+        run = partial(train, placeholder, given)
+        trained.append(once(config.output / "training", "run", asked, TrainedModel, run))
+    return trained
 
 
 def runs_of(model: str, trained: Sequence[TrainedModel]) -> list[TrainedModel]:
@@ -108,37 +124,6 @@ def _rows_of(
     path = write_rows_with_passages(config, rows, collection)
     # The training's own validation rows have no passages.
     return [f"data.path={path}", "data.validation_path=null", *config.raft.overrides]
-
-
-def train_one(
-    config: CompareConfig,
-    run_id: str,
-    variant: str,
-    seed: int,
-    overrides: Sequence[str],
-    trainer: Trainer,
-    placeholder: str = TUNED,
-) -> TrainedModel:
-    """One training run, or what it left the last time. Raises JobFailed with the job's last words."""
-    tuning = config.tuning
-    assert tuning is not None
-    given = [*tuning.overrides, f"seed={seed}", *overrides]
-
-    def measure() -> TrainedModel:
-        model, seconds = trainer(tuning, f"{run_id}-{_short(variant, given)}", given)
-        card = Registry().get(model)
-        return TrainedModel(
-            variant=variant,
-            placeholder=placeholder,
-            seed=seed,
-            model=card.id,
-            seconds=seconds,
-            trained_tokens=card.trained_tokens,
-            validation_loss=card.metrics.get("validation_loss"),
-        )
-
-    asked = (tuning.config.read_text(encoding="utf-8"), variant, given)
-    return once(config.output / "training", "run", asked, TrainedModel, measure)
 
 
 def train_as_job(tuning: TuningConfig, run_id: str, overrides: Sequence[str]) -> tuple[str, float]:

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,12 @@ from tokenizers import Tokenizer
 
 from cluster import connection
 from cluster.errors import HamletError, InvalidInput, Unavailable
+from retrieval.vectorizer import EmbedderInfo
 
 # Embedding may be repeated, so a worker that was lost is started again and asked again.
 MAX_RETRIES = 3
 # Until all workers have a place and their model: hub models are fetched meanwhile.
 START_TIMEOUT_S = 600.0
-
-
-@dataclass(frozen=True)
-class _Description:
-    fingerprint: str
-    dimension: int
-    max_tokens: int
-    special_tokens: int
-    tokenizer_json: str
 
 
 class Worker:
@@ -41,9 +32,10 @@ class Worker:
         self._reference = reference
         self._embedder: Any = None
 
-    def describe(self) -> _Description:
+    def describe(self) -> EmbedderInfo:
         embedder = self._loaded()
-        return _Description(
+        return EmbedderInfo(
+            embedder.name,
             embedder.fingerprint,
             embedder.dimension,
             embedder.max_tokens,
@@ -93,18 +85,19 @@ class EmbeddingWorkers:
             "max_task_retries": MAX_RETRIES,
         }
         actor = ray.remote(Worker).options(**options)
-        self.name = reference
         self._workers = [actor.remote(reference) for _ in range(num_workers)]
         # All of them: the clock of the first window should not run while models are loaded.
         try:
-            found = self._gather([w.describe.remote() for w in self._workers], timeout_s=START_TIMEOUT_S)[0]
+            calls = [worker.describe.remote() for worker in self._workers]
+            found: EmbedderInfo = self._gather(calls, timeout_s=START_TIMEOUT_S)[0]
         except HamletError:
             self.close()
             raise
-        self.fingerprint: str = found.fingerprint
-        self.dimension: int = found.dimension
-        self.max_tokens: int = found.max_tokens
-        self.special_tokens: int = found.special_tokens
+        self.name = found.name
+        self.fingerprint = found.fingerprint
+        self.dimension = found.dimension
+        self.max_tokens = found.max_tokens
+        self.special_tokens = found.special_tokens
         self._tokenizer = Tokenizer.from_str(found.tokenizer_json)
 
     @property

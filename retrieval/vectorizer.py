@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +32,21 @@ class TextEmbedder(Protocol):
     def embed_queries(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray: ...
 
     def embed_documents(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderInfo:
+    """An embedder's identity, and what chunks are cut by, for a process that does not hold its model.
+
+    `tokenizer_json` is the whole tokenizer, as `tokenizers.Tokenizer.to_str` writes it.
+    """
+
+    name: str
+    fingerprint: str
+    dimension: int
+    max_tokens: int
+    special_tokens: int
+    tokenizer_json: str
 
 
 class HashEmbedder:

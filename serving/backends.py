@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.cards import ModelCard
+from retrieval.vectorizer import EmbedderInfo
 from serving.catalogue import ServedModel
 from serving.engine import Delta
 from serving.generator import Completion, GenerationJob, PromptReport
@@ -35,21 +36,6 @@ class Embedded:
 
     vectors: NDArray[np.float32]
     num_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedderInfo:
-    """The embedder's identity, and what chunks are cut by; the fields as in `retrieval.embedding.Embedder`.
-
-    `tokenizer_json` is the whole tokenizer, as `tokenizers.Tokenizer.to_str` writes it.
-    """
-
-    name: str
-    fingerprint: str
-    dimension: int
-    max_tokens: int
-    special_tokens: int
-    tokenizer_json: str
 
 
 @dataclass(frozen=True, slots=True)

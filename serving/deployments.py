@@ -31,10 +31,11 @@ from cluster.settings import settings
 from cluster.vector_store_queue import VectorStoreQueue
 from cluster.vector_stores import VectorStores
 from retrieval.owner import async_collections, open_collections
+from retrieval.vectorizer import EmbedderInfo
 from serving import handles, vector_stores_api
 from serving.api import Front, create_app
 from serving.authentication import Gate, Keyring
-from serving.backends import Classified, Embedded, EmbedderInfo, SearchJob
+from serving.backends import Classified, Embedded, SearchJob
 from serving.batch_work import BatchWork
 from serving.catalogue import Catalogue, snapshot_of
 from serving.channel import Event, Outbox, ReplyTo

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cluster.errors import ContextLengthExceeded
-from serving.backends import Embedded, EmbedderInfo
+from retrieval.vectorizer import EmbedderInfo
+from serving.backends import Embedded
 from serving.batching import Batcher
 from serving.config import EmbedderConfig
 

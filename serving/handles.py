@@ -24,8 +24,9 @@ from tokenizers import Tokenizer
 
 from cluster.cards import ModelCard
 from cluster.errors import HamletError, InvalidInput, Unavailable
+from retrieval.vectorizer import EmbedderInfo
 from serving import tracing
-from serving.backends import Backends, Classified, Embedded, EmbedderInfo, SearchJob
+from serving.backends import Backends, Classified, Embedded, SearchJob
 from serving.channel import Event, Inbox, received
 from serving.config import DeploymentConfig, ServingConfig
 from serving.engine import Delta

@@ -24,7 +24,7 @@ from retrieval.client import AsyncCollections, CollectionsClient
 from retrieval.exact_store import ExactStore
 from retrieval.owner import InProcess
 from retrieval.service import Collections
-from retrieval.vectorizer import HashEmbedder
+from retrieval.vectorizer import EmbedderInfo, HashEmbedder
 from serving import vector_stores_api
 from serving.api import Front, create_app
 from serving.authentication import Gate
@@ -33,7 +33,6 @@ from serving.backends import (
     Classified,
     Embedded,
     EmbedderBackend,
-    EmbedderInfo,
     RetrieverBackend,
     SearchJob,
 )

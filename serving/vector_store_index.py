@@ -22,7 +22,7 @@ from retrieval.chunks import LINE_FEEDS
 from retrieval.config import RetrievalConfig
 from retrieval.documents import MetadataValue
 from retrieval.filters import MAX_CONDITIONS, MAX_DEPTH, FieldType, Op, field_type
-from serving.backends import EmbedderInfo
+from retrieval.vectorizer import EmbedderInfo
 
 COLLECTION_PREFIX = "vector-stores-"
 STORE_KEY = "store"

@@ -18,8 +18,7 @@ from cluster.vector_store_queue import MAX_ATTEMPTS, Task, VectorStoreQueue, Wor
 from retrieval.client import CollectionsClient
 from retrieval.ingest import Ingestor
 from retrieval.readers import read_document
-from retrieval.vectorizer import TextEmbedder
-from serving.backends import EmbedderInfo
+from retrieval.vectorizer import EmbedderInfo, TextEmbedder
 from serving.vector_store_index import collection_of, document_id, retrieval_config_of, stored_metadata
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import InvalidInput
 from retrieval.filters import FieldType, matches, parse_filter
-from serving.backends import EmbedderInfo
+from retrieval.vectorizer import EmbedderInfo
 from serving.vector_store_index import (
     Keys,
     chunking_of,
