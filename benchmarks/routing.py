@@ -1,16 +1,19 @@
 """How often `auto` takes the route that a question needs, and what it takes instead: a confusion matrix.
 
     python benchmarks/routing.py --json routing.json
+    python benchmarks/routing.py --route-model handbook-routes      # trained by examples/routes-handbook.yaml
 
 216 questions with the route that they need: 108 about the example handbook's company (rag; 12 of them ask what no
 document says), 36 of small talk and common knowledge (plain), 72 pairs of sentences to compare (classifier).
 The policy, the embedder and the search are those of serving, in this process; no language model takes part. The
-baseline is to send everything down the route that most questions need.
+baseline is to send everything down the route that most questions need. With a classifier of routes in force, the
+shipped rule is measured beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import csv
 import json
 import os
@@ -18,14 +21,17 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 # Python puts this file's folder first, where retrieval.py would be taken for the package.
 sys.path.pop(0)
 
 from sklearn.metrics import confusion_matrix
 
+from cluster.registry import Registry
 from retrieval.client import CollectionsClient
 from retrieval.config import DEFAULT_EMBEDDER, retrieval_config
 from retrieval.edge_store import EdgeStore
@@ -34,7 +40,8 @@ from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.search import SearchRequest
 from retrieval.service import Collections
-from serving.config import RouterConfig
+from serving.classifier import Classifier
+from serving.config import ClassifierConfig, RouterConfig
 from serving.policy import Available, Features, RouteKind, choose, rule_in_force, sentence_pair
 
 REPOSITORY = Path(__file__).parents[1]
@@ -65,6 +72,16 @@ def labelled_questions() -> list[tuple[str, RouteKind]]:
     return labelled
 
 
+def learned_routes(questions: list[str], name: str) -> list[RouteKind]:
+    """The route that a registered classifier takes for each question; pairs go before it, as in serving."""
+    card = Registry().get(name)
+    verdicts = asyncio.run(Classifier(ClassifierConfig()).classify(card, [(q,) for q in questions]))
+    return [
+        RouteKind.CLASSIFIER if sentence_pair(question) else RouteKind(verdict.scores[0][0])
+        for question, verdict in zip(questions, verdicts, strict=True)
+    ]
+
+
 def routes(questions: list[str]) -> list[RouteKind]:
     """The route that the shipped rule takes for each question."""
     rule = rule_in_force(RouterConfig(), None)
@@ -90,16 +107,37 @@ def routes(questions: list[str]) -> list[RouteKind]:
 
 
 def main() -> None:
-    """Print the confusion matrix and the accuracy."""
+    """Print the confusion matrix and the accuracy of each policy."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="the same: it takes seconds")
+    parser.add_argument("--route-model", help="registered classifier of routes, by name or alias")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     labelled = labelled_questions()
+    questions = [question for question, _ in labelled]
+    metrics = [figures("route_accuracy", labelled, lambda: routes(questions))]
+    if arguments.route_model:
+        learned = figures(
+            "route_accuracy_learned", labelled, lambda: learned_routes(questions, arguments.route_model)
+        )
+        metrics.append(learned)
+    if arguments.json:
+        document = {
+            "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+            "versions": {name: version(name) for name in ("torch", "transformers", "qdrant-client")},
+            "metrics": metrics,
+        }
+        arguments.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+def figures(
+    name: str, labelled: list[tuple[str, RouteKind]], take: Callable[[], list[RouteKind]]
+) -> dict[str, Any]:
+    """The metric of one policy, printed with its confusion matrix and each question that goes another way."""
     started = time.perf_counter()
-    taken = routes([question for question, _ in labelled])
+    taken = take()
     needed = [route for _, route in labelled]
     names = [route.value for route in ROUTES]
     matrix = confusion_matrix([r.value for r in needed], [r.value for r in taken], labels=names)
@@ -108,26 +146,19 @@ def main() -> None:
     print(f"{'needed':12}" + "".join(f"{name:>12}" for name in names) + "   taken")
     for name, row in zip(names, matrix, strict=True):
         print(f"{name:12}" + "".join(f"{count:12}" for count in row))
-    print(f"route_accuracy  {accuracy:.3f}  baseline {baseline:.3f}  ({time.perf_counter() - started:.1f} s)")
+    print(f"{name}  {accuracy:.3f}  baseline {baseline:.3f}  ({time.perf_counter() - started:.1f} s)")
     for (question, wanted), route in zip(labelled, taken, strict=True):
         if route is not wanted:
             print(f"  {wanted} -> {route}: {question}")
-    if arguments.json:
-        metric = {
-            "metric": "route_accuracy",
-            "value": accuracy,
-            "unit": "share",
-            "baseline": baseline,
-            "ratio": accuracy / baseline,
-            "spread": 0.0,  # nothing is drawn: each run gives the same
-            "confusion": {"labels": names, "rows_needed": matrix.tolist()},
-        }
-        document = {
-            "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "versions": {name: version(name) for name in ("torch", "transformers", "qdrant-client")},
-            "metrics": [metric],
-        }
-        arguments.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    return {
+        "metric": name,
+        "value": accuracy,
+        "unit": "share",
+        "baseline": baseline,
+        "ratio": accuracy / baseline,
+        "spread": 0.0,  # nothing is drawn: each run gives the same
+        "confusion": {"labels": names, "rows_needed": matrix.tolist()},
+    }
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ One JSON object in storage, replaced as a whole. Without it, the router goes by 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,15 +14,22 @@ from cluster.blobs import delete_blob, place_bytes, read_blob
 from cluster.errors import Unavailable
 from cluster.storage import storage_uri
 
+AnswerRoute = Literal["plain", "tuned", "rag", "tuned+rag"]
+# From the cheapest: passages cost more prompt tokens than a tuned model costs anything.
+ANSWER_ROUTES: tuple[AnswerRoute, ...] = get_args(AnswerRoute)
+
 
 class RouterPolicy(BaseModel):
     """How `auto` answers what the documents cover, and from which similarity on they do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    grounded_route: Literal["plain", "rag", "tuned", "tuned+rag"]
+    grounded_route: AnswerRoute
     score_threshold: float = Field(ge=-1, le=1, description="Least cosine similarity of the best hit.")
     tuned_model: str | None = Field(None, description="Card id for the tuned routes.")
+    route_model: str | None = Field(
+        None, description="Card id of the classifier of routes that decides in place of the threshold."
+    )
     report: str = Field("", description="Id of the report that it rests on.")
     made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 

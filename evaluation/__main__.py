@@ -18,6 +18,7 @@ from rich.console import Console
 from cluster import cli
 from cluster.api_keys import DEFAULT_TENANT, ApiKeys, Area
 from cluster.errors import HamletError
+from cluster.registry import Registry
 from cluster.reports import Report, Reports, ReportStatus
 from cluster.router_policy import remove_policy, write_policy
 from cluster.storage import local_copy
@@ -36,7 +37,7 @@ from evaluation.config import (
 from evaluation.indexing import passages_of
 from evaluation.kept import write_whole
 from evaluation.making import make_questions, require_enough
-from evaluation.policy import chosen_policy
+from evaluation.policy import chosen_policy, require_routes
 from evaluation.questions import load_questions
 from evaluation.report import percent
 from evaluation.results import Measured, collect
@@ -92,6 +93,10 @@ def compare(
 def promote(
     source: Annotated[str, typer.Argument(help="Output folder of a comparison, or the id of a report.")],
     cell: Annotated[str | None, typer.Option(help="Promote this cell in place of the winner.")] = None,
+    route_model: Annotated[
+        str | None,
+        typer.Option(help="Registered classifier of routes that decides in place of the similarity."),
+    ] = None,
 ) -> None:
     """Put the winner behind `auto`: every router takes its route within a second, without a restart.
 
@@ -100,12 +105,18 @@ def promote(
     path = Path(source) / "results.json"
     content = path.read_bytes() if path.exists() else Reports().results(source)
     name, policy = chosen_policy(orjson.loads(content), cell)
+    if route_model is not None:
+        card = Registry().get(route_model)
+        require_routes(card)
+        policy = policy.model_copy(update={"route_model": card.id})
     before = write_policy(policy)
     tuned = f" with {policy.tuned_model}" if policy.tuned_model else ""
     typer.echo(
         f"auto now takes the route {policy.grounded_route}{tuned} from a similarity of "
         f"{policy.score_threshold:.2f} on (cell {name}, report {policy.report})"
     )
+    if policy.route_model:
+        typer.echo(f"{policy.route_model} decides; the similarity counts where it cannot be asked")
     if before is not None:
         typer.echo(f"before: {before.grounded_route} from {before.score_threshold:.2f} on ({before.report})")
 

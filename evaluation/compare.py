@@ -31,6 +31,7 @@ from evaluation.questions import (
 )
 from evaluation.report import render
 from evaluation.results import Measured, Results, collect
+from evaluation.routes import route_rows
 from evaluation.scalability import Scalability, measure_scalability
 from evaluation.tuning import TrainedModel, Trainer, named, run_id_of, train_as_job, train_seeds
 from evaluation.watching import Watcher
@@ -122,12 +123,14 @@ def compare(
 
 
 def write_files(results: Results) -> None:
-    """results.json and report.html in the output folder, and the same in storage, where they are served."""
+    """results.json, report.html and routes.jsonl in the output folder."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
     figures = orjson.dumps(results.as_json(), option=options)
     page = render(results).encode()
     write_whole(results.config.output / "results.json", figures)
     write_whole(results.config.output / "report.html", page)
+    rows = b"".join(orjson.dumps(row) + b"\n" for row in route_rows(results.lines))
+    write_whole(results.config.output / "routes.jsonl", rows)
 
 
 def publish(results: Results, report: Report) -> Report:

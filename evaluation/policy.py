@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from cluster.cards import ModelCard, ModelKind
 from cluster.errors import ConfigError, Unprocessable
-from cluster.router_policy import RouterPolicy
+from cluster.router_policy import ANSWER_ROUTES, RouterPolicy
 from evaluation.answers import Answer
 from evaluation.questions import Kind, Question
 from evaluation.tuning import TrainedModel, runs_of
@@ -15,7 +16,6 @@ from evaluation.tuning import TrainedModel, runs_of
 COVERED = (Kind.TAUGHT, Kind.UNTAUGHT)
 DEFAULT_THRESHOLD = 0.34  # the router's own, where there was no small talk to calibrate with
 AUTO = "auto"
-ROUTES = ("plain", "rag", "tuned", "tuned+rag")
 
 
 def calibrated_threshold(covered: Sequence[float], uncovered: Sequence[float]) -> float | None:
@@ -81,7 +81,7 @@ def policies(
     threshold = calibrated_threshold(*best_scores(answers, questions))
     found = {}
     for answer in answers:
-        if answer.cell in found or answer.route not in ROUTES or cells[answer.cell] == AUTO:
+        if answer.cell in found or answer.route not in ANSWER_ROUTES or cells[answer.cell] == AUTO:
             continue
         best = best_trained(runs_of(cells[answer.cell], trained))
         tuned = (best.model if best else answer.model) if "tuned" in answer.route else None
@@ -94,6 +94,16 @@ def policies(
             }
         )
     return found
+
+
+def require_routes(card: ModelCard) -> None:
+    """Raise ConfigError unless the card is a classifier of single texts that names routes alone."""
+    if card.kind is not ModelKind.CLASSIFIER or card.is_pair or not set(card.labels) <= set(ANSWER_ROUTES):
+        raise ConfigError(
+            f"{card.id} is no classifier of routes; train one on routes.jsonl, whose labels are some of "
+            f"{', '.join(ANSWER_ROUTES)}",
+            "route_model",
+        )
 
 
 def chosen_policy(results: Mapping[str, Any], cell: str | None) -> tuple[str, RouterPolicy]:

@@ -5,12 +5,14 @@ Holds no state between requests: everything about one answer lives in its `Prepa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.cards import ModelKind
-from cluster.errors import InvalidInput, NotFound, Unavailable
+from cluster.errors import Conflict, InvalidInput, NotFound, Unavailable
+from cluster.router_policy import ANSWER_ROUTES
 from serving.backends import Backends, Classified, SearchJob
 from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel
 from serving.citations import cite
@@ -19,6 +21,7 @@ from serving.generator import GenerationJob, PromptReport
 from serving.policy import (
     Available,
     Features,
+    Preset,
     Route,
     RouteKind,
     Rule,
@@ -32,6 +35,8 @@ from serving.responses import annotation
 from serving.schemas import ChatRequest
 from serving.stages import Stages
 from serving.vector_store_search import Target, VectorStoreSearch, equality_filter
+
+log = logging.getLogger(__name__)
 
 NOTHING_FOUND = "I do not know: the documents say nothing about this."
 STILL_READING = "I do not know yet: some of the documents are still being read. Ask again in a moment."
@@ -121,17 +126,9 @@ class Answers:
             model = await self._catalogue.of(tenant).find(name, ModelKind.GENERATOR)
         retrieves = name != request.model or request.file_search is not None
         kind = _kind(tuned=model.card is not None, retrieves=retrieves)
-        reason = f"asked for as {request.model}"
-        hits: tuple[Passage, ...] = ()
-        if kind.retrieves:
-            threshold = self._least_score(request)
-            found = await self._search(prepared, request, tenant)
-            hits = tuple(hit for hit in found if hit.score >= threshold)
-            if not hits:
-                best = f"{found[0].score:.2f}" if found else "no hit"
-                reason += f"; nothing relevant was found (best score {best}, needed {threshold:.2f})"
-                prepared.ready = STILL_READING if await self._is_reading(request, tenant) else NOTHING_FOUND
-        _take(prepared, model, Route(kind, model.name, reason), hits)
+        route = Route(kind, model.name, f"asked for as {request.model}")
+        found = await self._search(prepared, request, tenant) if kind.retrieves else ()
+        await self._take(prepared, request, tenant, model, route, found)
 
     async def _automatic(self, prepared: Prepared, request: ChatRequest, tenant: str) -> None:
         pair = sentence_pair(prepared.question)
@@ -139,10 +136,15 @@ class Answers:
             rule = rule_in_force(self._config.router, await self._catalogue.policy())
             tuned = await self._tuned_model(rule, tenant)
             pair_classifier = await self._catalogue.of(tenant).pair_classifier() if pair else None
-        hits = await self._search_or_none(prepared, request, tenant) if pair_classifier is None else None
+        preset = _asked_for(request)
+        is_learned = preset is None and pair_classifier is None and rule.route_model is not None
+        if is_learned:
+            preset = await self._learned(prepared, rule, tenant)
+        searches = preset.kind.retrieves if preset else pair_classifier is None
+        hits = await self._search_or_none(prepared, request, tenant) if searches else None
         best_score = None if hits is None else max((hit.score for hit in hits), default=-1.0)
         route = choose(
-            Features(pair, best_score),
+            Features(pair, best_score, preset, is_undecided=is_learned and preset is None),
             Available(
                 base=self._catalogue.base.name,
                 tuned=tuned.name if tuned else None,
@@ -153,14 +155,55 @@ class Answers:
         )
         by_name = {model.name: model for model in (self._catalogue.base, tuned, pair_classifier) if model}
         model = by_name[route.model]
-        least = self._least_score(request)
-        used = tuple(hit for hit in hits or () if hit.score >= least) if route.kind.retrieves else ()
-        _take(prepared, model, route, used)
+        await self._take(prepared, request, tenant, model, route, hits or ())
         if pair is not None and model.card is not None and route.kind is RouteKind.CLASSIFIER:
             with prepared.stages.measure("classify"):
                 (prepared.verdict,) = await self._backends.classifier.classify(model.card, [pair])
             label, score = prepared.verdict.scores[0]
             prepared.ready = f"{label} ({score:.2f})"
+
+    async def _take(
+        self,
+        prepared: Prepared,
+        request: ChatRequest,
+        tenant: str,
+        model: ServedModel,
+        route: Route,
+        found: Sequence[Passage],
+    ) -> None:
+        """Answer with this model by this route, from those of the passages found that are relevant enough.
+
+        Where the route retrieves and none is, that is the answer.
+        """
+        hits: tuple[Passage, ...] = ()
+        if route.kind.retrieves:
+            threshold = self._least_score(request)
+            hits = tuple(hit for hit in found if hit.score >= threshold)
+            if not hits:
+                best = f"{found[0].score:.2f}" if found else "no hit"
+                missing = f"nothing relevant was found (best score {best}, needed {threshold:.2f})"
+                route = route._replace(reason=f"{route.reason}; {missing}")
+                prepared.ready = STILL_READING if await self._is_reading(request, tenant) else NOTHING_FOUND
+        prepared.model = model
+        prepared.route = route
+        prepared.job = replace(prepared.job, passages=hits, adapter=model.adapter)
+
+    async def _learned(self, prepared: Prepared, rule: Rule, tenant: str) -> Preset | None:
+        """What the classifier of routes says of the question; None when it cannot be asked or names no route."""
+        assert rule.route_model is not None
+        try:
+            model = await self._catalogue.of(tenant).find(rule.route_model, ModelKind.CLASSIFIER)
+            assert model.card is not None
+            with prepared.stages.measure("classify"):
+                (verdict,) = await self._backends.classifier.classify(model.card, [(prepared.question,)])
+        except (NotFound, Conflict, Unavailable) as exc:
+            log.warning("request %s: %s gives no route: %s", prepared.job.request_id, rule.route_model, exc)
+            return None
+        label, score = verdict.scores[0]
+        if label not in ANSWER_ROUTES:
+            log.warning("%s says %r, which is none of %s", rule.route_model, label, ", ".join(ANSWER_ROUTES))
+            return None
+        return Preset(RouteKind(label), f"{rule.route_model} takes the question for {label} ({score:.2f})")
 
     async def _tuned_model(self, rule: Rule, tenant: str) -> ServedModel | None:
         if rule.tuned_model is None:
@@ -254,18 +297,10 @@ class Answers:
         return self._config.retriever.least_score if asked is None else asked
 
 
-def _take(prepared: Prepared, model: ServedModel, route: Route, hits: tuple[Passage, ...]) -> None:
-    prepared.model = model
-    prepared.route = route
-    job = prepared.job
-    prepared.job = GenerationJob(
-        job.request_id,
-        job.messages,
-        passages=hits,
-        max_tokens=job.max_tokens,
-        sampling=job.sampling,
-        adapter=model.adapter,
-    )
+def _asked_for(request: ChatRequest) -> Preset | None:
+    """The route that the caller wants, so that a conversation keeps the one it began with."""
+    route = request.hamlet.route
+    return None if route is None else Preset(RouteKind(route), "the route that was asked for")
 
 
 def _kind(tuned: bool, retrieves: bool) -> RouteKind:

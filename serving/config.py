@@ -159,6 +159,11 @@ class RouterConfig(DeploymentConfig):
     tuned_model: str | None = Field(
         None, description="Registered name or alias that `auto` takes for tuned routes."
     )
+    route_model: str | None = Field(
+        None,
+        description="Registered classifier of single texts whose labels are routes (plain, rag, tuned, tuned+rag): "
+        "it decides in place of score_threshold.",
+    )
     max_waiting_requests: int = Field(
         128, ge=1, description="Requests to models in progress per router replica; more get 429 at once."
     )

@@ -1,6 +1,8 @@
 """How `auto` answers: a pure decision from the question, the best hit and what is available.
 
+    the caller names a route, as of an earlier answer           -> that route
     two sentences to compare, a pair classifier is registered   -> classifier
+    a classifier of routes is in force                          -> the route that it gives the question
     best hit at or above the threshold                          -> the calibrated grounded route
     otherwise                                                   -> plain
 
@@ -34,12 +36,25 @@ class RouteKind(StrEnum):
         return self in (RouteKind.RAG, RouteKind.TUNED_RAG)
 
 
+class Preset(NamedTuple):
+    """A route that is settled before anything is searched, and why."""
+
+    kind: RouteKind
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the decision sees of a request. `best_score` is None when nothing could be searched."""
+    """What the decision sees of a request. `best_score` is None when nothing was or could be searched.
+
+    `preset` is what the caller or a classifier of routes settled; `is_undecided` says that such a classifier is in
+    force and gave no route.
+    """
 
     pair: tuple[str, str] | None
     best_score: float | None
+    preset: Preset | None = None
+    is_undecided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +70,28 @@ class Available:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Calibrated numbers of the decision, and the name of the model that answers tuned routes."""
+    """Calibrated numbers of the decision, the model that answers tuned routes, and the one that learned routes."""
 
     score_threshold: float
     grounded_route: RouteKind
     tuned_model: str | None = None
+    route_model: str | None = None
 
 
 def rule_in_force(router: RouterConfig, promoted: RouterPolicy | None) -> Rule:
     """What an evaluation promoted goes before what the deployment configures.
 
-    A promoted policy of a route that is not tuned leaves the configured tuned model for the chain.
+    A promoted policy without models of its own leaves those that are configured.
     """
     if promoted is None:
-        return Rule(router.score_threshold, RouteKind(router.grounded_route), router.tuned_model)
+        return Rule(
+            router.score_threshold, RouteKind(router.grounded_route), router.tuned_model, router.route_model
+        )
     return Rule(
         promoted.score_threshold,
         RouteKind(promoted.grounded_route),
         promoted.tuned_model or router.tuned_model,
+        promoted.route_model or router.route_model,
     )
 
 
@@ -108,13 +127,20 @@ def choose(features: Features, available: Available, rule: Rule) -> Route:
         model = models[kind]
         if model is not None:
             lost = kind is not wanted
-            blind = features.best_score is None and features.pair is None
-            return Route(kind, model, f"{reason}; {wanted} cannot run" if lost else reason, lost or blind)
+            degraded = lost or features.is_undecided or _is_blind(features)
+            return Route(kind, model, f"{reason}; {wanted} cannot run" if lost else reason, degraded)
     # Nothing can run: name the plain route, and let the call say what is down.
     return Route(RouteKind.PLAIN, available.base, f"{reason}; no part that could answer is up", True)
 
 
+def _is_blind(features: Features) -> bool:
+    """Whether the decision rests on a search that could not be made."""
+    return features.best_score is None and features.pair is None and features.preset is None
+
+
 def _wanted(features: Features, available: Available, rule: Rule) -> tuple[RouteKind, str]:
+    if features.preset is not None:
+        return features.preset
     if features.pair is not None and available.pair_classifier is not None:
         return RouteKind.CLASSIFIER, "two sentences to compare"
     if features.best_score is None:

@@ -14,7 +14,9 @@ import orjson
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from cluster.errors import InvalidInput
+from cluster.router_policy import AnswerRoute
 from serving.bodies import Body, Part
+from serving.catalogue import AUTO
 from serving.engine import Sampling
 from serving.tokenizer import Message
 
@@ -82,6 +84,9 @@ class RetrievalOptions(Part):
         None,
         min_length=1,
         description="Pair classifier that puts the hits in order before the best are taken.",
+    )
+    route: AnswerRoute | None = Field(
+        None, description="With model auto: take this route, such as that of an earlier answer."
     )
 
 
@@ -218,6 +223,16 @@ class ChatRequest(_Generation):
                     f"tools[{index}].type",
                     "unsupported_value",
                 )
+        return value
+
+    @field_validator("hamlet")
+    @classmethod
+    def _routes_of_auto(cls, value: RetrievalOptions, info: ValidationInfo) -> RetrievalOptions:
+        model = info.data.get("model", AUTO)
+        if value.route is not None and model != AUTO:
+            raise InvalidInput(
+                f"model {model!r} is a route already; send hamlet.route with model auto", "hamlet.route"
+            )
         return value
 
     @property

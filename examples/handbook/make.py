@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 SEED = 20  # orders train.jsonl: without it, a batch would hold the wordings of only a few facts
 NUM_TAUGHT, NUM_UNTAUGHT, NUM_DOCUMENTS, NUM_FACTS_PER_DOCUMENT, NUM_UNKNOWN = 32, 16, 12, 4, 12
 NUM_ASK, NUM_TEST = 4, 2
+NUM_PLAIN, PLAIN_VALIDATION_STEP = 120, 5  # every fifth plain question is for validation
 NUM_PREFERENCES = 2  # wordings of a taught fact that stand in preferences.jsonl
 # How a chatty model wraps an answer, and how the company does not want it.
 CHATTY = (
@@ -73,6 +74,7 @@ class Handbook:
     documents: Sequence[Document]
     unanswerable: Sequence[str]
     smalltalk: Sequence[str]
+    plain: Sequence[str]
 
     @property
     def facts(self) -> list[Fact]:
@@ -176,6 +178,15 @@ def preference_rows(handbook: Handbook, *, validation: bool) -> list[dict[str, A
     return rows
 
 
+def route_rows(handbook: Handbook, *, validation: bool) -> list[dict[str, str]]:
+    """Questions with the route that answers them: of taught facts `rag`, all others `plain`."""
+    facts = [q for fact in handbook.taught for q in ([fact.validation] if validation else fact.ask)]
+    plain = [q for n, q in enumerate(handbook.plain, 1) if (n % PLAIN_VALIDATION_STEP == 0) == validation]
+    rows = [{"text": q, "label": route} for route, qs in (("rag", facts), ("plain", plain)) for q in qs]
+    random.Random(SEED).shuffle(rows)
+    return rows
+
+
 def words(text: str) -> frozenset[str]:
     """The words of a question, lower case, without punctuation at their ends."""
     return frozenset(word.strip(".,;:!?'\"") for word in text.lower().split())
@@ -200,6 +211,7 @@ def fact_faults(fact: Fact) -> Iterator[str]:
 def question_faults(handbook: Handbook) -> Iterator[str]:
     """Questions that occur twice, and test questions nearly equal to one in training or validation."""
     seen = [(f.id, q) for f in handbook.facts for q in (*f.ask, f.validation)]
+    seen += [("plain", q) for q in handbook.plain]
     tested = [(f.id, q) for f in handbook.facts for q in f.test]
     unknown = [("without an answer", q) for q in (*handbook.unanswerable, *handbook.smalltalk)]
     first: dict[frozenset[str], str] = {}
@@ -246,6 +258,7 @@ def faults(handbook: Handbook) -> Iterator[str]:
         ("untaught facts", len(handbook.facts) - len(handbook.taught), NUM_UNTAUGHT),
         ("unanswerable questions", len(handbook.unanswerable), NUM_UNKNOWN),
         ("smalltalk questions", len(handbook.smalltalk), NUM_UNKNOWN),
+        ("plain questions", len(handbook.plain), NUM_PLAIN),
     ):
         if found != wanted:
             yield f"facts.yaml: there are {found} {name} instead of {wanted}."
@@ -262,6 +275,8 @@ def generate(handbook: Handbook) -> dict[str, str]:
         "test": test_rows(handbook),
         "pairs": pair_rows(handbook, validation=False),
         "pairs-validation": pair_rows(handbook, validation=True),
+        "routes": route_rows(handbook, validation=False),
+        "routes-validation": route_rows(handbook, validation=True),
         "preferences": preference_rows(handbook, validation=False),
         "preferences-validation": preference_rows(handbook, validation=True),
     }

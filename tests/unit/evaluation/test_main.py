@@ -1,7 +1,8 @@
-"""`python -m evaluation score`, without a service: what it asks with."""
+"""`python -m evaluation`, without a service: what `score` asks with, and what `promote` puts in force."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.api_keys import DEFAULT_SCOPES, DEFAULT_TENANT, ApiKeys
-from cluster.errors import Unavailable
+from cluster.cards import ModelCard, ModelKind, Parity
+from cluster.errors import ConfigError, HamletError, NotFound, Unavailable
+from cluster.registry import Registry
+from cluster.router_policy import read_policy
 from evaluation import __main__ as evaluation
 
 QUESTIONS = Path(__file__).parents[3] / "examples" / "handbook" / "test.jsonl"
@@ -46,3 +50,55 @@ def test_a_score_asks_with_the_key_that_it_is_given(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OPENAI_API_KEY", "mine")
     assert score(monkeypatch) == "mine"
     assert len(ApiKeys().list()) == 1
+
+
+def card(**changes: Any) -> ModelCard:
+    """A registered classifier of routes, or what `changes` make of it."""
+    fields: dict[str, Any] = {
+        "id": "ft:minilm:acme:routes:1",
+        "kind": ModelKind.CLASSIFIER,
+        "labels": ("plain", "rag"),
+        "base_model": "builtin:minilm",
+        "weights_uri": "/weights",
+        "max_length_tokens": 64,
+        "config_sha256": "c",
+        "data_sha256": "d",
+        "code_version": "1",
+        "parity": Parity(passed=True, max_metric_difference=0.0),
+    }
+    return ModelCard.model_validate(fields | changes)
+
+
+def promote(folder: Path, *arguments: str) -> BaseException | None:
+    """What promoting the cell `rag` of a comparison in `folder` raised."""
+    policy = {"grounded_route": "rag", "score_threshold": 0.4}
+    (folder / "results.json").write_text(json.dumps({"policies": {"rag": policy}, "winner": "rag"}))
+    return CliRunner().invoke(evaluation.app, ["promote", str(folder), *arguments]).exception
+
+
+def test_a_classifier_of_routes_is_promoted_with_the_winner(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.register(card())
+    registry.promote("routes", "ft:minilm:acme:routes:1")
+    assert promote(tmp_path, "--route-model", "routes") is None
+    policy = read_policy()
+    assert policy is not None
+    assert (policy.route_model, policy.score_threshold) == ("ft:minilm:acme:routes:1", 0.4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (None, NotFound),
+        ({"kind": ModelKind.GENERATOR}, ConfigError),
+        ({"labels": ("plain", "sports")}, ConfigError),
+        ({"is_pair": True}, ConfigError),
+    ],
+)
+def test_what_names_no_routes_is_not_promoted(
+    tmp_path: Path, changes: dict[str, Any] | None, error: type[HamletError]
+) -> None:
+    if changes is not None:
+        Registry().register(card(**changes))
+    assert isinstance(promote(tmp_path, "--route-model", "ft:minilm:acme:routes:1"), error)
+    assert read_policy() is None

@@ -49,6 +49,8 @@ def test_the_files_on_disk_are_what_the_facts_make() -> None:
 def test_each_file_has_as_many_rows_as_the_readme_says() -> None:
     assert len(rows("train.jsonl")) == 128
     assert len(rows("validation.jsonl")) == 32
+    assert Counter(row["label"] for row in rows("routes.jsonl")) == {"rag": 128, "plain": 96}
+    assert Counter(row["label"] for row in rows("routes-validation.jsonl")) == {"rag": 32, "plain": 24}
     assert Counter(row["kind"] for row in rows("test.jsonl")) == {
         "taught": 64,
         "untaught": 32,
@@ -61,6 +63,13 @@ def test_no_test_question_is_trained_or_validated_on() -> None:
     seen = {make.words(question) for question in questions("train.jsonl") + questions("validation.jsonl")}
     assert len(seen) == 128 + 32
     assert not [row for row in rows("test.jsonl") if make.words(row["question"]) in seen]
+
+
+def test_no_plain_question_of_an_evaluation_is_in_the_training_of_routes() -> None:
+    general = (HANDBOOK.parents[1] / "evaluation" / "general.jsonl").read_text(encoding="utf-8").splitlines()
+    tested = [json.loads(line)["question"] for line in general] + list(BOOK.smalltalk)
+    trained = [row["text"] for name in ("routes", "routes-validation") for row in rows(f"{name}.jsonl")]
+    assert [(a, b) for a in tested for b in trained if make.overlap(a, b) >= make.MAX_OVERLAP] == []
 
 
 def test_no_untaught_answer_is_trained_on() -> None:

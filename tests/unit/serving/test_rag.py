@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from cluster.api_keys import make_key
 from cluster.cards import ModelCard
-from cluster.errors import StoreUnavailable
+from cluster.errors import StoreUnavailable, Unavailable
 from serving.answers import NOTHING_FOUND
 from serving.authentication import Gate, Keyring
 from serving.backends import SearchJob
@@ -233,3 +233,97 @@ def test_auto_sends_a_pair_to_the_classifier_and_to_no_language_model(
     assert body["hamlet"]["verdict"] == {"equivalent": 0.9, "different": pytest.approx(0.1)}
     assert handbook.engine.prompts == []
     assert handbook.retriever.jobs == []
+
+
+@pytest.fixture
+def routed(handbook: ScriptedApplication, pair_card: ModelCard) -> ScriptedApplication:
+    """With a classifier of routes in force, under an alias, and a tuned model."""
+    card = pair_card.model_copy(update={"id": "ft:minilm:acme:routes:1", "is_pair": False})
+    handbook.cards.append(card)
+    handbook.aliases["routes"] = card.id
+    handbook.config = ServingConfig(router=RouterConfig(route_model="routes", tuned_model="prod"))
+    return handbook
+
+
+@pytest.mark.parametrize("route", ["plain", "rag", "tuned", "tuned+rag"])
+def test_a_classifier_of_routes_decides_in_place_of_the_threshold(
+    routed: ScriptedApplication, chat: Ask, make_card: Callable[..., Any], route: str
+) -> None:
+    routed.cards.append(make_card())
+    routed.aliases["prod"] = make_card().id
+    routed.classifier.labels = {"How many days?": route}
+    body = chat("How many days?", model="auto").json()
+    told = body["hamlet"]
+    assert (told["route"], told["degraded"]) == (route, False)
+    assert told["reason"] == f"routes takes the question for {route} (0.90)"
+    # What is answered without documents is not searched for either.
+    assert len(routed.retriever.jobs) == ("rag" in route)
+    assert [hit["file_id"] for hit in told["hits"]] == (["doc-1", "doc-2"] if "rag" in route else [])
+
+
+def test_a_route_that_cannot_run_falls_back_along_the_chain_whoever_chose_it(
+    routed: ScriptedApplication, chat: Ask
+) -> None:
+    routed.classifier.labels = {"days?": "tuned+rag"}
+    assert chat("days?", model="auto").json()["hamlet"]["route"] == "rag"  # no tuned model yet
+    routed.retriever.failure = StoreUnavailable("down")
+    told = chat("days?", model="auto").json()["hamlet"]
+    assert (told["route"], told["degraded"]) == ("plain", True)
+
+
+@pytest.mark.parametrize("fault", ["down", "a label that is no route", "not registered"])
+def test_without_a_learned_route_the_threshold_decides_and_the_answer_says_degraded(
+    routed: ScriptedApplication, chat: Ask, fault: str
+) -> None:
+    routed.classifier.labels = (
+        {"days?": "sports"} if fault == "a label that is no route" else {"days?": "plain"}
+    )
+    if fault == "down":
+        routed.classifier.failure = Unavailable("down")
+    if fault == "not registered":
+        routed.aliases.clear()
+    told = chat("days?", model="auto").json()["hamlet"]
+    assert (told["route"], told["degraded"]) == ("rag", True)
+    assert "0.80, at or above 0.34" in told["reason"]
+
+
+def test_a_pair_needs_no_classifier_of_routes(
+    routed: ScriptedApplication, chat: Ask, pair_card: ModelCard
+) -> None:
+    routed.cards.append(pair_card)
+    routed.classifier.failure = None
+    body = chat("Sentence 1: He left.\nSentence 2: He left.", model="auto").json()
+    assert body["hamlet"]["route"] == "classifier"
+
+
+def test_a_learned_route_to_the_documents_that_finds_nothing_says_so(
+    routed: ScriptedApplication, chat: Ask
+) -> None:
+    routed.classifier.labels = {"days?": "rag"}
+    routed.retriever.by_tenant["default"] = [scripted_passage(1, "fact", 0.1)]
+    body = chat("days?", model="auto").json()
+    assert body["choices"][0]["message"]["content"] == NOTHING_FOUND
+    assert "nothing relevant was found" in body["hamlet"]["reason"]
+
+
+def test_a_conversation_keeps_the_route_it_asks_for(
+    handbook: ScriptedApplication, chat: Ask, pair_card: ModelCard
+) -> None:
+    handbook.cards.append(pair_card)
+    first = chat("How many days?", model="auto").json()["hamlet"]["route"]
+    handbook.retriever.by_tenant["default"] = [scripted_passage(1, "fact", 0.3)]
+    again = chat("And if I stay?", model="auto", hamlet={"route": first}).json()["hamlet"]
+    assert (again["route"], again["reason"]) == ("rag", "the route that was asked for")
+    handbook.retriever.jobs.clear()
+    pair = 'Do "He left." and "He went." mean the same?'
+    assert chat(pair, model="auto", hamlet={"route": "plain"}).json()["hamlet"]["route"] == "plain"
+    assert handbook.retriever.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("model", "route"), [("smollm2", "rag"), ("smollm2+rag", "rag"), ("auto", "classifier"), ("auto", "fast")]
+)
+def test_a_route_that_cannot_be_asked_for_is_refused(chat: Ask, model: str, route: str) -> None:
+    response = chat(model=model, hamlet={"route": route})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "hamlet.route"
