@@ -79,15 +79,14 @@ def test_tokens_are_sent_as_they_are_generated(world: ScriptedApplication) -> No
         await connection.run()
         times = [at - started for at, message in connection.sent if b"t" in message.get("body", b"")]
         assert len(connection.bodies) >= 20
-        assert times[0] < 0.2
-        assert times[-1] - times[0] > 0.2
+        assert times[0] < times[-1] / 2, "the first did not wait for the last"
 
     run(main())
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_generation_ends_when_the_client_leaves(world: ScriptedApplication, stream: bool) -> None:
-    world.engine = ScriptedEngine(script=["t "] * 500, step_s=0.01)
+    world.engine = ScriptedEngine(script=["t "] * 500, step_s=0.05)
 
     async def main() -> None:
         connection = Connection(world.app, body(stream))
@@ -171,7 +170,8 @@ def test_a_place_is_given_back_once() -> None:
 
 
 def test_a_stream_that_does_not_end_in_time_says_so_and_is_given_up(world: ScriptedApplication) -> None:
-    world.config = ServingConfig(router=RouterConfig(request_timeout_s=0.1))
+    # Long enough to begin on a busy machine, a tenth of what the whole answer takes.
+    world.config = ServingConfig(router=RouterConfig(request_timeout_s=1))
     world.engine = ScriptedEngine(script=["t "] * 500, step_s=0.02)
 
     async def main() -> None:
