@@ -78,11 +78,23 @@ class ChatLogprobs(BaseModel):
     refusal: None
 
 
+class AnsweredFunction(BaseModel):
+    name: str
+    arguments: str = Field(description="JSON text, as the model wrote it.")
+
+
+class AnsweredCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: AnsweredFunction
+
+
 class AnswerMessage(BaseModel):
     role: Literal["assistant"]
-    content: str
+    content: str | None = Field(description="Null where the answer is function calls alone.")
     refusal: None
     annotations: list[FileCitation]
+    tool_calls: list[AnsweredCall] = absent_or("Function calls, where the answer makes some.")
 
 
 class ChatChoice(BaseModel):

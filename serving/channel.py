@@ -24,8 +24,8 @@ from typing import Any
 import orjson
 
 from cluster.errors import Unavailable
-from serving.engine import Delta, TokenLogprob
-from serving.generator import Answer, Completion, PromptReport
+from serving.engine import CallDelta, Delta, TokenLogprob
+from serving.generator import Answer, Completion, PromptReport, ToolCall
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,22 @@ def encode(event: Event) -> bytes:
     if isinstance(event, PromptReport):
         return orjson.dumps(["report", event.num_prompt_tokens, event.num_passages, event.num_turns_dropped])
     if isinstance(event, Completion):
-        answers = [[a.text, a.num_tokens, a.finish_reason, _plain(a.logprobs)] for a in event.answers]
+        answers = [
+            [a.text, a.num_tokens, a.finish_reason, _plain(a.logprobs), [*map(list, a.calls)]]
+            for a in event.answers
+        ]
         report = event.report
         return orjson.dumps(
             ["whole", report.num_prompt_tokens, report.num_passages, report.num_turns_dropped, answers]
         )
     return orjson.dumps(
-        ["deltas", *([d.index, d.text, d.num_tokens, d.finish_reason, _plain(d.logprobs)] for d in event)]
+        [
+            "deltas",
+            *(
+                [d.index, d.text, d.num_tokens, d.finish_reason, _plain(d.logprobs), [*map(list, d.calls)]]
+                for d in event
+            ),
+        ]
     )
 
 
@@ -72,9 +81,15 @@ def decode(data: bytes) -> Event:
         *report, answers = fields
         return Completion(
             PromptReport(*report),
-            tuple(Answer(text, num, finish, _logprobs(tokens)) for text, num, finish, tokens in answers),
+            tuple(
+                Answer(text, num, finish, _logprobs(tokens), tuple(ToolCall(*call) for call in calls))
+                for text, num, finish, tokens, calls in answers
+            ),
         )
-    return [Delta(index, text, num, finish, _logprobs(tokens)) for index, text, num, finish, tokens in fields]
+    return [
+        Delta(index, text, num, finish, _logprobs(tokens), tuple(CallDelta(*call) for call in calls))
+        for index, text, num, finish, tokens, calls in fields
+    ]
 
 
 def _plain(tokens: tuple[TokenLogprob, ...]) -> list[Any]:

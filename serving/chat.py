@@ -194,7 +194,7 @@ async def _chat_events(
             for delta in deltas:
                 num_tokens += delta.num_tokens
                 texts[delta.index] += delta.text
-                if delta.text or (request.logprobs and delta.logprobs):
+                if delta.text or delta.calls or (request.logprobs and delta.logprobs):
                     yield event(chunk(delta_choice(delta, request.logprobs)))
                 if delta.finish_reason is None:
                     continue

@@ -104,6 +104,11 @@ class GeneratorConfig(ModelDeploymentConfig):
         description="Share of the memory for vLLM; by default 0.15 on CPU, 0.9 on GPU.",
     )
     kv_cache_gib: int = Field(1, ge=1, description="Size of vLLM's KV cache on CPU, in GiB.")
+    tool_parser: str | None = Field(
+        None,
+        description="How the model writes function calls, by the name of vLLM's parser: hermes (Qwen, SmolLM3), "
+        "llama3_json, mistral, …. Without it `tools` with functions are refused.",
+    )
 
 
 class ClassifierConfig(ModelDeploymentConfig):

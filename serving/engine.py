@@ -8,9 +8,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Functions that an answer may call, in OpenAI's form: `{"type": "function", "function": {…}}`.
+
+    `must_call` asks for a call of any of them, `function` for a call of this one.
+    """
+
+    tools: tuple[dict[str, Any], ...]
+    must_call: bool = False
+    function: str | None = None
+    parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +39,7 @@ class Sampling:
     seed: int | None = None
     num_top_logprobs: int | None = None  # None: no log probabilities; 0: of the chosen token alone
     json_schema: str | None = None  # JSON text of the schema that the answer must satisfy
+    tools: ToolUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,15 @@ class TokenLogprob:
     top: tuple[tuple[str, float], ...] = ()
 
 
+class CallDelta(NamedTuple):
+    """What one step added to a function call. Its first piece has `id` and `name`; the arguments, JSON text, follow."""
+
+    number: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
     """What one step added to one of the `n` answers. The last of an index carries `finish_reason`."""
@@ -56,6 +79,7 @@ class Delta:
     num_tokens: int
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[CallDelta, ...] = ()
 
 
 class GenerationEngine(Protocol):
@@ -68,7 +92,7 @@ class GenerationEngine(Protocol):
 
     @property
     def features(self) -> frozenset[str]:
-        """Which of `logprobs` and `json_schema` it offers."""
+        """Which of `logprobs`, `json_schema` and `tools` it offers."""
         ...
 
     def generate(

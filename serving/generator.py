@@ -10,11 +10,20 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cluster.errors import ContextLengthExceeded, InvalidInput
 from serving.config import GeneratorConfig
-from serving.engine import Adapter, Delta, FinishReason, GenerationEngine, Sampling, TokenLogprob
-from serving.prompts import Passage, fit
+from serving.engine import (
+    Adapter,
+    CallDelta,
+    Delta,
+    FinishReason,
+    GenerationEngine,
+    Sampling,
+    TokenLogprob,
+)
+from serving.prompts import Passage, fit, last_user_turn
 from serving.tokenizer import Message, PromptRenderer
 
 log = logging.getLogger(__name__)
@@ -44,6 +53,14 @@ class PromptReport:
     num_turns_dropped: int = 0
 
 
+class ToolCall(NamedTuple):
+    """One function call of an answer; `arguments` is the JSON text that the model wrote."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One whole answer."""
@@ -52,6 +69,7 @@ class Answer:
     num_tokens: int
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +151,16 @@ class Generator:
         needs = {
             "logprobs": sampling.num_top_logprobs is not None,
             "json_schema": sampling.json_schema is not None,
+            "tools": sampling.tools is not None,
         }
-        params = {"logprobs": "logprobs", "json_schema": "response_format"}
+        params = {"logprobs": "logprobs", "json_schema": "response_format", "tools": "tools"}
         for feature, needed in needs.items():
             if needed and feature not in self._engine.features:
+                remedy = "leave it out" + (
+                    ", or set the generator's tool_parser" if feature == "tools" else ""
+                )
                 raise InvalidInput(
-                    f"this server's generation engine does not offer {params[feature]!r}; leave it out",
+                    f"this server's generation engine does not offer {params[feature]!r}; {remedy}",
                     params[feature],
                     "unsupported_parameter",
                 )
@@ -147,28 +169,33 @@ class Generator:
         if not job.messages:
             ids = list(job.prompt) if isinstance(job.prompt, tuple) else self._renderer.encode(job.prompt)
             return ids, PromptReport(len(ids))
-        template = job.adapter.chat_template if job.adapter else None
         if not job.passages:
-            ids = self._renderer.render(job.messages, template)
+            ids = self._render(job, job.messages)
             return ids, PromptReport(len(ids))
-        return self._grounded_prompt(job, template)
+        return self._grounded_prompt(job)
 
-    def _grounded_prompt(self, job: GenerationJob, template: str | None) -> tuple[list[int], PromptReport]:
+    def _render(self, job: GenerationJob, messages: Sequence[Message]) -> list[int]:
+        """The prompt of these messages, with the template and the tools of the job."""
+        template = job.adapter.chat_template if job.adapter else None
+        tools = job.sampling.tools.tools if job.sampling.tools else ()
+        return self._renderer.render(messages, template, tools)
+
+    def _grounded_prompt(self, job: GenerationJob) -> tuple[list[int], PromptReport]:
         room = job.max_tokens or self._config.default_max_tokens
         budget = self._engine.max_model_len_tokens - room
 
         def fits(messages: Sequence[Message]) -> bool:
-            return len(self._renderer.render(messages, template)) <= budget
+            return len(self._render(job, messages)) <= budget
 
         fitted = fit(job.messages, job.passages, fits)
         if fitted is None:
-            bare = len(self._renderer.render(job.messages[-1:], template))
+            bare = len(self._render(job, job.messages[last_user_turn(job.messages) :]))
             raise ContextLengthExceeded(
                 f"the question takes {bare} tokens and the answer {room}, together more than the model's "
                 f"{self._engine.max_model_len_tokens}; shorten the question or lower max_tokens",
                 "messages",
             )
-        ids = self._renderer.render(fitted.messages, template)
+        ids = self._render(job, fitted.messages)
         return ids, PromptReport(len(ids), fitted.num_passages, fitted.num_turns_dropped)
 
 
@@ -200,4 +227,14 @@ def _joined(deltas: Sequence[Delta]) -> Answer:
         num_tokens=sum(delta.num_tokens for delta in deltas),
         finish_reason=next((delta.finish_reason for delta in deltas if delta.finish_reason), "stop"),
         logprobs=tuple(token for delta in deltas for token in delta.logprobs),
+        calls=_joined_calls([call for delta in deltas for call in delta.calls]),
     )
+
+
+def _joined_calls(pieces: Sequence[CallDelta]) -> tuple[ToolCall, ...]:
+    """Whole calls, in the order of their numbers."""
+    calls: dict[int, ToolCall] = {}
+    for piece in pieces:
+        before = calls.get(piece.number, ToolCall(piece.id or "", piece.name or "", ""))
+        calls[piece.number] = before._replace(arguments=before.arguments + piece.arguments)
+    return tuple(calls[number] for number in sorted(calls))

@@ -57,12 +57,7 @@ def chat_completion(
         "choices": [
             {
                 "index": index,
-                "message": {
-                    "role": "assistant",
-                    "content": answer.text,
-                    "refusal": None,
-                    "annotations": annotations[index],
-                },
+                "message": _message(answer, annotations[index]),
                 "logprobs": chat_logprobs(answer.logprobs) if with_logprobs else None,
                 "finish_reason": answer.finish_reason,
             }
@@ -71,6 +66,21 @@ def chat_completion(
         "usage": completion_usage([completion]),
         "hamlet": extension,
     }
+
+
+def _message(answer: Answer, annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    message = {
+        "role": "assistant",
+        "content": answer.text if answer.text or not answer.calls else None,
+        "refusal": None,
+        "annotations": annotations,
+    }
+    calls = [_call(call.id, call.name, call.arguments) for call in answer.calls]
+    return message | {"tool_calls": calls} if calls else message
+
+
+def _call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def chat_chunk(
@@ -102,7 +112,18 @@ def chunk_choice(
 def delta_choice(delta: Delta, with_logprobs: bool) -> dict[str, Any]:
     """The chunk choice of what an engine's step added, its finish reason left for the last chunk."""
     logprobs = chat_logprobs(delta.logprobs) if with_logprobs and delta.logprobs else None
-    return chunk_choice(delta.index, {"content": delta.text}, None, logprobs)
+    added: dict[str, Any] = {"content": delta.text} if delta.text or not delta.calls else {}
+    if delta.calls:
+        added["tool_calls"] = [
+            {"index": piece.number}
+            | (
+                _call(piece.id, piece.name, piece.arguments)
+                if piece.id is not None and piece.name is not None
+                else {"function": {"arguments": piece.arguments}}
+            )
+            for piece in delta.calls
+        ]
+    return chunk_choice(delta.index, added, None, logprobs)
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ than the one asked. Fields that only label a request (`user`, `metadata`, …) a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -17,8 +18,20 @@ from cluster.errors import InvalidInput
 from cluster.router_policy import AnswerRoute
 from serving.bodies import Body, Part
 from serving.catalogue import AUTO
-from serving.engine import Sampling
+from serving.engine import Sampling, ToolUse
 from serving.tokenizer import Message
+from serving.tool_requests import (
+    MAX_TOOLS,
+    CallOfHistory,
+    FileSearch,
+    FunctionTool,
+    NamedTool,
+    Tool,
+    ToolChoice,
+    require_chosen,
+    require_offered,
+    require_one_kind,
+)
 
 MAX_ANSWERS = 16
 MAX_STOPS = 4
@@ -90,35 +103,42 @@ class RetrievalOptions(Part):
     )
 
 
-class FileSearchRanking(Part):
-    ranker: Literal["auto", "default-2024-11-15"] = "auto"
-    score_threshold: float | None = Field(None, ge=0, le=1, description="Least similarity of a chunk.")
-
-
-class FileSearch(Part):
-    """The tool `file_search`: the answer is made from what these vector stores say."""
-
-    type: Literal["file_search"]
-    vector_store_ids: list[str] = Field(min_length=1, max_length=16)
-    max_num_results: int | None = Field(None, ge=1, le=50)
-    filters: dict[str, Any] | None = Field(None, description="Attributes of files, in OpenAI's form.")
-    ranking_options: FileSearchRanking = FileSearchRanking()
-
-
 class ChatMessage(Part):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, WithJsonSchema(TEXT_OR_PARTS)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[CallOfHistory] | None = Field(None, min_length=1, description="Of an earlier answer.")
+    tool_call_id: str | None = Field(
+        None, min_length=1, validate_default=True, description="The call that a message of role tool answers."
+    )
+    # May be null beside tool_calls alone.
+    content: Annotated[str | None, WithJsonSchema(TEXT_OR_PARTS)] = Field(None, validate_default=True)
     # What an answer of ours carries, so that it can be sent back as history.
     refusal: None = None
     annotations: list[Any] | None = Field(None, description="Of an earlier answer; not read.")
     audio: None = None
-    tool_calls: None = None
     function_call: None = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _calls_of_an_assistant(
+        cls, value: list[CallOfHistory] | None, info: ValidationInfo
+    ) -> list[CallOfHistory] | None:
+        if value is not None and info.data.get("role") != "assistant":
+            raise ValueError("belong to role assistant")
+        return value
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _answer_of_a_tool(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if (value is not None) != (info.data.get("role") == "tool"):
+            raise ValueError("is required of role tool and allowed with it alone")
+        return value
 
     @field_validator("content", mode="before")
     @classmethod
-    def _text(cls, value: object) -> object:
+    def _text(cls, value: object, info: ValidationInfo) -> object:
         """Content parts become one text; anything but text is refused."""
+        if value is None and not info.data.get("tool_calls"):
+            raise ValueError("is required; an assistant's tool_calls alone may stand without")
         if not isinstance(value, list):
             return value
         texts = []
@@ -130,7 +150,12 @@ class ChatMessage(Part):
         return "\n".join(texts)
 
     def to_message(self) -> Message:
-        return Message("system" if self.role == "developer" else self.role, self.content)
+        return Message(
+            "system" if self.role == "developer" else self.role,
+            self.content or "",
+            tuple(call.for_template() for call in self.tool_calls or ()),
+            self.tool_call_id,
+        )
 
 
 class _Generation(Body):
@@ -202,8 +227,11 @@ class ChatRequest(_Generation):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     hamlet: RetrievalOptions = Field(RetrievalOptions(), description="Options of retrieval.")
-    tools: list[FileSearch] | None = Field(None, min_length=1, max_length=1, description="One file_search.")
-    tool_choice: Literal["auto", "none", "required"] | None = None
+    tools: list[Tool] | None = Field(
+        None, min_length=1, max_length=MAX_TOOLS, description="Functions, or one file_search."
+    )
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = Field(None, description="Whether one answer may hold several calls.")
     # Labels and defaults of OpenAI's clients, accepted where they ask for nothing.
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
@@ -212,17 +240,45 @@ class ChatRequest(_Generation):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
+    @field_validator("messages")
+    @classmethod
+    def _answered_calls(cls, value: list[ChatMessage]) -> list[ChatMessage]:
+        """Each call is answered once, before anybody else speaks; those of the last turn may stay open."""
+        unanswered: set[str] = set()
+        for index, message in enumerate(value):
+            if message.role == "tool":
+                if message.tool_call_id not in unanswered:
+                    raise InvalidInput(
+                        f"messages[{index}] answers {message.tool_call_id!r}, which the turn before does not call",
+                        f"messages[{index}].tool_call_id",
+                    )
+                unanswered.remove(message.tool_call_id)
+                continue
+            if unanswered:
+                raise InvalidInput(
+                    f"messages[{index}] follows calls without an answer: {', '.join(sorted(unanswered))}; send a "
+                    "message of role tool for each",
+                    f"messages[{index}].role",
+                )
+            unanswered = {call.id for call in message.tool_calls or ()}
+        return value
+
     @field_validator("tools", mode="before")
     @classmethod
     def _offered_tools(cls, value: object) -> object:
-        for index, tool in enumerate(value if isinstance(value, list) else ()):
-            kind = tool.get("type") if isinstance(tool, dict) else type(tool).__name__
-            if kind != "file_search":
-                raise InvalidInput(
-                    f"tools[{index}] is of type {kind!r}; only file_search is offered",
-                    f"tools[{index}].type",
-                    "unsupported_value",
-                )
+        require_offered(value)
+        return value
+
+    @field_validator("tools")
+    @classmethod
+    def _one_kind(cls, value: list[Tool] | None) -> list[Tool] | None:
+        require_one_kind(value or ())
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _choice_of_what_there_is(cls, value: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
+        require_chosen(value, info.data.get("tools") or ())
         return value
 
     @field_validator("hamlet")
@@ -238,7 +294,23 @@ class ChatRequest(_Generation):
     @property
     def file_search(self) -> FileSearch | None:
         """The stores to answer from, where the caller names some."""
-        return self.tools[0] if self.tools and self.tool_choice != "none" else None
+        first = self.tools[0] if self.tools and self.tool_choice != "none" else None
+        return first if isinstance(first, FileSearch) else None
+
+    @property
+    def functions(self) -> ToolUse | None:
+        """The functions that the answer may call; with tool_choice none the model does not see them."""
+        offered = tuple(
+            tool.model_dump(exclude_none=True) for tool in self.tools or () if isinstance(tool, FunctionTool)
+        )
+        if not offered or self.tool_choice == "none":
+            return None
+        return ToolUse(
+            offered,
+            must_call=self.tool_choice == "required",
+            function=self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None,
+            parallel=self.parallel_tool_calls is not False,
+        )
 
     @field_validator("logprobs", mode="before")
     @classmethod
@@ -266,7 +338,8 @@ class ChatRequest(_Generation):
 
     def sampling(self) -> Sampling:
         schema = self.response_format.schema_text if self.response_format else None
-        return self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema)
+        sampling = self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema)
+        return replace(sampling, tools=self.functions)
 
 
 class CompletionRequest(_Generation):

@@ -11,21 +11,30 @@ import codecs
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cluster.errors import Unavailable
-from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob
+from serving.engine import Adapter, CallDelta, Delta, FinishReason, Sampling, TokenLogprob
 from serving.stops import StopFilter
 from serving.tokenizer import Message
 
 # Bytes stand for a token that is a part of a character.
-Script = Sequence[str | bytes]
+Token = str | bytes | CallDelta
+Script = Sequence[Token]
 
 DEFAULT_TEMPLATE = """
 {% for message in messages %}<|{{ message.role }}|> {{ message.content }} <|end|> {% endfor %}<|assistant|>
 """
 
+
+TOOL_TEMPLATE = """
+{% for tool in tools or [] %}<|tool|> {{ tool | tojson }} {% endfor %}
+{% for message in messages %}<|{{ message.role }}|> {{ message.content }}
+{% for call in message.tool_calls or [] %} {{ call.function.name }} {{ call.function.arguments | tojson }} {% endfor %}
+<|end|> {% endfor %}<|assistant|>
+"""
 
 SPECIAL_TOKENS = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>")
 
@@ -33,15 +42,21 @@ SPECIAL_TOKENS = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>")
 class WordTokenizer:
     """One token per word, numbered as they come; renders real Jinja templates."""
 
-    def __init__(self, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> None:
+    def __init__(
+        self, special_tokens: Sequence[str] = SPECIAL_TOKENS, template: str = DEFAULT_TEMPLATE
+    ) -> None:
         self.special_tokens = tuple(special_tokens)
+        self.template = template
         self._ids: dict[str, int] = {}
         self._environment = ImmutableSandboxedEnvironment()
         self._environment.globals["raise_exception"] = _raise
 
-    def apply_template(self, messages: Sequence[Message], template: str | None) -> list[int]:
-        compiled = self._environment.from_string(template or DEFAULT_TEMPLATE)
-        return self.encode(compiled.render(messages=[message._asdict() for message in messages]))
+    def apply_template(
+        self, messages: Sequence[Message], template: str | None, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
+        compiled = self._environment.from_string(template or self.template)
+        shown = [message.for_template() for message in messages]
+        return self.encode(compiled.render(messages=shown, tools=list(tools) or None))
 
     def encode(self, text: str) -> list[int]:
         return [self._ids.setdefault(word, len(self._ids)) for word in re.findall(r"\S+", text)]
@@ -122,8 +137,11 @@ class _Answer:
         self._num_tokens = 0
         self.finished = False
 
-    def step(self, token: str | bytes, last: bool) -> Delta:
+    def step(self, token: Token, last: bool) -> Delta:
         self._num_tokens += 1
+        if isinstance(token, CallDelta):
+            self.finished = last
+            return Delta(self._index, "", 1, "tool_calls" if last else None, calls=(token,))
         text = self._stop.feed(self._characters.decode(token.encode() if isinstance(token, str) else token))
         finish: FinishReason | None = None
         if self._stop.stopped or last:

@@ -6,7 +6,7 @@ Owns rendering. Does not own what a prompt says (`prompts`) nor what fits (`prom
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,10 +17,26 @@ from cluster.errors import InvalidInput
 
 
 class Message(NamedTuple):
-    """One turn of a conversation. `role` is system, user or assistant."""
+    """One turn of a conversation. `role` is system, user, assistant or tool.
+
+    `tool_calls` are those of an assistant, their arguments objects; `tool_call_id` the one that a tool answers.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_call_id: str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is neither a call nor the answer to one."""
+        return self.role != "tool" and not self.tool_calls
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates read it: only what is there."""
+        plain: dict[str, Any] = {"role": self.role, "content": self.content}
+        calls = {"tool_calls": list(self.tool_calls)} if self.tool_calls else {}
+        return plain | calls | ({"tool_call_id": self.tool_call_id} if self.tool_call_id else {})
 
 
 class ChatTokenizer(Protocol):
@@ -31,8 +47,10 @@ class ChatTokenizer(Protocol):
         """Texts that are read as one control token."""
         ...
 
-    def apply_template(self, messages: Sequence[Message], template: str | None) -> list[int]:
-        """Token ids of the conversation, ready for the answer. Raises jinja2.TemplateError if refused."""
+    def apply_template(
+        self, messages: Sequence[Message], template: str | None, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
+        """Token ids of the conversation, ready for the answer. Raises jinja2.TemplateError or TypeError if refused."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -51,9 +69,12 @@ class HubTokenizer:
         added = [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special]
         self.special_tokens = tuple(dict.fromkeys([*self._tokenizer.all_special_tokens, *added]))
 
-    def apply_template(self, messages: Sequence[Message], template: str | None) -> list[int]:
+    def apply_template(
+        self, messages: Sequence[Message], template: str | None, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         text = self._tokenizer.apply_chat_template(
-            [message._asdict() for message in messages],
+            [message.for_template() for message in messages],
+            tools=list(tools) or None,
             chat_template=template,
             add_generation_prompt=True,
             tokenize=False,
@@ -74,6 +95,7 @@ class TemplateTraits(NamedTuple):
 
     takes_system: bool
     takes_repeated_roles: bool
+    takes_tools: bool = False
 
 
 class PromptRenderer:
@@ -88,13 +110,36 @@ class PromptRenderer:
         self._special = special_token_pattern(tokenizer.special_tokens)
         self._traits = lru_cache(maxsize=64)(self._probe)
 
-    def render(self, messages: Sequence[Message], template: str | None = None) -> list[int]:
-        """Token ids of the prompt. Raises InvalidInput with the template's reason if it still refuses."""
-        plain = [Message(role, neutralise(content, self._special)) for role, content in messages]
-        fitted = fit_template(plain, self._traits(template))
+    def render(
+        self, messages: Sequence[Message], template: str | None = None, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
+        """Token ids of the prompt. Raises InvalidInput with the template's reason if it still refuses.
+
+        Also for tools or their calls where the template would leave them out.
+        """
+        traits = self._traits(template)
+        if not traits.takes_tools and (tools or not all(message.is_text for message in messages)):
+            raise InvalidInput(
+                "the model's chat template leaves tools out; use a model that was made for them",
+                "tools" if tools else "messages",
+                "unsupported_parameter",
+            )
+        plain = [
+            message._replace(
+                content=neutralise(message.content, self._special),
+                tool_calls=tuple(neutralised(call, self._special) for call in message.tool_calls),
+            )
+            for message in messages
+        ]
+        fitted = fit_template(plain, traits)
         try:
-            return self._tokenizer.apply_template(fitted, template)
-        except TemplateError as exc:
+            return self._tokenizer.apply_template(
+                fitted, template, [neutralised(tool, self._special) for tool in tools]
+            )
+        except (
+            TemplateError,
+            TypeError,
+        ) as exc:  # templates raise both: by name, or by adding text to an object
             reason = f"the model's chat template refuses these messages: {exc}"
             raise InvalidInput(reason, "messages") from exc
 
@@ -104,27 +149,36 @@ class PromptRenderer:
 
     def _probe(self, template: str | None) -> TemplateTraits:
         system, first, second = Message("system", _PROBE), Message("user", "a"), Message("user", _PROBE)
+        tool = {"name": _PROBE, "description": "a", "parameters": {"type": "object", "properties": {}}}
+
+        def shows(with_probe: list[Message], without: list[Message]) -> bool:
+            return self._differ(lambda: apply(with_probe, template), lambda: apply(without, template))
+
+        apply = self._tokenizer.apply_template
         return TemplateTraits(
-            takes_system=self._accepts([system, first], template),
-            takes_repeated_roles=self._accepts([first, second], template),
+            takes_system=shows([system, first], [system._replace(content=""), first]),
+            takes_repeated_roles=shows([first, second], [first, second._replace(content="")]),
+            takes_tools=self._differ(
+                lambda: apply([first], template, [{"type": "function", "function": tool}]),
+                lambda: apply([first], template),
+            ),
         )
 
-    def _accepts(self, messages: list[Message], template: str | None) -> bool:
-        without = [Message(role, content.replace(_PROBE, "")) for role, content in messages]
+    @staticmethod
+    def _differ(one: Callable[[], list[int]], other: Callable[[], list[int]]) -> bool:
+        """Whether both prompts can be made and differ: a template may leave out in silence what it does not know."""
         try:
-            # A template may also leave out in silence what it does not know.
-            return self._tokenizer.apply_template(messages, template) != self._tokenizer.apply_template(
-                without, template
-            )
-        except TemplateError:
+            return one() != other()
+        except (TemplateError, TypeError):
             return False
 
 
 def fit_template(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
     """`messages` in the form that a template with `traits` accepts. Pure.
 
-    >>> fit_template([Message("system", "Be brief."), Message("user", "Hi")], TemplateTraits(False, True))
-    [Message(role='user', content='Be brief.\\n\\nHi')]
+    >>> [turn] = fit_template([Message("system", "Be brief."), Message("user", "Hi")], TemplateTraits(False, True))
+    >>> turn.role, turn.content
+    ('user', 'Be brief.\\n\\nHi')
     """
     fitted = list(messages)
     if not traits.takes_system:
@@ -139,8 +193,9 @@ def fit_template(messages: Sequence[Message], traits: TemplateTraits) -> list[Me
     if not traits.takes_repeated_roles:
         merged: list[Message] = []
         for message in fitted:
-            if merged and merged[-1].role == message.role:
-                merged[-1] = Message(message.role, f"{merged[-1].content}\n\n{message.content}")
+            before = merged[-1] if merged else None
+            if before and before.role == message.role and before.is_text and message.is_text:
+                merged[-1] = Message(message.role, f"{before.content}\n\n{message.content}")
             else:
                 merged.append(message)
         fitted = merged
@@ -166,3 +221,14 @@ def neutralise(text: str, special: re.Pattern[str] | None) -> str:
     while special.search(text):
         text = special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text
+
+
+def neutralised(value: Any, special: re.Pattern[str] | None) -> Any:
+    """A JSON value with every text in it neutralised, the names of its fields too."""
+    if isinstance(value, str):
+        return neutralise(value, special)
+    if isinstance(value, dict):
+        return {neutralise(key, special): neutralised(item, special) for key, item in value.items()}
+    if isinstance(value, list):
+        return [neutralised(item, special) for item in value]
+    return value

@@ -1,7 +1,7 @@
 """Generation by vLLM's `AsyncLLM`: continuous batching, prefix caching, LoRA adapters at run time.
 
-With `vllm_lora`, the only file that names vLLM. Our own deployment around `AsyncLLM` rather than `ray.serve.llm`, which
-is slower on the same machine and is never scheduled on 2 CPUs.
+With `vllm_lora` and `vllm_tools`, the only file that names vLLM. Our own deployment around `AsyncLLM` rather than
+`ray.serve.llm`, which is slower on the same machine and is never scheduled on 2 CPUs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cluster.storage import local_folder
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob
 from serving.threads import set_thread_variable
+from serving.vllm_tools import ToolParsers, ToolReader
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,6 @@ HOST_ADAPTERS_PER_SLOT = 4
 
 class VllmEngine:
     """One vLLM engine; its core runs in a process of its own."""
-
-    features = frozenset({"logprobs", "json_schema"})
 
     def __init__(self, config: GeneratorConfig, model: Path) -> None:
         _set_environment(config)
@@ -59,6 +59,7 @@ class VllmEngine:
             disable_log_stats=True,
         )
         self._config = config
+        self._tools = ToolParsers(config.tool_parser, model) if config.tool_parser else None
         self._llm: Any = AsyncLLM.from_engine_args(arguments)
         self._adapter_ids: dict[str, int] = {}
         self._next_adapter_id = count(1)
@@ -66,6 +67,10 @@ class VllmEngine:
     @property
     def max_model_len_tokens(self) -> int:
         return self._config.max_model_len_tokens
+
+    @property
+    def features(self) -> frozenset[str]:
+        return frozenset({"logprobs", "json_schema"} | ({"tools"} if self._tools else set()))
 
     async def generate(
         self,
@@ -77,15 +82,24 @@ class VllmEngine:
     ) -> AsyncGenerator[list[Delta]]:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+        readers: list[ToolReader] = []
+        if sampling.tools is not None:
+            assert self._tools is not None  # the generator asks what the engine offers
+            readers = [self._tools.reader(sampling.tools, sampling.json_schema) for _ in range(sampling.n)]
         stream = self._llm.generate(
             {"prompt_token_ids": prompt_token_ids},
-            _sampling_params(max_tokens, sampling),
+            _sampling_params(max_tokens, sampling, readers[0].sampling if readers else {}),
             request_id,
             lora_request=await self._lora_request(adapter) if adapter else None,
         )
         try:
             async for output in stream:
                 deltas = [_delta(part) for part in output.outputs]
+                if readers:
+                    deltas = [
+                        _with_calls(delta, list(part.token_ids), prompt_token_ids, readers[delta.index])
+                        for delta, part in zip(deltas, output.outputs, strict=True)
+                    ]
                 yield [delta for delta in deltas if delta.text or delta.num_tokens or delta.finish_reason]
         except (EngineDeadError, EngineGenerateError) as exc:
             reason = "the generation engine failed; it is being restarted"
@@ -140,10 +154,11 @@ def _set_environment(config: GeneratorConfig) -> None:
         os.environ.setdefault(name, value)
 
 
-def _sampling_params(max_tokens: int, sampling: Sampling) -> Any:
+def _sampling_params(max_tokens: int, sampling: Sampling, for_tools: dict[str, Any]) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
     schema = sampling.json_schema
+    constraint = {"structured_outputs": StructuredOutputsParams(json=schema)} if schema else {}
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=sampling.temperature,
@@ -154,8 +169,8 @@ def _sampling_params(max_tokens: int, sampling: Sampling) -> Any:
         stop=list(sampling.stop) or None,
         seed=sampling.seed,
         logprobs=sampling.num_top_logprobs,
-        structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
         output_kind=RequestOutputKind.DELTA,
+        **(constraint | for_tools),
     )
 
 
@@ -169,6 +184,14 @@ def _delta(output: Any) -> Delta:
         num_tokens=len(output.token_ids),
         finish_reason=finish,
         logprobs=_logprobs(output),
+    )
+
+
+def _with_calls(delta: Delta, token_ids: list[int], prompt_token_ids: list[int], reader: ToolReader) -> Delta:
+    text, calls = reader.read(delta.text, token_ids, prompt_token_ids, delta.finish_reason is not None)
+    ends_by_call = reader.has_calls and delta.finish_reason == "stop"
+    return replace(
+        delta, text=text, calls=calls, finish_reason="tool_calls" if ends_by_call else delta.finish_reason
     )
 
 

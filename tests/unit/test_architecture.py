@@ -35,7 +35,7 @@ HEAVY_LIBRARIES = {
         "retrieval/server_filters.py",
     },
     "qdrant_edge": {"retrieval/edge_store.py", "retrieval/edge_filters.py", "retrieval/bm25.py"},
-    "vllm": {"serving/vllm_engine.py", "serving/vllm_lora.py"},
+    "vllm": {"serving/vllm_engine.py", "serving/vllm_lora.py", "serving/vllm_tools.py"},
 }
 
 NAMES_WITHOUT_A_NOUN = {"utils", "util", "common", "helpers", "helper", "misc"}

@@ -140,6 +140,7 @@ def deploy(
     def deploy(**args: Any) -> str:
         document = yaml.safe_load((REPOSITORY / "examples" / "serve.yaml").read_text())
         document["http_options"]["port"] = port
+        document["applications"][0]["args"]["generator"]["tool_parser"] = "hermes"
         document["applications"][0]["args"] |= args
         document["applications"][0]["runtime_env"] = {"env_vars": collector.environment}
         config.write_text(yaml.safe_dump(document))
@@ -199,14 +200,21 @@ def _card(kind: ModelKind, base: str, folder: Path, **changes: Any) -> ModelCard
 def make_adapter(head: HeadRecord, tmp_path: Path) -> Callable[..., ModelCard]:
     """Cards of LoRA adapters with random weights: answers differ from the base's, and mean nothing."""
 
-    def make(base_model: str = "builtin:smollm2") -> ModelCard:
+    def make(base_model: str = "builtin:smollm2", chat_template: str | None = None) -> ModelCard:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
 
         base: Any = AutoModelForCausalLM.from_pretrained(resolve_model(base_model))
         lora = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
         get_peft_model(base, lora).save_pretrained(tmp_path / "adapter")
-        return _card(ModelKind.GENERATOR, base_model, tmp_path / "adapter", is_adapter=True, lora_rank=8)
+        return _card(
+            ModelKind.GENERATOR,
+            base_model,
+            tmp_path / "adapter",
+            is_adapter=True,
+            lora_rank=8,
+            chat_template=chat_template,
+        )
 
     return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,58 @@ def test_an_adapter_registered_now_is_served_without_a_restart(
     assert (answers[f"{card.id}+rag"].model_extra or {})["hamlet"]["route"] == "tuned+rag"
     assert card.id in [model.id for model in client.models.list()]
     registry.delete(card.id)
+
+
+# In the form of Hermes and Qwen, for a base whose own template knows no tools.
+TOOL_TEMPLATE = """
+{%- if tools %}<|im_start|>system
+Functions: {% for tool in tools %}{{ tool | tojson }}{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def test_functions_are_called_by_a_model_that_was_made_for_them(
+    client: openai.OpenAI, make_adapter: Callable[..., ModelCard]
+) -> None:
+    pytest.importorskip("vllm", reason="vLLM reads the calls")
+    unit = {"enum": ["celsius", "fahrenheit"]}
+    parameters = {"properties": {"unit": unit}, "required": ["unit"], "additionalProperties": False}
+    weather: Any = {
+        "type": "function",
+        "function": {"name": "get_weather", "parameters": {"type": "object"} | parameters, "strict": True},
+    }
+    card = make_adapter(chat_template=TOOL_TEMPLATE)
+    Registry().register(card)
+    asked: Any = {
+        "model": card.id,
+        "messages": [{"role": "user", "content": "How warm is it?"}],
+        "tools": [weather],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "temperature": 0,
+        "max_tokens": 64,
+    }
+    [choice] = client.chat.completions.create(**asked).choices
+    [call] = choice.message.tool_calls or ()
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments)["unit"] in unit["enum"]
+
+    with client.chat.completions.stream(**asked) as stream:
+        [streamed] = stream.get_final_completion().choices[0].message.tool_calls or ()
+    assert streamed.function.arguments == call.function.arguments
+
+    result: Any = {"role": "tool", "tool_call_id": call.id, "content": "18"}
+    answered = asked | {"messages": [*asked["messages"], choice.message, result], "tool_choice": "auto"}
+    assert client.chat.completions.create(**answered).choices[0].message
+    with pytest.raises(openai.BadRequestError, match="chat template leaves tools out"):
+        client.chat.completions.create(**asked | {"model": "smollm2"})
 
 
 def test_pairs_are_classified_alone_and_in_batches_and_long_ones_are_cut(

@@ -392,8 +392,7 @@ def test_several_stores_and_a_collection_are_searched_together(
 def test_unknown_stores_and_other_tools_are_refused(client: TestClient, handbook: dict[str, str]) -> None:
     assert chat(client, {"vector_store_ids": ["vs_unknown"]}).status_code == 404
     assert chat(client, {"vector_store_ids": ["vs_unknown"]}, model="auto").status_code == 404
-    function = {"type": "function", "function": {"name": "f"}}
-    response = chat(client, {"vector_store_ids": [handbook["store"]]}, tools=[function])
+    response = chat(client, {"vector_store_ids": [handbook["store"]]}, tools=[{"type": "web_search"}])
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "tools[0].type"
     assert "file_search" in response.json()["error"]["message"]
