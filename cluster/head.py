@@ -105,13 +105,14 @@ def _end(record: HeadRecord) -> None:
 
 def _kill(record: HeadRecord) -> None:
     """End every process of the head: the supervisor ends its own first, then whatever is left is killed."""
+    family = processes(record)
     if is_alive(record):
         supervisor = psutil.Process(record.pid)
         supervisor.terminate()
         psutil.wait_procs([supervisor], timeout=STOP_DEADLINE_S)
     deadline = time.monotonic() + STOP_DEADLINE_S
     # Repeated, because what is being killed may just have started another.
-    while remaining := processes(record):
+    while remaining := {*processes(record), *(one for one in family if _is_living(one))}:
         for process in remaining:
             try:
                 process.kill()
@@ -121,6 +122,13 @@ def _kill(record: HeadRecord) -> None:
         if time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in remaining)
             raise Unavailable(f"processes {pids} of the Ray head do not end; end them by hand")
+
+
+def _is_living(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _require_same_versions(record: HeadRecord) -> None:

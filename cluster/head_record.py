@@ -72,12 +72,22 @@ def is_alive(record: HeadRecord) -> bool:
 
 
 def processes(record: HeadRecord) -> list[psutil.Process]:
-    """Every living process of the head, in no order."""
-    found = []
+    """Every living process of the head, in no order: those that carry its mark, and their descendants.
+
+    A process that gives itself a title, as Ray's do, writes it over a part of its environment, and may lose the mark.
+    """
+    found: dict[int, psutil.Process] = {}
+    children: dict[int, list[psutil.Process]] = {}
     for process in psutil.process_iter():
         try:
+            children.setdefault(process.ppid(), []).append(process)
             if process.environ().get(MARKER_VARIABLE) == record.head_id:
-                found.append(process)
+                found[process.pid] = process
         except (psutil.Error, OSError):
             continue  # ended meanwhile, or another user's
-    return found
+    unseen = list(found.values())
+    while unseen:
+        young = [child for child in children.get(unseen.pop().pid, ()) if child.pid not in found]
+        found |= {child.pid: child for child in young}
+        unseen += young
+    return list(found.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_a_head_that_ended_is_not_alive_even_before_it_is_reaped(sleeper: subpro
     sleeper.kill()
     psutil.wait_procs([psutil.Process(sleeper.pid)], timeout=10)
     assert not is_alive(record)
+
+
+def test_a_process_that_lost_its_mark_is_found_by_its_parent() -> None:
+    # As setproctitle does it: the title is written over the environment that the kernel shows.
+    forget = "import os, subprocess, sys; subprocess.run(['sleep', '60'], env={})"
+    marked = subprocess.Popen([sys.executable, "-c", forget], env=os.environ | {MARKER_VARIABLE: "lost"})
+    try:
+        record = record_of(psutil.Process(), "lost")
+        deadline = time.monotonic() + 20
+        while len(found := processes(record)) < 2:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.01)
+        assert {process.ppid() for process in found} == {os.getpid(), marked.pid}
+    finally:
+        for process in [*psutil.Process(marked.pid).children(), marked]:
+            process.kill()
+        marked.wait()
 
 
 def test_processes_are_found_by_their_mark_and_no_others(sleeper: subprocess.Popen[bytes]) -> None:
