@@ -10,6 +10,8 @@ from job_rules import KNOWN_SETTINGS
 from manifests import REPOSITORY
 from ray_rules import Versions
 
+from cluster.head_process import SHARED_MACHINE_ENVIRONMENT
+
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
 SERVICES = sorted(COMPOSE["services"])
@@ -32,6 +34,11 @@ def test_a_final_stage_is_unprivileged_reaps_children_and_can_be_probed(target: 
     [probe] = re.findall(r"^HEALTHCHECK .*?\n  CMD (.+)$", stage, re.MULTILINE)
     assert probe.startswith('["python", "-c", ')
     compile(yaml.safe_load(probe)[2], "probe", "exec")
+
+
+def test_processes_of_the_cpu_image_share_a_machine_as_those_of_a_local_head_do() -> None:
+    for name, value in SHARED_MACHINE_ENVIRONMENT.items():
+        assert f" {name}={value}" in STAGES["cpu"], name
 
 
 def test_the_image_has_what_its_commands_call() -> None:

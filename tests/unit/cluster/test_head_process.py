@@ -52,11 +52,11 @@ def test_a_head_is_on_an_outer_address_only_when_told_so(monkeypatch: pytest.Mon
 
 
 def test_a_users_own_thread_and_memory_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.delenv("MALLOC_CONF", raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     environment = node_environment()
     assert environment["GOMP_SPINCOUNT"] == "7"
-    assert environment["GLIBC_TUNABLES"] == SHARED_MACHINE_ENVIRONMENT["GLIBC_TUNABLES"]
+    assert environment["MALLOC_CONF"] == SHARED_MACHINE_ENVIRONMENT["MALLOC_CONF"]
 
 
 def test_the_head_runs_in_this_environments_python() -> None:
