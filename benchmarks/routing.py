@@ -143,13 +143,13 @@ def figures(
     matrix = confusion_matrix([r.value for r in needed], [r.value for r in taken], labels=names)
     accuracy = float(matrix.trace() / len(labelled))
     baseline = max(needed.count(route) for route in ROUTES) / len(labelled)
-    print(f"{'needed':12}" + "".join(f"{name:>12}" for name in names) + "   taken")
-    for name, row in zip(names, matrix, strict=True):
-        print(f"{name:12}" + "".join(f"{count:12}" for count in row))
+    print(f"{'needed':12}" + "".join(f"{route:>12}" for route in names) + "   taken")
+    for route, row in zip(names, matrix, strict=True):
+        print(f"{route:12}" + "".join(f"{count:12}" for count in row))
     print(f"{name}  {accuracy:.3f}  baseline {baseline:.3f}  ({time.perf_counter() - started:.1f} s)")
-    for (question, wanted), route in zip(labelled, taken, strict=True):
-        if route is not wanted:
-            print(f"  {wanted} -> {route}: {question}")
+    for (question, wanted), chosen in zip(labelled, taken, strict=True):
+        if chosen is not wanted:
+            print(f"  {wanted} -> {chosen}: {question}")
     return {
         "metric": name,
         "value": accuracy,
