@@ -7,7 +7,6 @@ and with them order, durability, progress and report.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,7 @@ from tokenizers import Tokenizer
 
 from cluster import connection
 from cluster.errors import HamletError, InvalidInput, Unavailable
-from retrieval.vectorizer import EmbedderInfo
+from retrieval.vectorizer import EmbedderInfo, renumbered
 
 # Embedding may be repeated, so a worker that was lost is started again and asked again.
 MAX_RETRIES = 3
@@ -181,16 +180,3 @@ def _translated(part: Sequence[int]) -> Iterator[None]:
             "an embedding worker was lost and could not be started again; run the same command again, and it "
             "goes on where it ended"
         ) from exc
-
-
-def renumbered(error: HamletError, part: Sequence[int]) -> HamletError:
-    """The error of a worker, which knows a text by its index in `part`, for a caller who knows it by its own.
-
-    >>> renumbered(InvalidInput("input[1] is empty", "input[1]"), [7, 4]).message
-    'input[4] is empty'
-    """
-    found = re.fullmatch(r"input\[(\d+)\]", error.param or "")
-    if found is None or not part:
-        return error
-    name = f"input[{part[int(found[1])]}]"
-    return type(error)(error.message.replace(found[0], name), name, error.code)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cluster.errors import DataError, InvalidInput, Unprocessable
+from cluster.errors import DataError, HamletError, InvalidInput, Unprocessable
 from retrieval.chunks import Chunk, Chunker
 from retrieval.client import CollectionsClient
 from retrieval.config import DEFAULT_TENANT, RetrievalConfig
@@ -19,7 +19,7 @@ from retrieval.points import DocumentRecord, make_point
 from retrieval.readers import read_document
 from retrieval.sources import Source, find_sources, is_below, source_id
 from retrieval.store import CollectionSpec
-from retrieval.vectorizer import TextEmbedder
+from retrieval.vectorizer import TextEmbedder, text_index
 
 # Chunks for one embedding process: enough to sort by length, few enough to show progress.
 WINDOW_CHUNKS = 256
@@ -218,9 +218,11 @@ def _readable(
             on_document(source.id)
 
 
-def _named(error: InvalidInput, window: Sequence[_Pending]) -> DataError:
+def _named(error: InvalidInput, window: Sequence[_Pending]) -> HamletError:
     """The embedder knows a text by its index in the call; people know it by document and chunk."""
-    index = int((error.param or "input[0]").removeprefix("input[").removesuffix("]"))
+    index = text_index(error)
+    if index is None:
+        return error
     item = window[index]
     return DataError(
         f"chunk {item.chunk.position} of document {item.document.id!r}: {error.message}", "document"

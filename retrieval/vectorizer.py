@@ -7,6 +7,7 @@ loads in no time, so that what is around an embedder can be tried and tested wit
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from cluster.errors import ContextLengthExceeded, InvalidInput
+from cluster.errors import ContextLengthExceeded, HamletError, InvalidInput
 
 
 class TextEmbedder(Protocol):
@@ -94,3 +95,22 @@ class HashEmbedder:
 
     def _words(self, text: str) -> list[str]:
         return [text[start:end].lower() for start, end in self._tokenizer.encode(text).offsets]
+
+
+def text_index(error: HamletError) -> int | None:
+    """The index of the text that an embedder complains about, in the texts of its call."""
+    found = re.fullmatch(r"input\[(\d+)\]", error.param or "")
+    return int(found[1]) if found else None
+
+
+def renumbered(error: HamletError, indices: Sequence[int]) -> HamletError:
+    """The error of a call with a part of the texts, for a caller who knows them by `indices`.
+
+    >>> renumbered(InvalidInput("input[1] is empty", "input[1]"), [7, 4]).message
+    'input[4] is empty'
+    """
+    index = text_index(error)
+    if index is None or not indices:
+        return error
+    name = f"input[{indices[index]}]"
+    return type(error)(error.message.replace(f"input[{index}]", name), name, error.code)

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from cluster.cards import ModelCard
 from cluster.errors import HamletError, InvalidInput, Unavailable
-from retrieval.vectorizer import EmbedderInfo
+from retrieval.vectorizer import EmbedderInfo, renumbered
 from serving import tracing
 from serving.backends import Backends, Classified, Embedded, SearchJob
 from serving.channel import Event, Inbox, received
@@ -209,7 +209,7 @@ class EmbedderCalls:
             try:
                 embedded: Embedded = self._call("embed", texts[start : start + TEXTS_PER_CALL])
             except InvalidInput as exc:
-                raise _shifted(exc, start) from exc
+                raise renumbered(exc, range(start, len(texts))) from exc
             rows.append(embedded.vectors)
         return np.concatenate(rows)
 
@@ -220,12 +220,6 @@ class EmbedderCalls:
             raise translate(exc, "embedder") from exc
         except TimeoutError as exc:
             raise Unavailable(f"the embedder did not answer within {self._timeout_s:g} s") from exc
-
-
-def _shifted(error: InvalidInput, start: int) -> InvalidInput:
-    """The same complaint, its `input[i]` counted from the first text of all calls."""
-    index = int((error.param or "input[0]").removeprefix("input[").removesuffix("]"))
-    return type(error)(error.message, f"input[{start + index}]", error.code)
 
 
 class RetrieverHandle(_Part):

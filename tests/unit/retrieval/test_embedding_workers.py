@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ContextLengthExceeded, NotFound
-from retrieval.embedding_workers import renumbered, shares
+from retrieval.embedding_workers import shares
+from retrieval.vectorizer import renumbered
 
 
 @given(st.lists(st.integers(1, 1000)), st.integers(1, 9))
