@@ -124,6 +124,8 @@ class ChatMessage(Part):
     ) -> list[CallOfHistory] | None:
         if value is not None and info.data.get("role") != "assistant":
             raise ValueError("belong to role assistant")
+        if len({call.id for call in value or ()}) < len(value or ()):
+            raise ValueError("two calls have the same id")
         return value
 
     @field_validator("tool_call_id")

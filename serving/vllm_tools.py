@@ -53,6 +53,7 @@ class ToolReader:
     def __init__(self, parser: Any, request: Any) -> None:
         self._parser = parser
         self._request = request
+        self._written = self._told = ""
         self.has_calls = False
 
     @property
@@ -69,11 +70,15 @@ class ToolReader:
         message = self._parser.parse_delta(
             text, token_ids, self._request, prompt_token_ids, finished=finished
         )
-        if message is None:
-            return "", ()
-        calls = tuple(_call(piece) for piece in message.tool_calls)
+        content = (message.content if message else None) or ""
+        calls = tuple(_call(piece) for piece in message.tool_calls) if message else ()
         self.has_calls = self.has_calls or bool(calls)
-        return message.content or "", calls
+        self._written += text
+        self._told += content
+        if finished and not self.has_calls and self._written.startswith(self._told):
+            # The parser held back what might have begun a call, and none came.
+            content += self._written[len(self._told) :]
+        return content, calls
 
 
 def _choice(use: ToolUse) -> str | dict[str, Any]:

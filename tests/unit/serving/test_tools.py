@@ -173,6 +173,10 @@ def test_an_engine_or_a_template_without_tools_refuses_them(world: ScriptedAppli
         ({"messages": [QUESTION | {"tool_calls": CALLED["tool_calls"]}]}, "messages[0].tool_calls"),
         ({"messages": [QUESTION | {"tool_call_id": "call_1"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        (
+            {"messages": [QUESTION, CALLED | {"tool_calls": CALLED["tool_calls"] * 2}]},
+            "messages[1].tool_calls",
+        ),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content"),
         (
