@@ -202,6 +202,9 @@ class FinetuneConfig(Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decay, not applied to biases and norms.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Overrides every dropout of the model.")
+    neftune_noise_alpha: float | None = Field(
+        None, gt=0, description="sft: noise on the token embeddings while training (NEFTune); 5 is usual."
+    )
     max_length_tokens: int = Field(
         512, gt=1, description="Longer rows are cut (classification) or left out (sft, dpo)."
     )
@@ -259,9 +262,11 @@ class FinetuneConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _packing_is_for_chats(self) -> Self:
+    def _options_of_chats(self) -> Self:
         if self.packing and self.task is not TaskName.SFT:
             raise ValueError(f"packing is for task sft; leave it out for {self.task}")
+        if self.neftune_noise_alpha is not None and self.task is not TaskName.SFT:
+            raise ValueError(f"neftune_noise_alpha is for task sft; leave it out for {self.task}")
         return self
 
     @model_validator(mode="after")

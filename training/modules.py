@@ -61,6 +61,8 @@ def build_module(
     model = load_base(config.task, folder, labels, dtype, may_lack_head=True, is_4bit=is_4bit)
     if config.dropout is not None:
         set_dropout(model, config.dropout)
+    if config.neftune_noise_alpha is not None:
+        add_embedding_noise(model, config.neftune_noise_alpha)
     if config.method.trains_adapter:
         model = add_adapter(model, config)
     if config.gradient_checkpointing:
@@ -187,6 +189,22 @@ def set_dropout(model: nn.Module, probability: float) -> None:
         for name in ("dropout_prob", "attention_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, probability)
+
+
+def add_embedding_noise(model: Any, alpha: float) -> None:
+    """While training, move every token embedding by uniform noise of at most alpha / sqrt(tokens x width).
+
+    Tokens are those of the padded batch's rows. Source: Jain et al., NEFTune: Noisy Embeddings Improve Instruction
+    Finetuning (2023).
+    """
+
+    def noisy(embedding: nn.Module, _inputs: Any, vectors: Tensor) -> Tensor:
+        if not embedding.training:
+            return vectors
+        bound = alpha / (vectors.size(-2) * vectors.size(-1)) ** 0.5
+        return vectors + torch.empty_like(vectors).uniform_(-bound, bound)
+
+    model.get_input_embeddings().register_forward_hook(noisy)
 
 
 def collate(examples: Sequence[Example], task: TaskName, pad_token_id: int) -> dict[str, Tensor]:

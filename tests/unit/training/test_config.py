@@ -163,6 +163,7 @@ def test_a_global_batch_that_is_no_product_is_refused_with_every_number(load: Lo
         (("scaling.min_workers=3", "scaling.num_workers=2"), "min_workers is 3, more than num_workers, 2"),
         (("scaling.min_workers=1", "scaling.num_workers=2"), "min_workers needs zero_stage 0"),
         (("task=classification", "packing=true"), "packing is for task sft"),
+        (("task=classification", "neftune_noise_alpha=5"), "neftune_noise_alpha is for task sft"),
         (("method=qlora", "scaling.use_gpu=false"), "qlora needs a GPU, and scaling.use_gpu is false"),
         (("method=qlora", "scaling.zero_stage=3"), "qlora cannot run at scaling.zero_stage 3"),
         (("method=qlora", "task=classification"), "qlora is for sft and dpo"),

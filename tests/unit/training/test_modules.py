@@ -17,6 +17,7 @@ from training.language_modules import LanguageModule
 from training.modules import (
     ClassificationModule,
     add_adapter,
+    add_embedding_noise,
     build_module,
     collate,
     load_base,
@@ -185,6 +186,36 @@ def test_dropout_is_set_everywhere_so_that_training_repeats_itself(tiny_bert: Ma
 def config_of(task: str, **changes: Any) -> FinetuneConfig:
     values = {"name": "t", "task": task, "model": "m", "data": {"path": "rows"}, "method": "lora"}
     return FinetuneConfig.model_validate(values | changes)
+
+
+def test_embeddings_are_noisy_within_the_papers_bound_while_training_alone(tiny_llama: MakeModel) -> None:
+    model = tiny_llama()
+    embedding = model.get_input_embeddings()
+    ids = torch.arange(12).reshape(2, 6)
+    clean = embedding(ids)
+    add_embedding_noise(model, alpha=5.0)
+    model.eval()
+    assert torch.equal(embedding(ids), clean)
+    model.train()
+    torch.manual_seed(1)
+    noise = embedding(ids) - clean
+    bound = 5.0 / (6 * clean.size(-1)) ** 0.5
+    assert 0.9 * bound < noise.abs().max() <= bound * 1.001
+    torch.manual_seed(1)
+    assert torch.equal(embedding(ids) - clean, noise), "a step that is done again draws the same"
+    assert not any("noise" in name for name in model.state_dict())
+
+
+def test_noise_reaches_the_gradient_of_an_adapter(tiny_llama: MakeModel) -> None:
+    config = {"name": "x", "task": "sft", "method": "lora", "model": "m", "data": {"path": "p"}}
+    model = tiny_llama()
+    add_embedding_noise(model, alpha=50.0)
+    adapted = LanguageModule(add_adapter(model, FinetuneConfig.model_validate(config)))
+    batch = collate(CHATS, TaskName.SFT, pad_token_id=0)
+    torch.manual_seed(0)
+    noisy, _ = adapted.train()(batch)
+    clean, _ = adapted.eval()(batch)
+    assert not torch.isclose(noisy, clean)
 
 
 def test_an_adapter_trains_float32_weights_on_a_frozen_base(tiny_llama: MakeModel) -> None:
