@@ -47,8 +47,9 @@ from serving.platform import Platform
 from serving.requests import RequestContext
 from serving.reranking import find_reranker, relevance
 from serving.responses import Envelope, embeddings, model_object, ranking, usage
-from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest, RerankRequest
+from serving.schemas import ChatRequest, CompletionRequest
 from serving.sse import EventStream, unless_gone
+from serving.text_requests import ClassifyRequest, EmbeddingRequest, RerankRequest
 from serving.vector_store_search import VectorStoreSearch
 
 Result = TypeVar("Result")

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from cluster.errors import InvalidInput
 from serving.bodies import text_fault
 from serving.errors import from_validation
-from serving.schemas import ChatRequest, ClassifyRequest, CompletionRequest, EmbeddingRequest, RerankRequest
+from serving.schemas import ChatRequest, CompletionRequest
+from serving.text_requests import ClassifyRequest, EmbeddingRequest, RerankRequest
 
 # What a batch may ask for, and how each body is read.
 BODIES: Mapping[str, type[BaseModel]] = {

@@ -18,7 +18,7 @@ from cluster.errors import InvalidInput
 from retrieval.filters import field_type
 from retrieval.search import Mode
 from serving.bodies import Body, KeptBody, Part
-from serving.schemas import check_text
+from serving.text_requests import check_text
 
 MAX_PAIRS = 16
 MAX_KEY_LENGTH = 64
