@@ -20,7 +20,7 @@ from cluster import dashboard
 from cluster.auth_token import ensure_token
 from cluster.errors import Conflict, Unavailable
 from cluster.head_process import last_words, log_path, start_head
-from cluster.head_record import HeadRecord, is_alive, processes, read_record, record_path
+from cluster.head_record import HeadRecord, is_alive, is_living, processes, read_record, record_path
 from cluster.head_redis import forget
 from cluster.ports import port_is_free, port_owner
 from cluster.settings import settings
@@ -112,7 +112,7 @@ def _kill(record: HeadRecord) -> None:
         psutil.wait_procs([supervisor], timeout=STOP_DEADLINE_S)
     deadline = time.monotonic() + STOP_DEADLINE_S
     # Repeated, because what is being killed may just have started another.
-    while remaining := {*processes(record), *(one for one in family if _is_living(one))}:
+    while remaining := {*processes(record), *(one for one in family if is_living(one))}:
         for process in remaining:
             try:
                 process.kill()
@@ -122,13 +122,6 @@ def _kill(record: HeadRecord) -> None:
         if time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in remaining)
             raise Unavailable(f"processes {pids} of the Ray head do not end; end them by hand")
-
-
-def _is_living(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _require_same_versions(record: HeadRecord) -> None:

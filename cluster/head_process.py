@@ -40,7 +40,7 @@ SHARED_MACHINE_ENVIRONMENT = {
     # when nothing else runs.
     "GOMP_SPINCOUNT": "10000",
     # Workers get the jemalloc that Ray brings for its own processes, and it keeps what a step frees for a minute.
-    # glibc gives it back to the kernel, which clears it for the next step page by page: 79,000 page faults a step
+    # glibc gives it back to the kernel, which clears it for the next step page by page: 88,000 page faults a step
     # of MiniLM.
     "RAY_LD_PRELOAD_ON_WORKERS": "1",
     "MALLOC_CONF": "oversize_threshold:0,dirty_decay_ms:60000,muzzy_decay_ms:60000,background_thread:true",

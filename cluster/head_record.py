@@ -61,14 +61,22 @@ def write_record(record: HeadRecord) -> None:
     draft.replace(path)  # one rename: a reader sees the whole record or none
 
 
+def is_living(process: psutil.Process) -> bool:
+    """Whether a process still runs; one that has ended and waits for its parent does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def is_alive(record: HeadRecord) -> bool:
     """Whether the supervising process still runs."""
     try:
         process = psutil.Process(record.pid)
         same = abs(process.create_time() - record.started_at_s) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    return same and is_living(process)
 
 
 def processes(record: HeadRecord) -> list[psutil.Process]:
@@ -76,18 +84,11 @@ def processes(record: HeadRecord) -> list[psutil.Process]:
 
     A process that gives itself a title, as Ray's do, writes it over a part of its environment, and may lose the mark.
     """
-    found: dict[int, psutil.Process] = {}
-    children: dict[int, list[psutil.Process]] = {}
+    family: set[psutil.Process] = set()
     for process in psutil.process_iter():
         try:
-            children.setdefault(process.ppid(), []).append(process)
             if process.environ().get(MARKER_VARIABLE) == record.head_id:
-                found[process.pid] = process
+                family |= {process, *process.children(recursive=True)}
         except (psutil.Error, OSError):
             continue  # ended meanwhile, or another user's
-    unseen = list(found.values())
-    while unseen:
-        young = [child for child in children.get(unseen.pop().pid, ()) if child.pid not in found]
-        found |= {child.pid: child for child in young}
-        unseen += young
-    return list(found.values())
+    return [process for process in family if is_living(process)]

@@ -137,14 +137,13 @@ class Answers:
             tuned = await self._tuned_model(rule, tenant)
             pair_classifier = await self._catalogue.of(tenant).pair_classifier() if pair else None
         preset = _asked_for(request)
-        is_learned = preset is None and pair_classifier is None and rule.route_model is not None
-        if is_learned:
+        if preset is None and pair_classifier is None:
             preset = await self._learned(prepared, rule, tenant)
         searches = preset.kind.retrieves if preset else pair_classifier is None
         hits = await self._search_or_none(prepared, request, tenant) if searches else None
         best_score = None if hits is None else max((hit.score for hit in hits), default=-1.0)
         route = choose(
-            Features(pair, best_score, preset, is_undecided=is_learned and preset is None),
+            Features(pair, best_score, preset),
             Available(
                 base=self._catalogue.base.name,
                 tuned=tuned.name if tuned else None,
@@ -189,8 +188,9 @@ class Answers:
         prepared.job = replace(prepared.job, passages=hits, adapter=model.adapter)
 
     async def _learned(self, prepared: Prepared, rule: Rule, tenant: str) -> Preset | None:
-        """What the classifier of routes says of the question; None when it cannot be asked or names no route."""
-        assert rule.route_model is not None
+        """What the classifier of routes says of the question; None without one, or when it gives no route."""
+        if rule.route_model is None:
+            return None
         try:
             model = await self._catalogue.of(tenant).find(rule.route_model, ModelKind.CLASSIFIER)
             assert model.card is not None

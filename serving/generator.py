@@ -30,6 +30,13 @@ log = logging.getLogger(__name__)
 
 DEFAULT_SAMPLING = Sampling()
 
+# What an engine may lack: the parameter that asks for it, and what to do without.
+FEATURES = {
+    "logprobs": ("logprobs", "leave it out"),
+    "json_schema": ("response_format", "leave it out"),
+    "tools": ("tools", "leave it out, or set the generator's tool_parser"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationJob:
@@ -153,15 +160,12 @@ class Generator:
             "json_schema": sampling.json_schema is not None,
             "tools": sampling.tools is not None,
         }
-        params = {"logprobs": "logprobs", "json_schema": "response_format", "tools": "tools"}
         for feature, needed in needs.items():
             if needed and feature not in self._engine.features:
-                remedy = "leave it out" + (
-                    ", or set the generator's tool_parser" if feature == "tools" else ""
-                )
+                param, remedy = FEATURES[feature]
                 raise InvalidInput(
-                    f"this server's generation engine does not offer {params[feature]!r}; {remedy}",
-                    params[feature],
+                    f"this server's generation engine does not offer {param!r}; {remedy}",
+                    param,
                     "unsupported_parameter",
                 )
 

@@ -47,14 +47,12 @@ class Preset(NamedTuple):
 class Features:
     """What the decision sees of a request. `best_score` is None when nothing was or could be searched.
 
-    `preset` is what the caller or a classifier of routes settled; `is_undecided` says that such a classifier is in
-    force and gave no route.
+    `preset` is what the caller or a classifier of routes settled.
     """
 
     pair: tuple[str, str] | None
     best_score: float | None
     preset: Preset | None = None
-    is_undecided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +125,17 @@ def choose(features: Features, available: Available, rule: Rule) -> Route:
         model = models[kind]
         if model is not None:
             lost = kind is not wanted
-            degraded = lost or features.is_undecided or _is_blind(features)
+            degraded = lost or _lacks_a_part(features, wanted, rule)
             return Route(kind, model, f"{reason}; {wanted} cannot run" if lost else reason, degraded)
     # Nothing can run: name the plain route, and let the call say what is down.
     return Route(RouteKind.PLAIN, available.base, f"{reason}; no part that could answer is up", True)
 
 
-def _is_blind(features: Features) -> bool:
-    """Whether the decision rests on a search that could not be made."""
-    return features.best_score is None and features.pair is None and features.preset is None
+def _lacks_a_part(features: Features, wanted: RouteKind, rule: Rule) -> bool:
+    """Whether the decision was made without what it should have asked: the classifier of routes, or the search."""
+    if features.preset is not None or wanted is RouteKind.CLASSIFIER:
+        return False
+    return rule.route_model is not None or (features.best_score is None and features.pair is None)
 
 
 def _wanted(features: Features, available: Available, rule: Rule) -> tuple[RouteKind, str]:

@@ -7,7 +7,6 @@ than the one asked. Fields that only label a request (`user`, `metadata`, …) a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -200,7 +199,9 @@ class _Generation(Body):
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def _sampling(self, num_top_logprobs: int | None, json_schema: str | None = None) -> Sampling:
+    def _sampling(
+        self, num_top_logprobs: int | None, json_schema: str | None = None, tools: ToolUse | None = None
+    ) -> Sampling:
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
@@ -211,6 +212,7 @@ class _Generation(Body):
             seed=self.seed,
             num_top_logprobs=num_top_logprobs,
             json_schema=json_schema,
+            tools=tools,
         )
 
 
@@ -334,8 +336,7 @@ class ChatRequest(_Generation):
 
     def sampling(self) -> Sampling:
         schema = self.response_format.schema_text if self.response_format else None
-        sampling = self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema)
-        return replace(sampling, tools=self.functions)
+        return self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema, self.functions)
 
 
 class CompletionRequest(_Generation):

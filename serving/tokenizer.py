@@ -6,7 +6,7 @@ Owns rendering. Does not own what a prompt says (`prompts`) nor what fits (`prom
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -136,10 +136,8 @@ class PromptRenderer:
             return self._tokenizer.apply_template(
                 fitted, template, [neutralised(tool, self._special) for tool in tools]
             )
-        except (
-            TemplateError,
-            TypeError,
-        ) as exc:  # templates raise both: by name, or by adding text to an object
+        # Templates raise both: by name, or by adding text to an object.
+        except (TemplateError, TypeError) as exc:
             reason = f"the model's chat template refuses these messages: {exc}"
             raise InvalidInput(reason, "messages") from exc
 
@@ -151,26 +149,21 @@ class PromptRenderer:
         system, first, second = Message("system", _PROBE), Message("user", "a"), Message("user", _PROBE)
         tool = {"name": _PROBE, "description": "a", "parameters": {"type": "object", "properties": {}}}
 
-        def shows(with_probe: list[Message], without: list[Message]) -> bool:
-            return self._differ(lambda: apply(with_probe, template), lambda: apply(without, template))
+        def shows(
+            messages: list[Message], without: list[Message], tools: Sequence[dict[str, Any]] = ()
+        ) -> bool:
+            apply = self._tokenizer.apply_template
+            try:
+                # A template may also leave out in silence what it does not know.
+                return apply(messages, template, tools) != apply(without, template)
+            except (TemplateError, TypeError):
+                return False
 
-        apply = self._tokenizer.apply_template
         return TemplateTraits(
             takes_system=shows([system, first], [system._replace(content=""), first]),
             takes_repeated_roles=shows([first, second], [first, second._replace(content="")]),
-            takes_tools=self._differ(
-                lambda: apply([first], template, [{"type": "function", "function": tool}]),
-                lambda: apply([first], template),
-            ),
+            takes_tools=shows([first], [first], [{"type": "function", "function": tool}]),
         )
-
-    @staticmethod
-    def _differ(one: Callable[[], list[int]], other: Callable[[], list[int]]) -> bool:
-        """Whether both prompts can be made and differ: a template may leave out in silence what it does not know."""
-        try:
-            return one() != other()
-        except (TemplateError, TypeError):
-            return False
 
 
 def fit_template(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:

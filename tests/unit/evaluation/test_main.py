@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.api_keys import DEFAULT_SCOPES, DEFAULT_TENANT, ApiKeys
-from cluster.cards import ModelCard, ModelKind, Parity
+from cluster.cards import ModelCard, ModelKind
 from cluster.errors import ConfigError, HamletError, NotFound, Unavailable
 from cluster.registry import Registry
 from cluster.router_policy import read_policy
 from evaluation import __main__ as evaluation
+
+MakeCard = Callable[..., ModelCard]
 
 QUESTIONS = Path(__file__).parents[3] / "examples" / "handbook" / "test.jsonl"
 
@@ -52,21 +55,7 @@ def test_a_score_asks_with_the_key_that_it_is_given(monkeypatch: pytest.MonkeyPa
     assert len(ApiKeys().list()) == 1
 
 
-def card(**changes: Any) -> ModelCard:
-    """A registered classifier of routes, or what `changes` make of it."""
-    fields: dict[str, Any] = {
-        "id": "ft:minilm:acme:routes:1",
-        "kind": ModelKind.CLASSIFIER,
-        "labels": ("plain", "rag"),
-        "base_model": "builtin:minilm",
-        "weights_uri": "/weights",
-        "max_length_tokens": 64,
-        "config_sha256": "c",
-        "data_sha256": "d",
-        "code_version": "1",
-        "parity": Parity(passed=True, max_metric_difference=0.0),
-    }
-    return ModelCard.model_validate(fields | changes)
+ROUTES = {"id": "ft:minilm:acme:routes:1", "labels": ("plain", "rag")}
 
 
 def promote(folder: Path, *arguments: str) -> BaseException | None:
@@ -76,9 +65,9 @@ def promote(folder: Path, *arguments: str) -> BaseException | None:
     return CliRunner().invoke(evaluation.app, ["promote", str(folder), *arguments]).exception
 
 
-def test_a_classifier_of_routes_is_promoted_with_the_winner(tmp_path: Path) -> None:
+def test_a_classifier_of_routes_is_promoted_with_the_winner(tmp_path: Path, make_card: MakeCard) -> None:
     registry = Registry()
-    registry.register(card())
+    registry.register(make_card(**ROUTES))
     registry.promote("routes", "ft:minilm:acme:routes:1")
     assert promote(tmp_path, "--route-model", "routes") is None
     policy = read_policy()
@@ -96,9 +85,9 @@ def test_a_classifier_of_routes_is_promoted_with_the_winner(tmp_path: Path) -> N
     ],
 )
 def test_what_names_no_routes_is_not_promoted(
-    tmp_path: Path, changes: dict[str, Any] | None, error: type[HamletError]
+    tmp_path: Path, make_card: MakeCard, changes: dict[str, Any] | None, error: type[HamletError]
 ) -> None:
     if changes is not None:
-        Registry().register(card(**changes))
+        Registry().register(make_card(**ROUTES | changes))
     assert isinstance(promote(tmp_path, "--route-model", "ft:minilm:acme:routes:1"), error)
     assert read_policy() is None
