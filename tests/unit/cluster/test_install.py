@@ -20,10 +20,11 @@ def test_it_runs_before_anything_is_installed() -> None:
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, cwd="/")
 
 
-def test_torch_comes_first_and_what_tests_need_last() -> None:
-    assert [step.name for step in steps(has_gpu=False, extra=None)] == ["torch", "project", "vllm"]
+def test_torch_comes_before_what_would_choose_its_build_and_bytecode_when_all_is_there() -> None:
+    installed = [step.name for step in steps(has_gpu=False, extra=None)]
+    assert installed == ["pip", "torch", "project", "vllm", "bytecode"]
     with_tests = [step.name for step in steps(has_gpu=True, extra="test")]
-    assert with_tests == ["torch", "project", "vllm", "test", "browser"]
+    assert with_tests == ["pip", "torch", "project", "vllm", "test", "browser", "bytecode"]
 
 
 def test_vllms_picture_and_sound_packages_are_left_out_and_markers_kept() -> None:
