@@ -102,8 +102,13 @@ def recipe(data: Path, seed: int, epochs: int) -> dict[str, float]:
 
 
 def compare(data: Path, seeds: list[int], epochs: int) -> list[dict[str, Any]]:
-    ours = [hamlet(data, seed, epochs) for seed in seeds]
-    theirs = [recipe(data, seed, epochs) for seed in seeds]
+    """A row per metric; the two take turns, so that a machine that slows down slows both."""
+    ours, theirs = [], []
+    for seed in seeds:
+        for name, train, runs in (("hamlet", hamlet, ours), ("trainer", recipe, theirs)):
+            runs.append(train(data, seed, epochs))
+            figures = ", ".join(f"{metric} {value:.4f}" for metric, value in runs[-1].items())
+            print(f"seed {seed}, {name}: {figures}", flush=True)
     rows = []
     for name, unit in (("accuracy", "share"), ("f1", "share"), ("seconds", "s")):
         values, baseline = [run[name] for run in ours], [run[name] for run in theirs]
