@@ -21,6 +21,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from cluster.errors import ContextLengthExceeded, InvalidInput
+from cluster.processor import has_bf16
 from cluster.references import resolve_model
 
 # Its bar for a load of half a second lands in the middle of other output.
@@ -68,7 +69,7 @@ class Embedder:
         self.max_tokens = int(self._model.max_seq_length or self._model.tokenizer.model_max_length)
         self.special_tokens = len(self._tokenizer.encode("").ids)
         self._batch_tokens = BATCH_TOKENS_GPU if self._device == "cuda" else BATCH_TOKENS_CPU
-        self._dtype = torch.bfloat16 if _has_fast_bfloat16(self._device) else None
+        self._dtype = torch.bfloat16 if has_bf16(self._device == "cuda") else None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -166,11 +167,3 @@ def _prompt(prompts: dict[str, str], kind: str) -> str:
     """The prompt a model was trained to see before a query or a passage; most have none."""
     aliases = {"query": ("query",), "document": ("document", "passage", "corpus")}
     return next((prompts[name] for name in aliases[kind] if prompts.get(name)), "")
-
-
-def _has_fast_bfloat16(device: str) -> bool:
-    # Without the instruction bfloat16 is emulated, and slower than float32.
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

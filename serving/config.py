@@ -87,7 +87,11 @@ class GeneratorConfig(ModelDeploymentConfig):
     engine: Literal["auto", "vllm", "transformers"] = Field(
         "auto", description="auto takes vLLM where it is installed, transformers elsewhere."
     )
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Type of the weights.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="Type of the weights. auto takes bfloat16 where the GPU or processor multiplies it itself, "
+        "else float16 on a GPU and float32 on a processor.",
+    )
     max_model_len_tokens: int = Field(2048, ge=64, description="Longest prompt and answer together.")
     max_num_seqs: int = Field(64, ge=1, description="Sequences in one batch of the engine.")
     default_max_tokens: int = Field(

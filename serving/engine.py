@@ -10,7 +10,18 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from cluster.processor import has_bf16
+
 FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+def weights_dtype(wanted: str, on_gpu: bool) -> str:
+    """The name of torch's type that `generator.dtype` means on this machine."""
+    if wanted != "auto":
+        return wanted
+    if has_bf16(on_gpu):
+        return "bfloat16"
+    return "float16" if on_gpu else "float32"
 
 
 @dataclass(frozen=True, slots=True)

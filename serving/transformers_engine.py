@@ -18,7 +18,7 @@ import torch
 from cluster.errors import Unavailable
 from cluster.storage import local_folder
 from serving.config import GeneratorConfig
-from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob
+from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.stops import StopFilter, TokenDecoder
 
 Result = TypeVar("Result")
@@ -63,7 +63,7 @@ class TransformersEngine:
         self._config = config
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        dtype = getattr(torch, config.dtype)
+        dtype = getattr(torch, weights_dtype(config.dtype, self._device == "cuda"))
         self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(self._device).eval()
         self._vocabulary_size = int(self._model.config.vocab_size)
         self._end_ids = _end_ids(self._model, self._tokenizer)

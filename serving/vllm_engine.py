@@ -20,7 +20,7 @@ import torch
 from cluster.errors import InvalidInput, Unavailable
 from cluster.storage import local_folder
 from serving.config import GeneratorConfig
-from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob
+from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.threads import set_thread_variable
 from serving.vllm_tools import ToolParsers, ToolReader
 
@@ -42,7 +42,8 @@ class VllmEngine:
         on_cpu = current_platform.is_cpu()
         arguments = AsyncEngineArgs(
             model=str(model),
-            dtype=config.dtype,
+            # On a GPU vLLM's own `auto` says the same, and asks in the process that uses the GPU.
+            dtype=weights_dtype(config.dtype, on_gpu=False) if on_cpu else config.dtype,
             max_model_len=config.max_model_len_tokens,
             max_num_seqs=config.max_num_seqs,
             gpu_memory_utilization=config.memory_utilization or (0.15 if on_cpu else 0.9),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from cluster.processor import has_bf16
 from training.config import Precision
 
 
@@ -15,10 +16,3 @@ def choose_precision(wanted: Precision) -> Precision:
     votes: list[bool | None] = [None] * dist.get_world_size()
     dist.all_gather_object(votes, has_bf16(torch.cuda.is_available()))
     return Precision.BF16 if all(votes) else Precision.FLOAT32
-
-
-def has_bf16(on_gpu: bool) -> bool:
-    """Whether the GPU, or else the processor, multiplies bfloat16 itself."""
-    if on_gpu:
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cluster.processor import has_bf16
 from cluster.references import resolve_model
 from training.config import FinetuneConfig, Precision
 from training.engine import parameter_groups
@@ -15,7 +16,6 @@ from training.examples import Example
 from training.feed import Feed
 from training.meter import own_peak_memory_bytes
 from training.modules import build_module, pad_token_id
-from training.precision import has_bf16
 from training.prepare import Prepared
 
 # Micro-batches after the first, which warms up; and seconds after which no further one is begun.
