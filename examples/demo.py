@@ -6,6 +6,7 @@ afterwards, until `make down`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -189,14 +190,14 @@ def show_score(client: OpenAI) -> None:
     table.add_column("")
     for way in WAYS:
         table.add_column(way, justify="right")
-    with ThreadPoolExecutor(4) as pool, console.status("asking"):
-        for name, facts in groups.items():
-            counts = []
-            for model in WAYS.values():
-                answers = pool.map(lambda fact, model=model: ask(client, model, fact["question"]), facts)
-                right = sum(is_right(answer.text, fact) for answer, fact in zip(answers, facts, strict=True))
-                counts.append(f"{right} of {len(facts)}")
-            table.add_row(name, *counts)
+    cells = list(itertools.product(groups, WAYS.values()))
+    asked = [(model, fact["question"]) for name, model in cells for fact in groups[name]]
+    # All at once: the generator answers them in batches.
+    with ThreadPoolExecutor(16) as pool, console.status(f"asking {len(asked)} questions"):
+        answers = pool.map(lambda each: ask(client, *each), asked)
+        rights = {cell: sum(is_right(next(answers).text, fact) for fact in groups[cell[0]]) for cell in cells}
+    for name, facts in groups.items():
+        table.add_row(name, *(f"{rights[name, model]} of {len(facts)}" for model in WAYS.values()))
     console.print(table)
 
 
