@@ -9,8 +9,9 @@ the same ids as serving.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -70,9 +71,16 @@ def encode(segments: Sequence[Segment], tokenizer: Any, beginning: Sequence[int]
     """
     input_ids: list[int] = list(beginning)
     labels: list[int] = [IGNORE] * len(beginning)
+
+    # The template writes every special token itself; adding them again would double the begin token.
+    # Of the first two pieces, often all there are, the first is asked for twice.
+    @lru_cache(maxsize=1)
+    def ids_of(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
     before = ""
     for segment in segments:
-        ids = _continuation(before, segment.text, tokenizer)
+        ids = _continuation(before, segment.text, ids_of)
         input_ids += ids
         labels += ids if segment.is_trained else [IGNORE] * len(ids)
         before = segment.text
@@ -80,18 +88,15 @@ def encode(segments: Sequence[Segment], tokenizer: Any, beginning: Sequence[int]
     return Example(input_ids, labels, [])
 
 
-def _continuation(before: str, text: str, tokenizer: Any) -> list[int]:
+def _continuation(before: str, text: str, ids_of: Callable[[str], list[int]]) -> list[int]:
     """Token ids of `text` as it stands after `before`.
 
     SentencePiece models put a space before whatever they are given, so that `text` alone would begin with
     a space that the model never has to write. It is tokenised together with `before` and cut off at the
     border, and alone only where a token would straddle that.
     """
-
-    def ids_of(piece: str) -> list[int]:
-        # The template writes every special token itself; adding them again would double the begin token.
-        return list(tokenizer.encode(piece, add_special_tokens=False))
-
+    if not before:
+        return ids_of(text)
     head, both = ids_of(before), ids_of(before + text)
     return both[len(head) :] if both[: len(head)] == head else ids_of(text)
 

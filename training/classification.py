@@ -5,13 +5,13 @@ No torch here: the loss lives in `training/modules.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from training.classification_rows import LabelledRows, Labels, label_text
 from training.config import DataConfig
-from training.examples import Dataset, Example
+from training.examples import BLOCK_ROWS, Dataset, Example, Examples
 from training.faults import raise_first
 from training.row_files import Row
 from training.sources import Rows
@@ -62,15 +62,23 @@ def _check(rows: Sequence[Row], check: LabelledRows, what: str) -> None:
 
 def _tokenize(
     rows: Sequence[Row], check: LabelledRows, labels: Labels, tokenizer: Any, max_length_tokens: int
-) -> tuple[list[Example], int]:
-    texts = [[row.columns[column] for row in rows] for column in check.text_columns]
-    targets = [labels.index[label_text(row.columns, check.label_column)] for row in rows]
-    encoded = tokenizer(
-        *texts, truncation=True, max_length=max_length_tokens, return_token_type_ids=len(texts) == 2
-    )
-    segments = encoded.get("token_type_ids") or [[]] * len(rows)
-    examples = [
-        Example(ids, [target], segment)
-        for ids, target, segment in zip(encoded["input_ids"], targets, segments, strict=True)
-    ]
-    return examples, sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
+) -> tuple[Examples, int]:
+    """The examples of all rows, and how many rows were cut."""
+    is_pair = len(check.text_columns) == 2
+    num_cut = 0
+
+    def encoded() -> Iterator[Example]:
+        nonlocal num_cut
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = rows[start : start + BLOCK_ROWS]
+            texts = [[row.columns[column] for row in block] for column in check.text_columns]
+            found = tokenizer(
+                *texts, truncation=True, max_length=max_length_tokens, return_token_type_ids=is_pair
+            )
+            num_cut += sum(bool(encoding.overflowing) for encoding in found.encodings or ())
+            segments = found.get("token_type_ids") or [[]] * len(block)
+            for row, ids, segment in zip(block, found["input_ids"], segments, strict=True):
+                target = labels.index[label_text(row.columns, check.label_column)]
+                yield Example(ids, [target], segment)
+
+    return Examples.of(encoded()), num_cut

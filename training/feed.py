@@ -26,7 +26,7 @@ class Feed:
     ) -> None:
         self._dataset, self._config, self._pad_token_id = dataset, config, pad_token_id
         self._rank, self._world_size = rank, world_size
-        self._lengths = [len(example.input_ids) for example in dataset.train]
+        self._lengths = dataset.train.lengths
 
     @property
     def steps_per_epoch(self) -> int:
@@ -62,7 +62,7 @@ class Feed:
         """
         rows = self._dataset.validation
         plan = plan_evaluation(
-            [len(example.input_ids) for example in rows],
+            rows.lengths,
             batch_size=2 * self._config.batch.micro_batch_size_per_gpu,
             world_size=self._world_size,
         )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.errors import DataError
-from training.examples import IGNORE, Dataset, Example
+from training.examples import BLOCK_ROWS, IGNORE, Dataset, Example, Examples
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
 from training.sources import Rows
@@ -38,8 +38,8 @@ def prepare_mlm(rows: Rows, tokenizer: Any, max_length_tokens: int, seed: int) -
             "the base model has no mask token; mlm trains encoders such as builtin:minilm", "model"
         )
     return Dataset(
-        _prepare(rows.train, "training file", tokenizer, max_length_tokens, seed),
-        _prepare(rows.validation, "validation file", tokenizer, max_length_tokens, seed),
+        Examples.of(_masked(rows.train, "training file", tokenizer, max_length_tokens, seed)),
+        Examples.of(_masked(rows.validation, "validation file", tokenizer, max_length_tokens, seed)),
     )
 
 
@@ -73,20 +73,21 @@ def mlm_metrics(loss: float) -> dict[str, float]:
     return {"perplexity": math.exp(min(loss, 700.0))}
 
 
-def _prepare(
+def _masked(
     rows: Sequence[Row], what: str, tokenizer: Any, max_length_tokens: int, seed: int
-) -> list[Example]:
+) -> Iterator[Example]:
     for row in rows:
         raise_first((replace(fault, line=row.line) for fault in mlm_faults(row.columns)), what)
-    encoded = tokenizer(
-        [row.columns["text"] for row in rows],
-        truncation=True,
-        max_length=max_length_tokens,
-        return_overflowing_tokens=True,
-        return_special_tokens_mask=True,
-    )
-    examples = [
-        mask(ids, [not is_special for is_special in special], tokenizer.mask_token_id, len(tokenizer), seed)
-        for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
-    ]
-    return [example for example in examples if example.num_targets]
+    for start in range(0, len(rows), BLOCK_ROWS):
+        encoded = tokenizer(
+            [row.columns["text"] for row in rows[start : start + BLOCK_ROWS]],
+            truncation=True,
+            max_length=max_length_tokens,
+            return_overflowing_tokens=True,
+            return_special_tokens_mask=True,
+        )
+        for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+            maskable = [not is_special for is_special in special]
+            example = mask(ids, maskable, tokenizer.mask_token_id, len(tokenizer), seed)
+            if example.num_targets:
+                yield example

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from training.examples import IGNORE, Dataset, Example
+from training.examples import IGNORE, Dataset, Example, Examples
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -38,8 +38,8 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 def packed(dataset: Dataset, capacity: int) -> Dataset:
     """The data set with its training rows packed; validation stays as it is, and so do its figures."""
     rows = dataset.train
-    sequences = pack([len(row.input_ids) for row in rows], capacity)
-    train = [join([rows[index] for index in sequence]) for sequence in sequences]
+    sequences = pack(rows.lengths, capacity)
+    train = Examples.of(join([rows[index] for index in sequence]) for sequence in sequences)
     notice = f"{len(rows)} training rows are packed into {len(train)} sequences of up to {capacity} tokens"
     return replace(dataset, train=train, notices=(*dataset.notices, notice))
 

@@ -5,13 +5,14 @@ No torch here: the losses live in `training/encoder_modules.py`.
 
 from __future__ import annotations
 
-import hashlib
+import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from cluster.errors import DataError
-from training.examples import MILLIONTHS, Dataset, Example
+from training.examples import MILLIONTHS, Dataset, Example, Examples
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
 from training.sources import Rows
@@ -86,14 +87,13 @@ def prepare_pairs(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset
 
 
 def with_distractors(rows: Sequence[list[str]]) -> list[list[str]]:
-    """Each row with passages of other rows behind its own, chosen by hash: the same for every run. Pure."""
+    """Each row with passages of other rows behind its own, drawn by its question: the same for every run. Pure."""
     passages = list(dict.fromkeys(row[1] for row in rows))
     result = []
     for row in rows:
-        others = sorted(
-            (passage for passage in passages if passage not in row),
-            key=lambda passage: hashlib.sha256(f"{row[0]}\0{passage}".encode()).digest(),
-        )
+        # As many more as could be its own.
+        drawn = random.Random(row[0]).sample(passages, min(len(passages), NUM_DISTRACTORS + len(row)))
+        others = [passage for passage in drawn if passage not in row]
         result.append([*row, *others[:NUM_DISTRACTORS]])
     return result
 
@@ -125,21 +125,26 @@ def _label(row: Row, names: tuple[str, ...]) -> int:
 
 def _encode(
     rows: Sequence[list[str]], labels: Sequence[int], tokenizer: Any, max_length_tokens: int
-) -> tuple[list[Example], int]:
-    examples, num_cut = [], 0
-    for texts, label in zip(rows, labels, strict=True):
-        encoded = tokenizer(texts, truncation=True, max_length=max_length_tokens)
-        num_cut += any(encoding.overflowing for encoding in encoded.encodings or ())
-        ids = [token for text in encoded["input_ids"] for token in text]
-        segments = [number for number, text in enumerate(encoded["input_ids"]) for _ in text]
-        examples.append(Example(ids, [label], segments))
-    return examples, num_cut
+) -> tuple[Examples, int]:
+    """The examples of all rows, and of how many a text was cut."""
+    num_cut = 0
+
+    def encoded() -> Iterator[Example]:
+        nonlocal num_cut
+        for texts, label in zip(rows, labels, strict=True):
+            found = tokenizer(texts, truncation=True, max_length=max_length_tokens)
+            num_cut += any(encoding.overflowing for encoding in found.encodings or ())
+            ids = [token for text in found["input_ids"] for token in text]
+            segments = [number for number, text in enumerate(found["input_ids"]) for _ in text]
+            yield Example(ids, [label], segments)
+
+    return Examples.of(encoded()), num_cut
 
 
 def _ranks(values: Sequence[int]) -> list[float]:
     order = sorted(values)
     first = {value: index for index, value in reversed(list(enumerate(order)))}
-    count = {value: order.count(value) for value in first}
+    count = Counter(order)
     return [first[value] + (count[value] - 1) / 2 for value in values]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def _limits_of_the_probe(config: FinetuneConfig, probed: dict[str, Any] | None) 
 
 def count(dataset: Dataset, config: FinetuneConfig) -> Amount:
     """Rows, tokens and steps of a run. Pure."""
-    per_epoch = sum(len(example.input_ids) for example in dataset.train)
+    per_epoch = sum(dataset.train.lengths)
     steps_per_epoch = -(-len(dataset.train) // config.global_batch_size)
     steps = min(steps_per_epoch * config.epochs, config.max_steps or steps_per_epoch * config.epochs)
     epochs = steps / steps_per_epoch
@@ -147,8 +148,9 @@ def estimate_memory(
         frozen_bytes=shape.frozen_bytes_in_4bit(value_bytes) if method is Method.QLORA else value_bytes,
     )
     # Batches hold rows of like length: the longest ones come together.
-    longest = sorted(dataset.train, key=lambda example: len(example.input_ids), reverse=True)
-    batch = longest[: config.batch.micro_batch_size_per_gpu]
+    lengths = dataset.train.lengths
+    longest = heapq.nlargest(config.batch.micro_batch_size_per_gpu, range(len(lengths)), lengths.__getitem__)
+    batch = [dataset.train[index] for index in longest]
     activations = activation_memory(
         shape,
         tokens=len(batch) * len(batch[0].input_ids),

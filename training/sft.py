@@ -15,7 +15,7 @@ from typing import Any
 from cluster.errors import DataError
 from training.chat import Segment, encode, render
 from training.chat_rows import chat_faults
-from training.examples import IGNORE, Dataset, Example
+from training.examples import IGNORE, Dataset, Example, Examples
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
 from training.sources import Rows
@@ -134,18 +134,23 @@ def sft_metrics(loss: float) -> dict[str, float]:
 
 def _encode_all(
     rows: Sequence[Row], what: str, faults_of: FaultsOf, examples_of: ExamplesOf, max_length_tokens: int
-) -> tuple[list[Example], int]:
+) -> tuple[Examples, int]:
     """The examples of all rows, and how many rows gave none."""
-    examples: list[Example] = []
     left_out = 0
-    for row in rows:
-        raise_first((replace(fault, line=row.line) for fault in faults_of(row.columns)), _place(what, row))
-        try:
-            found = examples_of(row.columns)
-        except DataError as exc:
-            raise DataError(f"{_place(what, row)}, line {row.line}: {exc.message}", exc.param) from exc
-        left_out += not found
-        examples += found
+
+    def encoded() -> Iterator[Example]:
+        nonlocal left_out
+        for row in rows:
+            place = _place(what, row)
+            raise_first((replace(fault, line=row.line) for fault in faults_of(row.columns)), place)
+            try:
+                found = examples_of(row.columns)
+            except DataError as exc:
+                raise DataError(f"{place}, line {row.line}: {exc.message}", exc.param) from exc
+            left_out += not found
+            yield from found
+
+    examples = Examples.of(encoded())
     if not examples:
         raise DataError(
             f"no {what} row has a trained token within {max_length_tokens} tokens; raise max_length_tokens",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from training.config import TaskName
-from training.examples import IGNORE, Dataset, Example
+from training.examples import IGNORE, Dataset, Example, Examples
 from training.language_modules import LanguageModule
 from training.modules import collate, weightless
 from training.packing import join, num_rows, pack, packed, positions, split
@@ -53,9 +53,9 @@ def test_the_first_token_of_a_row_is_not_predicted_from_the_row_before() -> None
 
 def test_packing_leaves_validation_alone_and_says_what_it_did() -> None:
     rows = rows_of([10] * 8)
-    dataset = packed(Dataset(rows, rows, (), ("before",)), CAPACITY)
+    dataset = packed(Dataset(Examples.of(rows), Examples.of(rows), (), ("before",)), CAPACITY)
     assert len(dataset.train) == 2
-    assert dataset.validation == rows
+    assert list(dataset.validation) == rows
     assert dataset.notices == ("before", "8 training rows are packed into 2 sequences of up to 40 tokens")
 
 
@@ -80,7 +80,7 @@ def test_loss_and_gradients_are_those_of_the_rows_alone(
 ) -> None:
     module = LanguageModule(tiny_llama(attn_implementation=implementation))
     rows = rows_of(lengths)
-    sequences = packed(Dataset(rows, []), CAPACITY).train
+    sequences = packed(Dataset(Examples.of(rows), Examples.of([])), CAPACITY).train
     alone = gradients(module, [collate([row], TaskName.SFT, 0) for row in rows])
     together = gradients(module, [collate(sequences, TaskName.SFT, 0)])
     assert together[0] == pytest.approx(alone[0], rel=1e-4, abs=1e-5)

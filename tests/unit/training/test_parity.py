@@ -14,7 +14,7 @@ from cluster.errors import JobFailed, NotFound
 from cluster.storage import upload_folder
 from training.config import FinetuneConfig, Precision
 from training.evaluation import Tally
-from training.examples import Dataset
+from training.examples import Dataset, Examples
 from training.export import _require_complete, export_model
 from training.language_modules import LanguageModule
 from training.loop_state import LoopResult
@@ -162,4 +162,6 @@ def test_an_incomplete_state_is_refused_before_anything_is_written(
 
 def test_an_export_that_was_never_completed_is_not_loaded(base: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="never completely written"):
-        _first_prompt_mismatch(inputs_of(config_of(base), str(base), []), Dataset([], []))
+        _first_prompt_mismatch(
+            inputs_of(config_of(base), str(base), []), Dataset(Examples.of([]), Examples.of([]))
+        )

@@ -12,7 +12,7 @@ from cluster.settings import settings
 from training import cost, identities, memory, percentiles
 from training.config import FinetuneConfig, Method
 from training.cost import hosted_cost, worker_hours
-from training.examples import IGNORE, Dataset, Example
+from training.examples import IGNORE, Dataset, Example, Examples
 from training.memory import ModelShape, activation_memory, read_shape, state_memory
 from training.plan import count, estimate_memory, measured_values, memory_plan
 
@@ -26,7 +26,7 @@ def config(**changes: object) -> FinetuneConfig:
 def dataset(*lengths: int) -> Dataset:
     """Rows of these lengths, the last two tokens of each trained."""
     rows = [Example([1] * n, [IGNORE] * (n - 2) + [1, 1], []) for n in lengths]
-    return Dataset(rows, rows[:1])
+    return Dataset(Examples.of(rows), Examples.of(rows[:1]))
 
 
 def write_model(folder: Path, **changes: int) -> Path:

@@ -1,0 +1,47 @@
+"""Tokenised rows in flat arrays: they read as the rows they were made of."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.examples import IGNORE, Example, Examples, Preference
+
+NUMBERS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5)
+ROWS = st.lists(st.builds(Example, NUMBERS, NUMBERS, NUMBERS), max_size=5)
+
+
+@given(ROWS)
+def test_rows_read_as_they_were_also_from_another_process(rows: list[Example]) -> None:
+    examples = pickle.loads(pickle.dumps(Examples.of(iter(rows))))
+    assert list(examples) == rows
+    assert len(examples) == len(rows)
+    assert examples[1:3] == rows[1:3]
+    assert examples.lengths == [len(row.input_ids) for row in rows]
+
+
+def test_numbers_of_an_example_are_pythons_own() -> None:
+    (example,) = Examples.of([Example([5, 6], [IGNORE, 6], [])])
+    assert [type(number) for number in (*example.input_ids, *example.labels)] == [int] * 4
+
+
+def test_a_row_from_the_end_and_one_that_is_not_there() -> None:
+    examples = Examples.of([Example([1], [1], []), Example([2], [0], [])])
+    assert examples[-1].input_ids == [2]
+    with pytest.raises(IndexError):
+        examples[2]
+
+
+def test_preferences_stay_preferences() -> None:
+    """One row is one term of the loss, whatever number of tokens it trains."""
+    row = Preference([1, 2, 1, 3], [IGNORE, 2, IGNORE, 3], [0, 0, 1, 1])
+    assert Examples.of([row])[0] == row
+    assert Examples.of([row])[0].num_targets == 1
+
+
+def test_a_number_takes_four_bytes_on_the_way_to_a_worker() -> None:
+    rows = [Example([token] * 1000, [token] * 1000, []) for token in range(1000, 1100)]
+    assert len(pickle.dumps(Examples.of(rows))) < 4.1 * 2 * 100 * 1000
