@@ -229,13 +229,14 @@ def measure_vllm(quick: bool) -> Figures:
     from cluster.ports import free_port
     from cluster.references import resolve_model
     from serving.config import GeneratorConfig
+    from serving.engine import weights_dtype
 
     config = GeneratorConfig()
     port = free_port("127.0.0.1")
     arguments = {
         "model": str(resolve_model(config.model)),
         "served-model-name": "smollm2",
-        "dtype": config.dtype,
+        "dtype": weights_dtype(config.dtype, on_gpu=False),
         "max-model-len": str(config.max_model_len_tokens),
         "max-num-seqs": str(config.max_num_seqs),
         "gpu-memory-utilization": "0.15",
@@ -264,7 +265,13 @@ def measure_infinity(python: Path, quick: bool) -> Figures:
     from cluster.references import resolve_model
 
     port = free_port("127.0.0.1")
-    command = [str(python), "-m", "infinity_emb", "v2", "--model-id", str(resolve_model("builtin:minilm"))]
+    # Its command beside that Python; the package cannot be run as a module.
+    command = [
+        str(python.with_name("infinity_emb")),
+        "v2",
+        "--model-id",
+        str(resolve_model("builtin:minilm")),
+    ]
     command += ["--served-model-name", "minilm", "--engine", "torch", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--no-model-warmup"]
     with server(command, dict(os.environ), f"http://127.0.0.1:{port}/health"):
