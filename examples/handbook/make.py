@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def parse(text: str) -> Handbook:
         }
         return Document(**(raw | parts))
 
-    raw = yaml.safe_load(text)
+    raw = yaml.load(text, yaml.CSafeLoader)
     return Handbook(**(raw | {"documents": [document(d) for d in raw["documents"]]}))
 
 
@@ -187,6 +188,7 @@ def route_rows(handbook: Handbook, *, validation: bool) -> list[dict[str, str]]:
     return rows
 
 
+@cache
 def words(text: str) -> frozenset[str]:
     """The words of a question, lower case, without punctuation at their ends."""
     return frozenset(word.strip(".,;:!?'\"") for word in text.lower().split())
