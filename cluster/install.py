@@ -36,9 +36,6 @@ VLLM_CUDA = "vllm>=0.32,<0.33"
 # Of vLLM's requirements: torch has its own step, and these three are for pictures and sound only.
 NOT_NEEDED = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
 
-# Left to Python, which compiles what it imports: a fifth of all files.
-SELDOM_IMPORTED = re.compile(r"/tests?/|/transformers/models/")
-
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -148,8 +145,13 @@ def install_browser() -> None:
 
 
 def compile_packages() -> None:
-    """Bytecode of what is installed, by all cores; pip would use one, and after each package."""
-    compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0, rx=SELDOM_IMPORTED)
+    """Bytecode of what is installed, by all cores; pip would use one, and after each package.
+
+    Packages' own tests and transformers' models, a fifth of all files, are left to whoever imports them.
+    """
+    packages = sysconfig.get_path("purelib")
+    left_out = re.compile(rf"{re.escape(packages)}/(.*/tests?/|transformers/models/)")
+    compileall.compile_dir(packages, quiet=2, workers=0, rx=left_out)
 
 
 def needed(requirements: Iterable[str]) -> list[str]:

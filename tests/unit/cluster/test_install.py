@@ -87,6 +87,20 @@ def test_chromium_is_asked_of_apt_only_where_there_is_none_and_it_may(
         install.install_browser()
 
 
+def test_bytecode_is_made_of_all_but_tests_and_models_wherever_the_project_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = tmp_path / "tests" / "site-packages"
+    for name in ("a/b.py", "a/tests/c.py", "transformers/d.py", "transformers/models/e.py"):
+        file = packages / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x = 1\n")
+    (packages / "newer_python.py").write_text("no code at all\n")  # packages bring such files too
+    monkeypatch.setattr(install.sysconfig, "get_path", lambda name: str(packages))
+    install.compile_packages()
+    assert {file.name.split(".")[0] for file in packages.rglob("*.pyc")} == {"b", "d"}
+
+
 class Machine:
     """An environment in a temporary folder, with steps that only count how often they are done."""
 
