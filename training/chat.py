@@ -72,10 +72,9 @@ def encode(segments: Sequence[Segment], tokenizer: Any, beginning: Sequence[int]
     input_ids: list[int] = list(beginning)
     labels: list[int] = [IGNORE] * len(beginning)
 
-    # The template writes every special token itself; adding them again would double the begin token.
-    # Of the first two pieces, often all there are, the first is asked for twice.
-    @lru_cache(maxsize=1)
+    @lru_cache(maxsize=1)  # of the first two pieces, often all there are, the first is asked for twice
     def ids_of(text: str) -> list[int]:
+        # The template writes every special token itself; adding them again would double the begin token.
         return list(tokenizer.encode(text, add_special_tokens=False))
 
     before = ""
