@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.launcher import LocalLauncher, Run, RunState
@@ -29,6 +30,14 @@ def _until(check: Callable[[], bool], seconds: float = 20) -> None:
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def _starter(folder: Path) -> psutil.Process:
+    """The process that starts the command, once it has: killed before that, it leaves nothing that runs."""
+    _until(lambda: (folder / PID).exists() and bool((folder / PID).read_text()))
+    starter = psutil.Process(int((folder / PID).read_text()))
+    _until(lambda: bool(starter.children()))
+    return starter
 
 
 def _ended(launcher: LocalLauncher, name: str) -> Run:
@@ -66,13 +75,13 @@ def test_a_run_is_stopped_and_seen_to_end_by_whoever_looks(launcher: LocalLaunch
 
 def test_a_run_that_is_killed_has_ended_without_an_exit_code(launcher: LocalLauncher, tmp_path: Path) -> None:
     launcher.start("job-1", SLEEP)
-    os.killpg(int((tmp_path / "job-1" / PID).read_text()), signal.SIGKILL)
+    os.killpg(_starter(tmp_path / "job-1").pid, signal.SIGKILL)
     assert _ended(launcher, "job-1").exit_code is None
 
 
 def test_a_run_whose_starter_alone_is_killed_still_runs(launcher: LocalLauncher, tmp_path: Path) -> None:
     launcher.start("job-1", SLEEP)
-    os.kill(int((tmp_path / "job-1" / PID).read_text()), signal.SIGKILL)
+    _starter(tmp_path / "job-1").kill()
     time.sleep(0.1)
     assert launcher.look("job-1").state is RunState.RUNNING
     launcher.stop("job-1")
