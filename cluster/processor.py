@@ -2,6 +2,34 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+# Where a GPU's driver shows itself: NVIDIA's, that of Windows' subsystem for Linux, AMD's.
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
+
+
+def has_gpu() -> bool:
+    """Whether torch sees a GPU; where there is no driver, that is known without importing it."""
+    if not any(driver.exists() for driver in GPU_DRIVERS):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def num_threads() -> int:
+    """Threads to compute with, as torch decides: OMP_NUM_THREADS, which Ray sets to a worker's CPUs, or every core."""
+    configured = os.environ.get("OMP_NUM_THREADS", "")
+    return int(configured) if configured.isdigit() and int(configured) > 0 else num_cores()
+
 
 def has_bf16(on_gpu: bool) -> bool:
     """Whether the GPU, or else the processor, multiplies bfloat16 by instructions of its own.

@@ -71,6 +71,11 @@ class Settings(BaseSettings):
         description="Logical CPUs of this machine; at least 4 by default, so that a laptop can train while it "
         "serves. 0 keeps work off a head that has workers.",
     )
+    embedder_backend: Literal["auto", "torch"] = Field(
+        "auto",
+        description="What computes embedding models. auto measures torch and OpenVINO when a model is first loaded "
+        "on a machine without a GPU, and takes the faster.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Level of our loggers."
     )

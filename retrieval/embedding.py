@@ -1,35 +1,25 @@
-"""Texts to vectors, on the fastest backend that stays within 1e-3 cosine of float32.
+"""Texts to vectors, within 1e-3 cosine of float32.
 
-Owns loading, batching and the model's identity (`fingerprint`). The batching is where the time goes: texts
-are sorted by length, so that a batch pads to nearly nothing, and batches are bounded in padded tokens, so
-that memory is bounded too.
+Owns checks, prompts, batching and the model's identity (`fingerprint`). The batching is where the time goes: texts of
+one length go together, so that a batch pads to nearly nothing, and batches are bounded in padded tokens, so that
+memory is bounded too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from sentence_transformers import SentenceTransformer
-from tokenizers import Encoding, Tokenizer
-from transformers.utils import logging as transformers_logging
+from tokenizers import Tokenizer
 
 from cluster.errors import ContextLengthExceeded, InvalidInput
-from cluster.processor import has_bf16
 from cluster.references import resolve_model
-
-# Its bar for a load of half a second lands in the middle of other output.
-transformers_logging.disable_progress_bar()
-
-# Padded tokens of one forward pass. Above it nothing is gained on CPU (caches) and memory is spent on GPU.
-BATCH_TOKENS_CPU = 8192
-BATCH_TOKENS_GPU = 32768
+from retrieval.embedding_backend import load_sentence_model
+from retrieval.padding import padded_batches
+from retrieval.sentence_model import padded_inputs
 
 # What changes the vectors of a model: weights, tokenizer, pooling, prompts.
 FINGERPRINT_FILES = ("*.safetensors", "*.json", "*/config.json", "*/*.safetensors")
@@ -40,7 +30,7 @@ class Embedder:
 
     Attributes: `name` (the reference it was loaded by), `fingerprint` (16 hex digits of its files),
     `dimension` (of a vector), `max_tokens` (of a text, special tokens included), `special_tokens` (how many
-    the tokenizer adds to a text).
+    the tokenizer adds to a text), `pass_tokens` (what a pass costs, see `padded_batches`).
 
     Raises NotFound, HubUnreachable or InvalidInput when the model cannot be loaded.
     """
@@ -50,26 +40,13 @@ class Embedder:
         self.name = reference
         self.fingerprint = fingerprint(folder)
         self._lock = threading.Lock()
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model: Any = SentenceTransformer(
-            str(folder),
-            device=self._device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-        self._model.eval()
-        # The Rust tokenizer itself: the wrapper around it costs as much again per text.
-        self._tokenizer = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._pad_id = int(self._model.tokenizer.pad_token_id or 0)
-        self._prompts = {kind: _prompt(self._model.prompts, kind) for kind in ("query", "document")}
-        self.dimension = int(self._model.get_embedding_dimension())
-        self.max_tokens = int(self._model.max_seq_length or self._model.tokenizer.model_max_length)
+        self._model = load_sentence_model(folder, self.fingerprint)
+        info = self._model.info
+        self._tokenizer = Tokenizer.from_str(info.tokenizer_json)
+        self._prompts = {"query": info.query_prompt, "document": info.document_prompt}
+        self.dimension, self.max_tokens = info.dimension, info.max_tokens
         self.special_tokens = len(self._tokenizer.encode("").ids)
-        self._batch_tokens = BATCH_TOKENS_GPU if self._device == "cuda" else BATCH_TOKENS_CPU
-        self._dtype = torch.bfloat16 if has_bf16(self._device == "cuda") else None
+        self.pass_tokens = self._model.pass_tokens
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -109,48 +86,15 @@ class Embedder:
                     )
                 encoding.truncate(self.max_tokens)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        lengths = [len(encoding.ids) for encoding in encodings]
         with self._lock:
-            for batch in token_bounded_batches([len(e.ids) for e in encodings], self._batch_tokens):
-                vectors[batch] = self._forward([encodings[index] for index in batch])
+            for batch in padded_batches(lengths, self._model.batch_tokens, self._model.pass_tokens):
+                inputs = padded_inputs([encodings[index] for index in batch], self._model.info.pad_token_id)
+                vectors[batch] = self._model.vectors(*inputs)
         if not np.isfinite(vectors).all():
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise InvalidInput(f"{self.name} yields no finite vector for input[{bad}]", f"input[{bad}]")
         return vectors
-
-    @torch.inference_mode()
-    def _forward(self, encodings: Sequence[Encoding]) -> np.ndarray:
-        width = max(len(encoding.ids) for encoding in encodings)
-        ids = np.full((len(encodings), width), self._pad_id, dtype=np.int64)
-        mask = np.zeros((len(encodings), width), dtype=np.int64)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding.ids)] = encoding.ids
-            mask[row, : len(encoding.ids)] = 1
-        features = {
-            "input_ids": torch.from_numpy(ids).to(self._device),
-            "attention_mask": torch.from_numpy(mask).to(self._device),
-        }
-        with torch.autocast(self._device, self._dtype) if self._dtype else nullcontext():
-            vectors = self._model(features)["sentence_embedding"]
-        return torch.nn.functional.normalize(vectors.float(), dim=1).cpu().numpy()
-
-
-def token_bounded_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of neighbouring lengths, longest first, each at most `max_tokens` when padded.
-
-    A text longer than `max_tokens` is a batch of its own.
-
-    >>> list(token_bounded_batches([3, 9, 4, 3], 10))
-    [[1], [2, 0], [3]]
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        # The first of a batch is its longest, and what the others are padded to.
-        if batch and lengths[batch[0]] * (len(batch) + 1) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def fingerprint(folder: Path) -> str:
@@ -161,9 +105,3 @@ def fingerprint(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def _prompt(prompts: dict[str, str], kind: str) -> str:
-    """The prompt a model was trained to see before a query or a passage; most have none."""
-    aliases = {"query": ("query",), "document": ("document", "passage", "corpus")}
-    return next((prompts[name] for name in aliases[kind] if prompts.get(name)), "")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from retrieval.padding import BATCH_TOKENS_CPU, PASS_TOKENS_CPU, padded_batches
 from retrieval.search import SearchResult, Stages
 
 
@@ -61,15 +62,13 @@ class CrossEncoder:
         """Probability that each text belongs to the question: [len(texts)], float32."""
         import torch
 
-        from retrieval.embedding import BATCH_TOKENS_CPU, token_bounded_batches
-
         encoded = self._tokenizer(
             [question] * len(texts), list(texts), truncation="only_second", max_length=self._max_tokens
         )
         lengths = [len(ids) for ids in encoded["input_ids"]]
         scores = np.empty(len(texts), dtype=np.float32)
         with self._lock, torch.inference_mode():
-            for batch in token_bounded_batches(lengths, BATCH_TOKENS_CPU):
+            for batch in padded_batches(lengths, BATCH_TOKENS_CPU, PASS_TOKENS_CPU):
                 rows = {key: [values[index] for index in batch] for key, values in encoded.items()}
                 logits = self._model(**self._tokenizer.pad(rows, return_tensors="pt")).logits.float()
                 chosen = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)

@@ -53,6 +53,8 @@ class EmbedderInfo:
 class HashEmbedder:
     """Each word adds 1 or -1 to a coordinate that its hash chooses; then L2-normalised."""
 
+    pass_tokens = 0  # nothing is padded
+
     def __init__(self, dimension: int = 64, max_tokens: int = 256, name: str = "hash") -> None:
         self.name = name
         self.fingerprint = f"{name}-{dimension}"

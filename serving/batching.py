@@ -1,7 +1,7 @@
 """Token-bounded dynamic batches: whatever waits when the model is free is computed together.
 
-No timer: a lone request starts at once, and batches grow by themselves while the model is busy. Items
-are sorted by length, so that little is padding, and come back in their own order.
+No timer: a lone request starts at once, and batches grow by themselves while the model is busy. Items of
+one length go together, so that little is padding, and come back in their own order.
 """
 
 from __future__ import annotations
@@ -12,26 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from retrieval.padding import PASS_TOKENS_CPU, padded_batches
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def plan_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
-    """Indices of the items of each batch, shortest first; a batch is as wide as its longest item.
-
-    `lengths` and `max_batch_tokens` are in tokens; an item longer than the bound goes alone.
-
-    >>> plan_batches([5, 2, 9, 2], 10)
-    [[1, 3], [0], [2]]
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        # Sorted, so this item would be the longest of the batch it joins.
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= max_batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 @dataclass(slots=True)
@@ -45,12 +29,17 @@ class Batcher(Generic[Item, Result]):
     """Computes items of many requests together, on one thread of its own.
 
     `compute` takes the items of one batch and returns a result for each. Where it raises for a batch,
-    each item is computed by itself, so that a bad one fails alone.
+    each item is computed by itself, so that a bad one fails alone. The bounds are those of `padded_batches`.
     """
 
-    def __init__(self, compute: Callable[[Sequence[Item]], Sequence[Result]], max_batch_tokens: int) -> None:
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Item]], Sequence[Result]],
+        max_batch_tokens: int,
+        pass_tokens: int = PASS_TOKENS_CPU,
+    ) -> None:
         self._compute = compute
-        self._max_batch_tokens = max_batch_tokens
+        self._max_batch_tokens, self._pass_tokens = max_batch_tokens, pass_tokens
         self._waiting: list[_Waiting[Item, Result]] = []
         self._running: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
@@ -83,7 +72,8 @@ class Batcher(Generic[Item, Result]):
             while self._waiting:
                 # One batch at a time: what arrives meanwhile is planned together with what is left.
                 waiting = [entry for entry in self._waiting if not entry.done.done()]
-                batches = plan_batches([entry.num_tokens for entry in waiting], self._max_batch_tokens)
+                lengths = [entry.num_tokens for entry in waiting]
+                batches = padded_batches(lengths, self._max_batch_tokens, self._pass_tokens)
                 oldest = next((batch for batch in batches if 0 in batch), [])
                 taken = [waiting[index] for index in oldest]
                 self._waiting = [entry for index, entry in enumerate(waiting) if index not in set(oldest)]

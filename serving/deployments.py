@@ -57,7 +57,7 @@ from serving.promoted import PromotedPolicy
 from serving.prompts import Passage
 from serving.ray_view import RayView
 from serving.retriever import Retriever
-from serving.threads import use_threads
+from serving.threads import set_thread_variable, use_threads
 from serving.tokenizer import HubTokenizer, PromptRenderer
 from serving.tracing import continued, set_up_tracing
 from serving.vector_store_search import VectorStoreSearch
@@ -139,7 +139,7 @@ class EmbedderDeployment:
 
     def __init__(self, config: EmbedderConfig) -> None:
         _set_up_process()
-        use_threads(config.num_threads)
+        set_thread_variable(config.num_threads)
         self._embedder = Embedder(config)
 
     @continued

@@ -28,6 +28,7 @@ class Encoder(Protocol):
     dimension: int
     max_tokens: int
     special_tokens: int
+    pass_tokens: int
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -46,8 +47,9 @@ class Embedder:
         self._encoder = (load or _load)(config.model)
         # A question longer than the embedder reads is still a question; its beginning is searched for.
         queries = partial(self._encoder.embed_queries, truncate=True)
-        self._queries = Batcher(_rows(queries), config.max_batch_tokens)
-        self._documents = Batcher(_rows(self._encoder.embed_documents), config.max_batch_tokens)
+        documents = self._encoder.embed_documents
+        bounds = config.max_batch_tokens, self._encoder.pass_tokens
+        self._queries, self._documents = Batcher(_rows(queries), *bounds), Batcher(_rows(documents), *bounds)
 
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
         """Vectors of `texts`. Raises ContextLengthExceeded naming a document that is too long."""

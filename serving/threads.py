@@ -8,14 +8,7 @@ from __future__ import annotations
 
 import os
 
-
-def num_compute_threads(configured: int | None) -> int:
-    """`configured`, or every core this process may run on."""
-    if configured is not None:
-        return configured
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from cluster.processor import num_cores
 
 
 def set_thread_variable(configured: int | None) -> None:
@@ -30,4 +23,4 @@ def use_threads(configured: int | None) -> None:
     """Let torch compute with that many threads in this process."""
     import torch
 
-    torch.set_num_threads(num_compute_threads(configured))
+    torch.set_num_threads(configured or num_cores())

@@ -29,12 +29,14 @@ MAY_IMPORT = {
 # Each is named where it is wrapped, so that it can be replaced, left out or upgraded in one place.
 HEAVY_LIBRARIES = {
     "deepspeed": {"training/engine.py"},
+    "openvino": {"retrieval/openvino_sentence_model.py"},
     "qdrant_client": {
         "retrieval/server_store.py",
         "retrieval/server_calls.py",
         "retrieval/server_filters.py",
     },
     "qdrant_edge": {"retrieval/edge_store.py", "retrieval/edge_filters.py", "retrieval/bm25.py"},
+    "sentence_transformers": {"retrieval/torch_sentence_model.py"},
     "vllm": {"serving/vllm_engine.py", "serving/vllm_lora.py", "serving/vllm_tools.py"},
 }
 
@@ -43,6 +45,7 @@ NAMES_WITHOUT_A_NOUN = {"utils", "util", "common", "helpers", "helper", "misc"}
 # Where an unknown exception may end. Elsewhere a broad handler must raise it again.
 BOUNDARIES = {
     "training/fit.py::_fit": "the thread that trains: whatever ends it is raised again in the one that waits",
+    "retrieval/embedding_backend.py::_converted": "a model that the converter does not know: torch computes it",
     "retrieval/edge_store.py::_translated": "the engine raises nothing but bare Exception",
     "serving/requests.py::__call__": "the request: whatever is left becomes a 500 with the request's id",
     "serving/conductor.py::_round": "the background round: the fault is logged and the next round tries again",

@@ -7,22 +7,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from cluster.errors import ContextLengthExceeded, InvalidInput
 from cluster.references import resolve_model
-from retrieval.embedding import Embedder, fingerprint, token_bounded_batches
+from retrieval.embedding import Embedder, fingerprint
+from retrieval.openvino_sentence_model import OpenVinoSentenceModel, convert
+from retrieval.sentence_model import SentenceModel
+from retrieval.torch_sentence_model import TorchSentenceModel
 
 LONG = " ".join(["word"] * 600)
 TEXTS = ["Paid leave.", "Wie viele Tage Urlaub?", "汉字", "x " * 200, "def f(): return 1", "a", "Paid leave."]
 
 
-@pytest.fixture(scope="module")
-def embedder() -> Embedder:
+@pytest.fixture(scope="module", params=["torch", "openvino"])
+def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    """The same model by each library."""
+
+    def load(folder: Path, _fingerprint: str) -> SentenceModel:
+        model = TorchSentenceModel(folder)
+        if request.param == "torch":
+            return model
+        converted = tmp_path_factory.mktemp("converted")
+        convert(model, converted)
+        return OpenVinoSentenceModel(converted)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HAMLET_HOME", str(Path("~/.hamlet").expanduser()))
+        patch.setattr("retrieval.embedding.load_sentence_model", load)
         return Embedder("builtin:minilm")
 
 
@@ -73,13 +85,3 @@ def test_the_fingerprint_follows_the_weights(embedder: Embedder, tmp_path: Path)
         file.seek(-1, 2)
         file.write(b"\x01")
     assert fingerprint(copy) != embedder.fingerprint
-
-
-@given(st.lists(st.integers(1, 50)), st.integers(1, 100))
-def test_batches_are_bounded_when_padded_and_hold_every_text_once(
-    lengths: list[int], max_tokens: int
-) -> None:
-    batches = list(token_bounded_batches(lengths, max_tokens))
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= max_tokens

@@ -5,19 +5,8 @@ import threading
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from serving.batching import Batcher, plan_batches
-
-
-@given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 2048))
-def test_batches_hold_every_item_once_and_stay_within_the_bound(lengths: list[int], bound: int) -> None:
-    batches = plan_batches(lengths, bound)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    for batch in batches:
-        padded = len(batch) * max(lengths[index] for index in batch)
-        assert padded <= bound or len(batch) == 1
+from serving.batching import Batcher
 
 
 def test_results_come_back_in_the_order_of_the_items() -> None:

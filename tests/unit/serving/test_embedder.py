@@ -17,6 +17,7 @@ class FakeEncoder:
     """One token a word, at most 5; a vector holds the number of words, queries negative."""
 
     max_tokens = 5
+    pass_tokens = 8
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
