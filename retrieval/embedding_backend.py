@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -64,16 +65,67 @@ def load_sentence_model(folder: Path, fingerprint: str) -> SentenceModel:
 
     remembered = settings().cache_dir / "embedders" / f"{fingerprint}-{machine()}"
     if not remembered.exists():
-        known = _load_torch(folder)
-        try:
-            return _choose(known, remembered)
-        except OSError as exc:
-            log.warning("cannot write the embedding model into the cache (%s); torch computes it", exc)
-            return known
+        _choose_in_child(folder, remembered)
     with suppress(OSError):
         os.utime(remembered)
-    choice = json.loads((remembered / CHOICE_FILE).read_text(encoding="utf-8"))
-    return _load_torch(folder) if choice["backend"] == TORCH else OpenVinoSentenceModel(remembered)
+    return _load_torch(folder) if _chosen(remembered) == TORCH else OpenVinoSentenceModel(remembered)
+
+
+def choose(folder: Path, target: Path) -> None:
+    """Convert the model in `folder`, measure both, and write what came of it to `target`.
+
+    Raises what a model that OpenVINO does not know leads to, and ValueError where its vectors are others.
+    """
+    from retrieval.openvino_sentence_model import OpenVinoSentenceModel, convert
+
+    known = _load_torch(folder)
+    batches = sample_batches(known.info)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
+        written = Path(scratch) / "model"
+        written.mkdir()
+        convert(known, written)
+        converted = OpenVinoSentenceModel(written)
+        cosines = [converted.vectors(*batch) * known.vectors(*batch, in_float32=True) for batch in batches]
+        distance = 1 - min(float(rows.sum(axis=1).min()) for rows in cosines)
+        if not distance <= MAX_DISTANCE:
+            raise ValueError(f"its vectors are {distance:.4f} off those of float32")
+        seconds = measure({TORCH: known, OPENVINO: converted}, batches)
+        choice = {"backend": faster(seconds), "seconds": seconds}
+        (written / CHOICE_FILE).write_text(json.dumps(choice), encoding="utf-8")
+        # One rename makes it visible, whole; the loser of a race keeps the winner's.
+        try:
+            written.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+    for unused in sorted(target.parent.glob("[!.]*"), key=lambda path: -path.stat().st_mtime)[NUM_KEPT:]:
+        shutil.rmtree(unused, ignore_errors=True)
+
+
+def _choose_in_child(folder: Path, target: Path) -> None:
+    """Let a process of its own `choose`: torch's memory goes with it, and a converter that aborts ends nothing else."""
+    log.info("converting the embedding model for this machine, once")
+    command = [sys.executable, "-m", "retrieval.embedding_backend", str(folder), str(target)]
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        log.warning("OpenVINO does not compute this embedding model, torch does: %s", reason)
+        with suppress(OSError):
+            target.mkdir(parents=True)
+            choice = {"backend": TORCH, "reason": reason}
+            (target / CHOICE_FILE).write_text(json.dumps(choice), encoding="utf-8")
+
+
+def _chosen(remembered: Path) -> str:
+    """The name of the backend; torch where nothing could be written."""
+    try:
+        backend: str = json.loads((remembered / CHOICE_FILE).read_text(encoding="utf-8"))["backend"]
+    except OSError:
+        return TORCH
+    return backend
 
 
 def _load_torch(folder: Path) -> TorchSentenceModel:
@@ -83,58 +135,13 @@ def _load_torch(folder: Path) -> TorchSentenceModel:
     return TorchSentenceModel(folder)
 
 
-def _choose(known: TorchSentenceModel, target: Path) -> SentenceModel:
-    """The faster of a model and its conversion; what came of it is written to `target`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
-        folder = Path(scratch) / "model"
-        folder.mkdir()
-        models: dict[str, SentenceModel] = {TORCH: known}
-        if (converted := _converted(known, folder)) is not None:
-            models[OPENVINO] = converted
-        seconds = measure(models, sample_batches(known.info))
-        backend = faster(seconds)
-        log.info("%s embeds; seconds for a sample: %s", backend, seconds)
-        choice = {"backend": backend, "seconds": seconds}
-        (folder / CHOICE_FILE).write_text(json.dumps(choice), encoding="utf-8")
-        # One rename makes it visible, whole; the loser of a race keeps the winner's.
-        try:
-            folder.rename(target)
-        except OSError:
-            if not target.exists():
-                raise
-    for unused in sorted(target.parent.glob("[!.]*"), key=lambda path: -path.stat().st_mtime)[NUM_KEPT:]:
-        shutil.rmtree(unused, ignore_errors=True)
-    return models[backend]
-
-
-def _converted(known: TorchSentenceModel, folder: Path) -> SentenceModel | None:
-    """The same model by OpenVINO, written to `folder`; None when it cannot take it, or computes something else."""
-    from retrieval.openvino_sentence_model import OpenVinoSentenceModel, convert
-
-    try:
-        convert(known, folder)
-        model = OpenVinoSentenceModel(folder)
-        distance = max(
-            1 - float((model.vectors(*batch) * known.vectors(*batch, in_float32=True)).sum(axis=1).min())
-            for batch in sample_batches(known.info)
-        )
-    except Exception as exc:  # noqa: BLE001 - a model that the converter does not know; torch computes it
-        log.warning("OpenVINO cannot take this embedding model (%s); torch computes it", exc)
-        return None
-    if not distance <= MAX_DISTANCE:
-        log.warning("OpenVINO's vectors of this model are %.4f off; torch computes it", distance)
-        return None
-    return model
-
-
 def faster(seconds: Mapping[str, float]) -> str:
     """The name of the backend to use, by the seconds that each takes.
 
-    >>> faster({"torch": 1.0, "openvino": 1.1}), faster({"torch": 1.0, "openvino": 1.3}), faster({"torch": 1.0})
-    ('openvino', 'torch', 'torch')
+    >>> faster({"torch": 1.0, "openvino": 1.1}), faster({"torch": 1.0, "openvino": 1.3})
+    ('openvino', 'torch')
     """
-    return OPENVINO if seconds.get(OPENVINO, math.inf) <= TORCH_MARGIN * seconds[TORCH] else TORCH
+    return OPENVINO if seconds[OPENVINO] <= TORCH_MARGIN * seconds[TORCH] else TORCH
 
 
 def measure(models: Mapping[str, SentenceModel], batches: Sequence[Inputs]) -> dict[str, float]:
@@ -157,3 +164,7 @@ def sample_batches(info: ModelInfo) -> list[Inputs]:
     longest = " ".join([PASSAGE] * (LONGEST_TOKENS // 50))
     groups = [[QUESTION], [PASSAGE], [QUESTION, PASSAGE] * NUM_PAIRS, [longest]]
     return [padded_inputs(tokenizer.encode_batch(group), info.pad_token_id) for group in groups]
+
+
+if __name__ == "__main__":
+    choose(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -99,6 +100,8 @@ def _silence() -> Iterator[None]:
 def _openvino() -> Any:
     # At import it would tell its makers that it was imported, unless this package is not there.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    # Else its TBB looks up allocators past the jemalloc that Ray preloads, and aborts when it frees what came from it.
+    os.environ.setdefault("TBB_ENABLE_SANITIZERS", "1")
     import openvino
 
     return openvino

@@ -45,7 +45,6 @@ NAMES_WITHOUT_A_NOUN = {"utils", "util", "common", "helpers", "helper", "misc"}
 # Where an unknown exception may end. Elsewhere a broad handler must raise it again.
 BOUNDARIES = {
     "training/fit.py::_fit": "the thread that trains: whatever ends it is raised again in the one that waits",
-    "retrieval/embedding_backend.py::_converted": "a model that the converter does not know: torch computes it",
     "retrieval/edge_store.py::_translated": "the engine raises nothing but bare Exception",
     "serving/requests.py::__call__": "the request: whatever is left becomes a 500 with the request's id",
     "serving/conductor.py::_round": "the background round: the fault is logged and the next round tries again",

@@ -8,16 +8,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from cluster.references import resolve_model
 from cluster.settings import settings
 from retrieval import embedding_backend
-from retrieval.embedding_backend import CHOICE_FILE, load_sentence_model, sample_batches
-from retrieval.openvino_sentence_model import OpenVinoSentenceModel
+from retrieval.embedding_backend import CHOICE_FILE, choose, load_sentence_model, sample_batches
+from retrieval.openvino_sentence_model import OpenVinoSentenceModel, machine
+from retrieval.sentence_model import SentenceModel
 from retrieval.torch_sentence_model import TorchSentenceModel
 
 REPOSITORY = Path(__file__).parents[3]
@@ -33,100 +34,113 @@ def folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return found
 
 
-def choose(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is measured, this is the faster one."""
+def place(fingerprint: str) -> Path:
+    return settings().cache_dir / "embedders" / f"{fingerprint}-{machine()}"
+
+
+def chosen(name: str, folder: Path, fingerprint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `load_sentence_model` finds when that library was the faster one."""
     monkeypatch.setattr(embedding_backend, "faster", lambda _seconds: name)
+    choose(folder, place(fingerprint))
 
 
-def remembered() -> list[Path]:
-    return list((settings().cache_dir / "embedders").iterdir())
+def forbid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_backend, name, lambda *_: pytest.fail(f"{name} was called"))
 
 
-def test_both_are_measured_and_the_faster_one_is_loaded_again_without_the_other(
+def test_a_model_is_converted_and_measured_at_its_first_load_and_never_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose("openvino", monkeypatch)
-    first = load_sentence_model(folder, "fingerprint")
-    [place] = remembered()
-    choice = json.loads((place / CHOICE_FILE).read_text())
-    assert choice["backend"] == "openvino"
+    first = load_sentence_model(folder, "some")
+    choice = json.loads((place("some") / CHOICE_FILE).read_text())
     assert choice["seconds"].keys() == {"torch", "openvino"}
     assert all(seconds > 0 for seconds in choice["seconds"].values())
 
-    monkeypatch.setattr(embedding_backend, "_load_torch", lambda _folder: pytest.fail("torch was loaded"))
-    again = load_sentence_model(folder, "fingerprint")
-    assert isinstance(first, OpenVinoSentenceModel)
-    assert isinstance(again, OpenVinoSentenceModel)
+    forbid("_choose_in_child", monkeypatch)
+    again = load_sentence_model(folder, "some")
+    assert type(again) is type(first)
     assert again.info == first.info
     for batch in sample_batches(first.info):
         assert again.vectors(*batch) == pytest.approx(first.vectors(*batch), abs=1e-3)
 
 
-def test_torch_stays_where_it_is_the_faster_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose("torch", monkeypatch)
-    assert isinstance(load_sentence_model(folder, "fingerprint"), TorchSentenceModel)
-    monkeypatch.setattr(embedding_backend, "_choose", lambda *_: pytest.fail("measured again"))
-    assert isinstance(load_sentence_model(folder, "fingerprint"), TorchSentenceModel)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("torch", TorchSentenceModel), ("openvino", OpenVinoSentenceModel)]
+)
+def test_the_faster_one_is_loaded(
+    name: str, kind: type[SentenceModel], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen(name, folder, "some", monkeypatch)
+    assert isinstance(load_sentence_model(folder, "some"), kind)
 
 
 def test_a_setting_keeps_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HAMLET_EMBEDDER_BACKEND", "torch")
     settings.cache_clear()
-    assert isinstance(load_sentence_model(folder, "fingerprint"), TorchSentenceModel)
-    assert not (settings().cache_dir / "embedders").exists()
+    assert isinstance(load_sentence_model(folder, "some"), TorchSentenceModel)
+    assert not place("some").parent.exists()
 
 
-def test_a_model_that_cannot_be_converted_is_computed_by_torch(
+def test_a_model_that_cannot_be_converted_is_computed_by_torch_and_not_tried_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def convert(*_: Any) -> None:
-        raise RuntimeError("no such operation")
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # for every way in which that process may end
+    assert isinstance(load_sentence_model(folder, "some"), TorchSentenceModel)
+    assert "torch does: exit code 1" in caplog.text
+    forbid("_choose_in_child", monkeypatch)
+    assert isinstance(load_sentence_model(folder, "some"), TorchSentenceModel)
 
-    monkeypatch.setattr("retrieval.openvino_sentence_model.convert", convert)
-    assert isinstance(load_sentence_model(folder, "fingerprint"), TorchSentenceModel)
-    assert "no such operation" in caplog.text
+
+def test_a_cache_that_cannot_be_written_leaves_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place("some").parent.parent.mkdir(parents=True)
+    place("some").parent.write_text("a file where a folder should be")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert isinstance(load_sentence_model(folder, "some"), TorchSentenceModel)
 
 
-def test_a_conversion_that_computes_something_else_is_not_used(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_conversion_that_computes_something_else_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def vectors(_model: Any, input_ids: np.ndarray, _mask: np.ndarray) -> np.ndarray:
+    def vectors(_model: object, input_ids: np.ndarray, _mask: np.ndarray) -> np.ndarray:
         return np.eye(len(input_ids), 384, dtype=np.float32)
 
     monkeypatch.setattr(OpenVinoSentenceModel, "vectors", vectors)
-    assert isinstance(load_sentence_model(folder, "fingerprint"), TorchSentenceModel)
-    assert "off; torch computes it" in caplog.text
+    with pytest.raises(ValueError, match=r"its vectors are [01]\.\d+ off"):
+        choose(folder, place("some"))
+    assert not place("some").exists()
 
 
 def test_only_the_last_used_conversions_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose("openvino", monkeypatch)
     monkeypatch.setattr(embedding_backend, "NUM_KEPT", 2)
-    load_sentence_model(folder, "first")
-    for number, name in enumerate(("first", "second")):
-        target = settings().cache_dir / "embedders" / name
-        shutil.copytree(remembered()[0], target)
-        os.utime(target, (number, number))
-    load_sentence_model(folder, "third")
-    names = sorted(path.name.rsplit("-", 1)[0] for path in remembered())
-    assert names == ["first", "third"]
-    assert not (settings().cache_dir / "embedders" / "first").exists()
+    chosen("openvino", folder, "oldest", monkeypatch)
+    shutil.copytree(place("oldest"), place("used"))
+    for age, fingerprint in enumerate(("used", "oldest")):
+        os.utime(place(fingerprint), (1e9 - age, 1e9 - age))
+    load_sentence_model(folder, "used")
+    chosen("openvino", folder, "newest", monkeypatch)
+    assert {path.name for path in place("used").parent.iterdir()} == {
+        place("used").name,
+        place("newest").name,
+    }
 
 
+@pytest.mark.parametrize("allocator", ["glibc", "jemalloc"])
 def test_a_remembered_model_needs_no_torch_and_tells_nobody_of_it(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    allocator: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose("openvino", monkeypatch)
-    load_sentence_model(folder, "fingerprint")
+    chosen("openvino", folder, "some", monkeypatch)
     program = f"""
 import sys
 from pathlib import Path
 from retrieval.embedding_backend import load_sentence_model, sample_batches
-model = load_sentence_model(Path({str(folder)!r}), "fingerprint")
+model = load_sentence_model(Path({str(folder)!r}), "some")
 print(len([model.vectors(*batch) for batch in sample_batches(model.info)]))
 print(sorted({{"torch", "transformers", "openvino"}} & set(sys.modules)))
 print(sys.modules["openvino_telemetry"])
 """
     environment = {**os.environ, "HOME": str(tmp_path), "HAMLET_HOME": str(settings().home)}
+    if allocator == "jemalloc":  # as Ray preloads it in workers
+        environment["LD_PRELOAD"] = str(Path(ray.__file__).with_name("core") / "libjemalloc.so")
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=REPOSITORY, capture_output=True, text=True
     )
