@@ -16,6 +16,7 @@ from ray.train import CheckpointUploadMode
 from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import folder_exists
+from training.allocator import keep_freed_memory
 from training.batching import Step
 from training.checkpoints import folder_name, wait_for_step
 from training.config import Precision
@@ -36,6 +37,7 @@ from training.seeds import seed_everything, step_seed
 
 def train_loop(inputs: LoopInputs) -> LoopResult:
     """Train, evaluate and checkpoint each epoch, then export. Every rank runs every line, in step."""
+    keep_freed_memory()
     rank = ray.train.get_context().get_world_rank()
     with Heartbeat(inputs.event_log, rank) as heartbeat:
         worker = _Worker(inputs, heartbeat)
