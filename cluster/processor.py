@@ -1,4 +1,4 @@
-"""What the processors of this machine compute themselves, and what they only emulate."""
+"""What this machine computes with: GPUs, cores, and the numbers that they multiply themselves."""
 
 from __future__ import annotations
 
