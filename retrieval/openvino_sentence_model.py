@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class OpenVinoSentenceModel:
 
     def __init__(self, folder: Path) -> None:
         self.info = ModelInfo.read(folder)
-        core = _openvino().Core()
+        core = _core()
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 else "f32",
@@ -76,8 +77,7 @@ def convert(model: TorchSentenceModel, folder: Path) -> None:
 
 def machine() -> str:
     """8 hex digits of what a choice depends on: the processor and OpenVINO's version."""
-    openvino = _openvino()
-    text = f"{openvino.Core().get_property('CPU', 'FULL_DEVICE_NAME')} {openvino.__version__}"
+    text = f"{_core().get_property('CPU', 'FULL_DEVICE_NAME')} {_openvino().__version__}"
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -95,6 +95,11 @@ def _silence() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@cache  # each one loads the CPU's plugin
+def _core() -> Any:
+    return _openvino().Core()
 
 
 def _openvino() -> Any:

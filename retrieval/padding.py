@@ -8,7 +8,7 @@ from collections.abc import Sequence
 BATCH_TOKENS_CPU = 8192
 BATCH_TOKENS_GPU = 32768
 # What a forward pass costs beside its tokens, as tokens computed in that time: starting its operations. MiniLM in
-# batches of 32 texts of 20 to 88 tokens, on 2 cores: 64 texts/s in one pass each, 83 with this bound, 86 with twice it.
+# batches of 32 texts of 20 to 88 tokens, on 2 cores: 61 texts/s in one pass each, 83 with this bound, 82 with twice it.
 PASS_TOKENS_CPU = 64
 PASS_TOKENS_GPU = 2048
 

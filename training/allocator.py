@@ -11,8 +11,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep what it frees, for its next step; whether its allocator (jemalloc) can be told so.
 
     Given back to the kernel, it is cleared page by page when the next step takes it: under jemalloc's settings for
-    workers 350,000 page faults in a step of 5 s, a quarter of its time. A worker ends with its run, so nothing is
-    kept for long. Source: jemalloc(3), arena.<i>.dirty_decay_ms.
+    workers 350,000 page faults, about a second, in each step of 5 s. A worker ends with its run, so nothing is kept
+    for long. Source: jemalloc(3), arena.<i>.dirty_decay_ms.
     """
     control = getattr(ctypes.CDLL(None), "mallctl", None)
     if control is None:
