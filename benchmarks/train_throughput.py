@@ -84,9 +84,9 @@ def hamlet(config: Any) -> dict[str, float]:
 
     from cluster.connection import connect
     from cluster.storage import delete_folder, storage_uri
+    from training.examples import pad_token_id
     from training.fit import Fit
     from training.loop_state import LoopInputs
-    from training.modules import pad_token_id
     from training.prepare import prepare
     from training.progress import EventLog, StepEvent
 
@@ -232,7 +232,8 @@ def torchrun(config: Any) -> dict[str, float]:
     from cluster.references import resolve_model
     from training.batching import plan_epoch
     from training.engine import parameter_groups
-    from training.modules import build_module, collate, pad_token_id
+    from training.examples import pad_token_id
+    from training.modules import build_module, collate
     from training.precision import choose_precision
     from training.prepare import prepare
     from training.seeds import seed_everything

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -128,3 +128,8 @@ class Dataset:
     validation: Examples
     labels: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """The id to pad with; models without one are padded with their end token, masked by position."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)

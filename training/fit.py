@@ -18,7 +18,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.errors import ConfigError, HamletError, JobFailed
 from training.config import FinetuneConfig, Method
 from training.controller import FailFast, MarkComplete, first_failure
-from training.loop import train_loop
 from training.loop_state import LoopInputs, LoopResult
 from training.progress import POLL_EVERY_S, EventLog, EventReader, Sink
 from training.workers import torch_config
@@ -27,6 +26,13 @@ log = logging.getLogger(__name__)
 
 # Seconds between two looks of Ray Train's controller at its workers; 2 by default, which a short run feels.
 CONTROLLER_LOOKS_EVERY_S = "0.5"
+
+
+def train_loop(inputs: LoopInputs) -> LoopResult:
+    """`training.loop` on a worker. Imported there alone: its libraries take seconds that the driver has no use for."""
+    from training import loop
+
+    return loop.train_loop(inputs)
 
 
 class Fit:

@@ -25,7 +25,7 @@ from cluster.references import resolve_model
 from cluster.storage import local_folder
 from training.config import FinetuneConfig, Method, TaskName
 from training.encoder_modules import EmbeddingModule, MaskedModule, collate_texts, uses_first_token
-from training.examples import IGNORE, Example
+from training.examples import IGNORE, Example, pad_token_id
 from training.language_modules import LanguageModule, PreferenceModule
 from training.packing import positions, split
 
@@ -271,8 +271,3 @@ def reload_module(
         module = _module_of(config, model, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return module.eval().to(device), pad_token_id(tokenizer)
-
-
-def pad_token_id(tokenizer: Any) -> int:
-    """The id to pad with; models without one are padded with their end token, masked by position."""
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)

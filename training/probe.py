@@ -12,10 +12,10 @@ from cluster.processor import has_bf16
 from cluster.references import resolve_model
 from training.config import FinetuneConfig, Precision
 from training.engine import parameter_groups
-from training.examples import Example
+from training.examples import Example, pad_token_id
 from training.feed import Feed
 from training.meter import own_peak_memory_bytes
-from training.modules import build_module, pad_token_id
+from training.modules import build_module
 from training.prepare import Prepared
 
 # Micro-batches after the first, which warms up; and seconds after which no further one is begun.

@@ -24,11 +24,11 @@ from training.checkpoints import (
     require_world_size,
 )
 from training.config import FinetuneConfig
+from training.examples import pad_token_id
 from training.fit import Fit, start_event_log
 from training.job_record import JobRecord
 from training.loop_state import LoopInputs, LoopResult
 from training.model_card import make_card, measured, readme
-from training.modules import pad_token_id
 from training.parity import ParityInputs, check_adapter, check_parity
 from training.plots import plot_run
 from training.prepare import Prepared, prepare

@@ -22,9 +22,9 @@ from cluster.connection import connect
 from cluster.errors import ConfigError, JobFailed
 from cluster.storage import delete_folder, storage_uri
 from training.config import FinetuneConfig, load_config
+from training.examples import pad_token_id
 from training.fit import Fit, start_event_log
 from training.loop_state import LoopInputs
-from training.modules import pad_token_id
 from training.plots import plot_curves, points
 from training.prepare import Prepared, prepare
 from training.progress import EpochEvent, Event

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from cluster.errors import DataError
 from training.chat import encode, render
 from training.config import TaskName
-from training.examples import IGNORE, Example
-from training.modules import collate, pad_token_id
+from training.examples import IGNORE, Example, pad_token_id
+from training.modules import collate
 from training.sft import prepare_sft, sft_metrics
 from training.sources import Row, Rows
 
