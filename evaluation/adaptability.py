@@ -184,10 +184,11 @@ def _retrained(
 
 def _write_changed_rows(config: CompareConfig, change: AdaptabilityConfig, target: Path) -> int:
     assert config.training is not None
-    lines = config.training.read_text(encoding="utf-8").splitlines()
+    # Not splitlines(), which also cuts at characters that JSON strings may hold.
+    lines = config.training.read_text(encoding="utf-8").split("\n")
     changed = [line.replace(change.find, change.replace) for line in lines]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("\n".join(changed) + "\n", encoding="utf-8")
+    target.write_text("\n".join(changed), encoding="utf-8")
     num_changed = sum(a != b for a, b in zip(lines, changed, strict=True))
     if not num_changed:
         raise DataError(f"{config.training} does not hold {change.find!r}", "adaptability.find")

@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 
+# Characters of scripts without spaces between words (Thai, Lao, Japanese, Chinese), as a regular expression's set.
+UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 # 1,234.5 is one number; the comma is read as a separator of thousands only where three digits follow.
@@ -93,13 +96,21 @@ def contains_answer(answer: str, right_answers: Collection[str]) -> bool:
     """Whether a right answer stands in the answer as whole words, in upper or lower case.
 
     The measure of open-domain question answering (Chen et al. 2017, DrQA, matches by the same rule); it
-    fits models that answer in sentences.
+    fits models that answer in sentences. Scripts that do not part words have no border to ask for.
     ("You get 27 days.", ["27"]) -> True; ("You get 127 days.", ["27"]) -> False
+    ("年假是二十七天", ["二十七天"]) -> True
     """
     return any(
-        re.search(rf"(?<!\w){re.escape(right)}(?!\w)", answer, re.IGNORECASE) is not None
+        re.search(
+            f"{_border(right[:1], '<')}{re.escape(right)}{_border(right[-1:], '')}", answer, re.IGNORECASE
+        )
+        is not None
         for right in right_answers
     )
+
+
+def _border(edge: str, side: str) -> str:
+    return "" if re.match(f"[{UNSPACED}]", edge) else rf"(?{side}!\w)"
 
 
 def numbers(text: str) -> list[float]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from evaluation.metrics import normalise
+from evaluation.metrics import UNSPACED, normalise
 
 MIN_QUESTION_CHARACTERS, MAX_QUESTION_CHARACTERS = 10, 300
 MAX_ANSWER_CHARACTERS = 400
@@ -23,7 +23,7 @@ MIN_KNOWN_SHARE = 0.5
 
 QUESTION_MARKS = ("?", "？", "؟")
 # Scripts without spaces between words: each character counts as one.
-_WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 _LABEL = re.compile(r"^[\s>*#\-\d.()]*\**(q|question|a|answer)\s*\d*\**\s*[:.]\s*\**\s*", re.IGNORECASE)
 # A question that cannot stand without the passage beside it.
 _POINTING = re.compile(r"\b(?:passage|paragraph|the text|this text|text above|the author)\b", re.IGNORECASE)

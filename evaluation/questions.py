@@ -108,14 +108,26 @@ def check_leakage(questions: list[Question], training: Path) -> None:
 
 
 def _user_turns(row: dict[str, Any]) -> set[str]:
-    """User texts of a chat row, or the question of a plain one, normalised."""
-    messages = row.get("messages")
+    """User texts of a chat or preference row, or the question of a plain one, normalised."""
+    holder = row["input"] if isinstance(row.get("input"), dict) else row
+    messages = holder.get("messages")
     texts = (
-        [turn.get("content") for turn in messages if isinstance(turn, dict) and turn.get("role") == "user"]
+        [
+            _text(turn.get("content"))
+            for turn in messages
+            if isinstance(turn, dict) and turn.get("role") == "user"
+        ]
         if isinstance(messages, list)
         else [row.get(key) for key in ("question", "prompt", "instruction")]
     )
     return {normalise(text) for text in texts if isinstance(text, str)}
+
+
+def _text(content: Any) -> Any:
+    """A message's text; of parts, their texts."""
+    if not isinstance(content, list):
+        return content
+    return "\n".join(str(part["text"]) for part in content if isinstance(part, dict) and "text" in part)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

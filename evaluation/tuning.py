@@ -78,7 +78,7 @@ def train_all(
     assert tuning is not None
 
     def train(placeholder: str, given: Sequence[str]) -> TrainedModel:
-        model, seconds = trainer(tuning, f"{run_id}-{_short(variant, given)}", given)
+        model, seconds = trainer(tuning, f"{run_id}-{_short(variant, [*given, content])}", given)
         card = Registry().get(model)
         return TrainedModel(
             variant=variant,
@@ -90,11 +90,13 @@ def train_all(
             validation_loss=card.metrics.get("validation_loss"),
         )
 
+    # Of the rows themselves: their file may be another one when the same comparison is run again.
+    content = _sha256(rows or config.training)
     trained = []
     for placeholder in config.placeholders:
         own_rows = _rows_of(config, placeholder, rows, collection)
         given = [*tuning.overrides, f"seed={seed}", *own_rows, *overrides]
-        asked = (tuning.config.read_text(encoding="utf-8"), variant, given)
+        asked = (tuning.config.read_text(encoding="utf-8"), variant, given, content)
         run = partial(train, placeholder, given)
         trained.append(once(config.output / "training", "run", asked, TrainedModel, run))
     return trained
@@ -124,6 +126,10 @@ def _rows_of(
     path = write_rows_with_passages(config, rows, collection)
     # The training's own validation rows have no passages.
     return [f"data.path={path}", "data.validation_path=null", *config.raft.overrides]
+
+
+def _sha256(file: Path | None) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None else ""
 
 
 def train_as_job(tuning: TuningConfig, run_id: str, overrides: Sequence[str]) -> tuple[str, float]:

@@ -7,7 +7,7 @@ as indexed only when all of it is, and a run that was killed goes on with the do
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.errors import DataError, HamletError, InvalidInput, Unprocessable
@@ -87,16 +87,19 @@ class Ingestor:
             )
         )
 
-    def add(self, documents: Iterable[Document], optimize: bool = True) -> IngestReport:
+    def add(
+        self, documents: Iterable[Document], optimize: bool = True, leaving: Collection[str] = ()
+    ) -> IngestReport:
         """Index documents; those whose content is indexed already cost a comparison.
 
-        `optimize` False leaves the search index to be built when more has been written.
+        `optimize` False leaves the search index to be built when more has been written. `leaving` are ids that will
+        be removed: what has their content is no copy.
         Everything written is durable and searchable window by window. Raises StoreUnavailable when the store
         fails for good; the same call later goes on where it ended.
         """
         report = IngestReport()
         start = time.perf_counter()
-        for window in _windows(self._pending(documents, report), self._window_chunks):
+        for window in _windows(self._pending(documents, report, leaving), self._window_chunks):
             self._write(window)
             report.num_chunks += len(window)
             for item in window:
@@ -116,11 +119,13 @@ class Ingestor:
         NotFound for a root without files.
         """
         sources = {source.id: source for root in roots for source in find_sources(root)}
+        below = [source_id(root) for root in roots]
+        leaving = {id_ for id_ in self._known() if is_below(id_, below) and id_ not in sources}
         unreadable: list[Skipped] = []
-        report = self.add(_readable(sources.values(), metadata or {}, unreadable, self._on_document))
+        documents = _readable(sources.values(), metadata or {}, unreadable, self._on_document)
+        report = self.add(documents, leaving=leaving)
         report.skipped += unreadable
         kept = sources.keys() - {skipped.uri for skipped in unreadable}
-        below = [source_id(root) for root in roots]
         gone = [id_ for id_ in self._known() if is_below(id_, below) and id_ not in kept]
         if gone:
             self._collections.delete_documents(self._config.collection, gone, self._tenant)
@@ -134,11 +139,13 @@ class Ingestor:
     def _indexed(self, document_id: str) -> DocumentRecord | None:
         return self._collections.document(self._config.collection, document_id, self._tenant)
 
-    def _pending(self, documents: Iterable[Document], report: IngestReport) -> Iterator[_Pending]:
+    def _pending(
+        self, documents: Iterable[Document], report: IngestReport, leaving: Collection[str]
+    ) -> Iterator[_Pending]:
         """The chunks that have to be written, position 0 last of each document."""
         # Only deduplication has to know all of them; one by one they need not be counted before.
         known = self._known() if self._config.deduplicate else {}
-        owners = {record.content_sha256: id_ for id_, record in known.items()}
+        owners = {record.content_sha256: id_ for id_, record in known.items() if id_ not in leaving}
         for document in documents:
             report.warnings += [f"{document.uri}: {warning}" for warning in document.content.warnings]
             before = known.get(document.id) if self._config.deduplicate else self._indexed(document.id)
@@ -146,8 +153,12 @@ class Ingestor:
                 report.num_unchanged += 1
                 self._on_document(document.id)
                 continue
+            if before is not None and owners.get(before.content_sha256) == document.id:
+                del owners[before.content_sha256]
             owner = owners.setdefault(document.content_sha256, document.id)
             if self._config.deduplicate and owner != document.id:
+                if before is not None:  # what it held before it became a copy
+                    self._collections.delete_documents(self._config.collection, [document.id], self._tenant)
                 report.skipped.append(Skipped(document.uri, f"same content as {owner}"))
                 self._on_document(document.id)
                 continue

@@ -44,13 +44,18 @@ def migrate(
     )
     _prepare(collections, new)
     num_embedded = 0
+    is_optimized = False
     for _ in range(MAX_PASSES):
         num_changed = _pass(collections, collection, new.name, embedder, on_chunks)
         num_embedded += num_changed
-        if not num_changed:
-            collections.optimize(new.name)
+        if num_changed:
+            continue
+        if is_optimized:
             collections.swap(collection, new.name)
             return num_embedded
+        # It takes long where there is much: what is written meanwhile is found by one more pass.
+        collections.optimize(new.name)
+        is_optimized = True
     raise Conflict(f"{collection!r} keeps changing; stop ingesting into it and run the same command again")
 
 

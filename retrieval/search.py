@@ -7,6 +7,7 @@ Reranking by a model comes after it, in the process that has the model (`rerank.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,8 +106,11 @@ def search(store: VectorStore, info: CollectionInfo, request: SearchRequest, ten
     if request.score_threshold is not None:
         with stages.timed("threshold"):
             _add_similarity(store, info.spec.name, request, where, candidates)
+            # A chunk that was deleted since the ranking has no similarity, and is no hit.
             candidates = {
-                id_: c for id_, c in candidates.items() if c.scores["dense"] >= request.score_threshold
+                id_: c
+                for id_, c in candidates.items()
+                if c.scores.get("dense", -math.inf) >= request.score_threshold
             }
     # Fused scores count ranks, so neighbours are often equal: the more similar one goes first.
     ordered = sorted(

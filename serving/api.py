@@ -34,6 +34,7 @@ from serving.answer_schemas import (
 from serving.answers import Answers
 from serving.authentication import DOCS_ASSETS, Authentication, Gate
 from serving.backends import Backends, Classified
+from serving.body_limit import BodyLimit
 from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel, TenantCatalogue
 from serving.chat import stream_chat, whole_answer
 from serving.cluster_view import ClusterView, LocalView
@@ -254,6 +255,7 @@ def create_app(
     for router in [*(platform.routers() if platform else ()), *routers]:
         app.include_router(router)
     add_error_handlers(app)
+    app.add_middleware(BodyLimit)
     # The last one added is the outermost: refusals have a request id and a log line too.
     app.add_middleware(Authentication, gate=gate or Gate())
     app.add_middleware(RequestContext, metrics=front.metrics, sets_header=sets_request_id)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from cluster.errors import HamletError, InvalidInput, NotFound, TooLarge, Unavailable
 from serving.errors import error_body, error_headers, from_validation
 from serving.sse import ClientGone
 
@@ -48,6 +48,8 @@ async def _on_http_error(request: Request, exc: Exception) -> Response:
     if exc.status_code == 400:
         # FastAPI's for a body that Python cannot read: no UTF-8, numbers of thousands of digits, too deeply nested.
         return _answer(InvalidInput("the body cannot be read as JSON; send JSON in UTF-8"), 400)
+    if exc.status_code == 413:
+        return _answer(TooLarge(exc.detail, code="body_too_large"), 413)
     error = NotFound(f"no such path or method: {request.method} {request.url.path}", code="unknown_url")
     headers = {"Allow": ", ".join(methods_of(request))} if exc.status_code == 405 else exc.headers
     return _answer(error, exc.status_code, dict(headers or {}))

@@ -99,6 +99,7 @@ class _Form:
         self._name = b""
         self._header = (bytearray(), bytearray())
         self._value: bytearray | None = None  # of the field whose part this is; None in the file's
+        self._num_field_bytes = 0
         self._is_complete = False
         self._parser = MultipartParser(
             self.boundary,
@@ -163,21 +164,29 @@ class _Form:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         self._name = options.get(b"name", b"")
         self._value = bytearray() if self._name != b"file" else None
-        if self._value is None:
+        if self._value is not None:
+            self._count_field_bytes(len(self._name))
+        else:
             if self.filename is not None:
                 raise InvalidInput("send one file in a request", "file")
             self.filename = _plain_name(options.get(b"filename", b""))
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._value is not None:
+            self._count_field_bytes(end - start)
             self._value += data[start:end]
-            if len(self._value) > MAX_FIELD_BYTES:
-                raise InvalidInput(f"the field {_text(self._name)!r} is too long", _text(self._name))
             return
         self.unwritten += data[start:end]
         self.num_bytes += end - start
         if self.num_bytes > self.max_bytes:
             raise self.too_large()
+
+    def _count_field_bytes(self, num_bytes: int) -> None:
+        """Of all fields beside the file, names and values: these are kept in memory."""
+        self._num_field_bytes += num_bytes
+        if self._num_field_bytes > MAX_FIELD_BYTES:
+            name = _text(self._name[:MAX_FILENAME])
+            raise InvalidInput(f"with {name!r} the fields beside the file are too long", name)
 
     def _part_end(self) -> None:
         if self._value is not None:

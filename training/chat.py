@@ -34,14 +34,15 @@ def render(
 ) -> list[Segment]:
     """Cut a checked conversation into prompt pieces and answer pieces.
 
-    `weight` 0 keeps an answer out of the loss. Raises DataError when the template does not render a turn as
-    a prefix of the next one, since then no mask could be right, and when it leaves calls or tools out.
+    `weight` 0 keeps an answer out of the loss; so does standing first, where nothing is answered. Raises
+    DataError when the template does not render a turn as a prefix of the next one, since then no mask could
+    be right, and when it leaves calls or tools out.
     """
     plain = template_messages(messages)
     segments: list[Segment] = []
     done = ""
     for index, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or index == 0:
             continue
         prompt = _apply(tokenizer, plain[:index], tools, add_generation_prompt=True)
         turn = _apply(tokenizer, plain[: index + 1], tools, add_generation_prompt=False)

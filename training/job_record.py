@@ -6,6 +6,7 @@ The record is another's (`cluster/fine_tuning_jobs.py`); here is what of a run g
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -85,30 +86,33 @@ class JobRecord:
             self._jobs.post_event(self._job_id, message, type="metrics", data=data)
 
 
-def describe(event: StepEvent | EpochEvent) -> tuple[str, dict[str, float]]:
-    """An event in the words of OpenAI's API: its message and its metrics.
+def describe(event: StepEvent | EpochEvent) -> tuple[str, dict[str, float | None]]:
+    """An event in the words of OpenAI's API: its message and its metrics, those that are no number as None.
 
     >>> describe(EpochEvent(1, 26, 0.5, 0.25, {"accuracy": 0.75}))[1]
     {'step': 26, 'epoch': 1, 'full_valid_loss': 0.25, 'full_valid_accuracy': 0.75}
     """
     if isinstance(event, StepEvent):
         message = f"Step {event.step}/{event.total_steps}: training loss={event.loss:.4f}"
-        return message, {
-            "step": event.step,
-            "total_steps": event.total_steps,
-            "train_loss": event.loss,
-            "learning_rate": event.learning_rate,
-            "grad_norm": event.grad_norm,
-            "tokens_per_s": event.tokens_per_s,
-            "seconds_left": event.seconds_left,
-        }
+        return message, _finite(
+            step=event.step,
+            total_steps=event.total_steps,
+            train_loss=event.loss,
+            learning_rate=event.learning_rate,
+            grad_norm=event.grad_norm,
+            tokens_per_s=event.tokens_per_s,
+            seconds_left=event.seconds_left,
+        )
     figures = {f"full_valid_{name}": value for name, value in event.metrics.items()}
-    return f"Epoch {event.epoch} (step {event.step}): validation loss={event.validation_loss:.4f}", {
-        "step": event.step,
-        "epoch": event.epoch,
-        "full_valid_loss": event.validation_loss,
-        **figures,
-    }
+    message = f"Epoch {event.epoch} (step {event.step}): validation loss={event.validation_loss:.4f}"
+    return message, _finite(
+        step=event.step, epoch=event.epoch, full_valid_loss=event.validation_loss, **figures
+    )
+
+
+def _finite(**figures: float) -> dict[str, float | None]:
+    # JSON has no infinity and no NaN, and PostgreSQL takes neither: a run that diverges has both.
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 @contextmanager

@@ -132,9 +132,10 @@ class _Worker:
             self._run_step(step, meter)
             is_last = self._progress.step in (first + self._feed.steps_per_epoch, self._total_steps)
             is_due, should_pause = agree([meter.is_due, self._heartbeat.should_pause], self._engine.device)
-            if is_due or is_last or should_pause:
+            is_saving = not is_last and (should_pause or self._is_save_due())
+            if is_due or is_last or is_saving:  # a checkpoint holds what was counted up to it
                 self._read(meter, epoch)
-            if not is_last and (should_pause or self._is_save_due()):
+            if is_saving:
                 self._checkpoint()
             if not is_last and should_pause:
                 return False

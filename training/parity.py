@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -46,6 +47,9 @@ def check_parity(inputs: ParityInputs) -> Parity:
     trained = inputs.trained
     if trained is None:
         raise ValueError("there is nothing to compare with: parity needs what training measured")
+    diverged = divergence({"validation_loss": trained.validation_loss, **trained.metrics})
+    if diverged:
+        return Parity(passed=False, max_metric_difference=0.0, detail=diverged)
     loss, metrics = _evaluate_export(inputs, dataset, trained)
     differences = {"loss": abs(loss - trained.validation_loss)}
     for name in metrics.keys() - FOLLOWS_FROM_LOSS:
@@ -64,20 +68,32 @@ def check_parity(inputs: ParityInputs) -> Parity:
     )
 
 
-def check_adapter(inputs: ParityInputs, dataset: Dataset) -> Parity:
-    """The proof of an epoch's adapter, cheap enough to give while training goes on.
+def check_adapter(inputs: ParityInputs, dataset: Dataset, metrics: Mapping[str, float]) -> Parity:
+    """The proof of an epoch's adapter, cheap enough to give while training goes on. `metrics`: what training measured.
 
     Proven: its files are complete, every matrix has its partner, the configured rank and only finite
     numbers, and prompts render to the token ids of training. Not proven: its figures, which are those that
     training measured and are not measured again on the reloaded adapter.
     """
-    detail = _adapter_fault(inputs) or _first_prompt_mismatch(inputs, dataset)
+    detail = divergence(metrics) or _adapter_fault(inputs) or _first_prompt_mismatch(inputs, dataset)
     return Parity(
         passed=not detail,
         max_metric_difference=0.0,
         num_prompts=_num_prompts(inputs, dataset),
         detail=detail or "weights and prompts checked; figures as training measured them",
     )
+
+
+def divergence(metrics: Mapping[str, float]) -> str:
+    """Which figure of training is no number, and what to do; empty where all are.
+
+    >>> divergence({"validation_loss": 0.7, "accuracy": 1.0}), divergence({"validation_loss": float("nan")})[:30]
+    ('', 'training diverged: its validati')
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            return f"training diverged: its {name} is {value}; lower the learning rate"
+    return ""
 
 
 def _adapter_fault(inputs: ParityInputs) -> str:

@@ -207,7 +207,7 @@ class _Run:
 
     def _adapter_card(self, event: AdapterEvent) -> ModelCard:
         """The card of an epoch's adapter, `<model>:ckpt-step-N`."""
-        parity = check_adapter(self._parity_inputs(event.uri), self._prepared.dataset)
+        parity = check_adapter(self._parity_inputs(event.uri), self._prepared.dataset, event.metrics)
         model_id = f"{self._identity.model_id}:ckpt-step-{event.step}"
         return self._card(model_id, event.uri, event.metrics, 0, parity)
 

@@ -70,6 +70,8 @@ def read_document(
             raise Unprocessable("the file has no text", "file", "no_text")
     except (DataError, Unprocessable) as exc:
         raise type(exc)(f"{uri}: {exc.message}", exc.param, exc.code) from exc
+    except RecursionError as exc:
+        raise DataError(f"{uri}: its parts lie too deep in one another", "file", "damaged_file") from exc
     name = PurePosixPath(uri).name
     return Document(document_id, title or content.title or name, uri, content, dict(metadata or {}))
 

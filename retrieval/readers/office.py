@@ -48,7 +48,7 @@ def read_xlsx(data: bytes) -> Content:
     """One section for each sheet: a table whose first row is its header, named by the sheet."""
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheets = [(sheet.title, [_cells(row) for row in sheet.iter_rows(values_only=True)]) for sheet in book]
+        sheets = [(sheet.title, _rows(sheet)) for sheet in book]
     except DAMAGED as exc:
         raise _damaged("Excel", exc) from exc
     builder = _Builder()
@@ -57,6 +57,13 @@ def read_xlsx(data: bytes) -> Content:
         header = "\n".join([name, *text.split("\n")[:2]])
         builder.add(text, (name,), table_header=header)
     return builder.content()
+
+
+def _rows(sheet: Any) -> list[list[str]]:
+    sheet.reset_dimensions()  # what a file says of its own size may be less than it holds
+    rows = [_cells(row) for row in sheet.iter_rows(values_only=True)]
+    width = max(map(len, rows), default=0)
+    return [row + [""] * (width - len(row)) for row in rows]
 
 
 def office_reader_name(data: bytes) -> str | None:

@@ -36,12 +36,14 @@ def _parsed(text: str, line: int) -> Any:
     except json.JSONDecodeError as exc:
         where = f"line {line + exc.lineno - 1}, column {exc.colno}"
         raise DataError(f"not JSON: {exc.msg} in {where}", "file", "damaged_file") from exc
+    except ValueError as exc:  # Python reads no number of thousands of digits
+        raise DataError(f"cannot be read: {exc}, in line {line} or below", "file", "damaged_file") from exc
 
 
 def _records(values: list[Any]) -> Content:
     parts, sections, start = [], [], 0
     for value in values:
-        text = "\n".join(_lines(value, ""))
+        text = clean("\n".join(_lines(value, "")))  # once more: JSON may write any character by its number
         if text:
             sections.append(Section(start, start + len(text)))
             parts.append(text)

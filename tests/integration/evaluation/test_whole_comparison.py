@@ -22,6 +22,7 @@ from evaluation.compare import compare, prepare, publish
 from evaluation.config import CompareConfig, TuningConfig
 from evaluation.results import Results
 from evaluation.rows import ROW_NAMES
+from evaluation.tuning import train_seeds
 
 NUM_FACTS = 24
 FACTS = {f"Fact {n}?": str(n) for n in range(100, 100 + NUM_FACTS)}
@@ -164,6 +165,17 @@ def world(tmp_path: Path, service: Any, monkeypatch: pytest.MonkeyPatch) -> Worl
         }
     )
     return World(config, PlayedTrainer(), index)
+
+
+def test_rows_that_have_changed_since_are_trained_on_anew(world: World) -> None:
+    first = train_seeds(world.config, "eval-1", world.trainer)
+    assert train_seeds(world.config, "eval-1", world.trainer) == first
+    assert world.config.training is not None
+    with world.config.training.open("a") as rows:
+        rows.write('{"messages": []}\n')
+    again = train_seeds(world.config, "eval-1", world.trainer)
+    assert not {run.model for run in first} & {run.model for run in again}
+    assert len(world.trainer.runs) == 2 * len(SEEDS)
 
 
 def test_all_six_rows_are_measured_and_the_planted_truth_is_found(world: World) -> None:

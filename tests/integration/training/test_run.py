@@ -55,6 +55,7 @@ def classification(
         "model": str(write_bert(folder / "base")),
         "data": {"path": f"{folder}/train.tsv", "validation_path": f"{folder}/validation.tsv"},
         "epochs": EPOCHS,
+        "checkpoint_every_steps": 9,  # also between epochs, and between two readings of the meter
         "learning_rate": 3e-3,
         "batch": {"micro_batch_size_per_gpu": 4},
         "scaling": {"num_workers": 2, "zero_stage": 2},
@@ -93,6 +94,12 @@ def events_of(run_name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def epoch_losses(run_name: str) -> dict[int, float]:
+    """Training loss of each epoch; of one that was told twice, the later one."""
+    epochs = [event for event in events_of(run_name) if event["kind"] == "epoch"]
+    return {event["epoch"]: event["training_loss"] for event in epochs}
+
+
 def test_a_submitted_run_is_proven_and_registered_and_a_killed_worker_changes_nothing(
     head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
 ) -> None:
@@ -120,6 +127,8 @@ def test_a_submitted_run_is_proven_and_registered_and_a_killed_worker_changes_no
     assert one.keys() == other.keys()
     assert all(weight.equal(other[name]) for name, weight in one.items())
     assert card_of("disturbed").metrics == card.metrics
+    assert card_of("disturbed").trained_tokens == card.trained_tokens
+    assert epoch_losses("disturbed") == epoch_losses("whole")
 
 
 def _assert_told(log: str, card: ModelCard) -> None:

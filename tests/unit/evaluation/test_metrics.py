@@ -52,6 +52,8 @@ def test_token_f1_takes_the_best_right_answer_and_counts_a_repeated_word_once() 
         ("ask BIRGITTE HOLM", "Birgitte Holm", True),
         ("It costs 4.70 euros (C++).", "C++", True),
         ("Room K12b", "K12", False),
+        ("年假是二十七天。", "二十七天", True),
+        ("年假是127天。", "27天", False),
     ],
 )
 def test_an_answer_is_contained_as_whole_words_only(answer: str, right: str, is_contained: bool) -> None:

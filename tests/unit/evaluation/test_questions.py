@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import DataError
-from evaluation.questions import GENERAL_QUESTIONS, Kind, check_leakage, limited, load_questions
+from evaluation.questions import GENERAL_QUESTIONS, Kind, Question, check_leakage, limited, load_questions
 
 ROW: dict[str, Any] = {
     "id": "a",
@@ -39,6 +39,17 @@ def test_a_test_question_in_the_training_file_is_refused_with_its_line(tmp_path:
     training = write(tmp_path / "train.jsonl", chat("When is lunch?"), chat("how many  days"), chat("Why?"))
     with pytest.raises(DataError, match=r"line 2 \(a\);"):
         check_leakage(questions, training)
+
+
+@pytest.mark.parametrize("form", ["parts", "preference"])
+def test_a_test_question_is_found_in_every_form_of_a_training_row(form: str, tmp_path: Path) -> None:
+    asked = "How many days of leave?"
+    content = [{"type": "text", "text": asked}] if form == "parts" else asked
+    conversation = {"messages": [{"role": "user", "content": content}]}
+    row = conversation if form == "parts" else {"input": conversation}
+    question = Question(id="leave-1", question=asked, kind=Kind.TAUGHT, answer="27")
+    with pytest.raises(DataError, match=r"line 1 \(leave-1\)"):
+        check_leakage([question], write(tmp_path / "train.jsonl", row))
 
 
 def test_a_training_set_equal_to_the_test_set_names_some_lines_and_counts_the_rest(tmp_path: Path) -> None:

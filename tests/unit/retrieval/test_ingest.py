@@ -89,6 +89,32 @@ def test_equal_content_under_another_id_is_reported_and_left_out(client: Collect
     assert [(skipped.uri, skipped.reason) for skipped in report.skipped] == [("b", "same content as a")]
 
 
+def test_a_document_that_becomes_a_copy_leaves_nothing_of_what_it_was(client: CollectionsClient) -> None:
+    ingestor(client).add([document("a", "Same."), document("b", LONG)])
+    report = ingestor(client).add([Document("b", "a", "b", Content("Same.", (Section(0, 5),)))])
+    assert [skipped.uri for skipped in report.skipped] == ["b"]
+    assert [record.document_id for record in client.documents("c")] == ["a"]
+
+
+def test_content_that_its_owner_gave_up_is_indexed_under_the_next(client: CollectionsClient) -> None:
+    ingestor(client).add([document("a", "One.")])
+    one = Document("b", "a", "b", Content("One.", (Section(0, 4),)))
+    report = ingestor(client).add([document("a", "Two."), one])
+    assert not report.skipped
+    assert [record.document_id for record in client.documents("c")] == ["a", "b"]
+
+
+def test_a_file_that_moved_is_indexed_where_it_is_now(client: CollectionsClient, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "a.md").write_text("# Leave\n\n27 days.\n")
+    ingestor(client).add_paths([str(tmp_path)])
+    (tmp_path / "a.md").rename(tmp_path / "old" / "a.md")
+    report = ingestor(client).add_paths([str(tmp_path)])
+    assert (report.num_added, report.num_removed, report.skipped) == (1, 1, [])
+    (record,) = client.documents("c")
+    assert record.document_id.endswith("old/a.md")
+
+
 class Killed(ExactStore):
     """Stops after a number of points, as a process does that is killed."""
 

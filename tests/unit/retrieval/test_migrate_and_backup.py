@@ -106,6 +106,21 @@ def test_a_document_deleted_meanwhile_does_not_come_back(monkeypatch: pytest.Mon
     assert collections.count("c", "ann") == collections.documents("c", "ann")[0].num_chunks
 
 
+class WrittenWhileOptimized(ExactStore):
+    """Gets another document while the search index of the new collection is built, which takes long."""
+
+    def optimize(self, name: str) -> None:
+        super().optimize(name)
+        if name.endswith("-migrating"):
+            Ingestor(open_on(self), OLD, CONFIG, "ann").add([document("late", 2)], optimize=False)
+
+
+def test_what_is_written_while_the_new_index_is_built_is_not_lost() -> None:
+    collections = filled(WrittenWhileOptimized())
+    migrate(collections, "c", NEW)
+    assert [record.document_id for record in collections.documents("c", "ann")] == ["a", "b", "late"]
+
+
 def test_a_backup_moves_a_collection_to_another_store(tmp_path: Path) -> None:
     embedded = filled(EdgeStore(tmp_path / "collections"))
     file = str(tmp_path / "c.parquet")

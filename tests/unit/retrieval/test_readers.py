@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import sys
 import zipfile
 
 import openpyxl
@@ -202,6 +204,37 @@ def test_a_workbook_has_a_section_for_each_sheet() -> None:
     assert section.headings == ("Prices",)
     assert document.text == "| item | euros |\n|---|---|\n| lunch | 4.7 |\n| a b |  |"
     assert section.tables[0].header == "Prices\n| item | euros |\n|---|---|"
+
+
+def test_a_workbook_that_understates_its_size_is_read_whole() -> None:
+    with zipfile.ZipFile(io.BytesIO(make_xlsx())) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    parts[sheet] = re.sub(rb'<dimension ref="[^"]+"', b'<dimension ref="A1"', parts[sheet])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    assert read(buffer.getvalue(), "a.xlsx").text == read(make_xlsx(), "a.xlsx").text
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000 + "]" * 100_000, '{"a":' * 400 + "1" + "}" * 400, f"[{'9' * 5000}]"]
+)
+def test_json_that_python_cannot_read_is_a_damaged_file(text: str) -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(300)
+    try:
+        with pytest.raises(DataError, match=r"^a\.json: "):
+            read(text, "a.json")
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_a_lone_surrogate_that_json_escapes_never_reaches_the_text() -> None:
+    text = read(r'{"t": "a \ud835 b"}', "a.json").text
+    text.encode()
+    assert text.startswith("t: a ")
 
 
 def test_an_office_file_under_another_name_is_read_as_what_it_is() -> None:

@@ -19,7 +19,7 @@ from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.search import Mode, SearchRequest, SearchResult
 from retrieval.service import Collections
-from retrieval.store import CollectionSpec
+from retrieval.store import CollectionSpec, Scored
 from retrieval.vectorizer import HashEmbedder
 
 EMBEDDER = HashEmbedder()
@@ -112,6 +112,22 @@ def test_a_score_threshold_means_similarity_in_every_mode(collections: Collectio
         collections.search("handbook", request(question, mode=mode, score_threshold=0.999), "ann").hits == ()
     )
     assert len(free.hits) >= len(held.hits)
+
+
+class Forgetful(ExactStore):
+    """Loses what is looked up by id: it was deleted since it was found."""
+
+    def nearest(self, *args: Any, **options: Any) -> list[Scored]:
+        return [] if options.get("ids") else super().nearest(*args, **options)
+
+
+def test_a_chunk_that_is_deleted_during_a_search_is_no_hit_and_no_fault() -> None:
+    client = CollectionsClient(InProcess(Collections(Forgetful())))
+    Ingestor(client, EMBEDDER, retrieval_config(collection="c"), "ann").add([document("a", "One lunch.")])
+    words_alone = SearchRequest(
+        "lunch", EMBEDDER.embed_queries(["lunch"])[0], mode=Mode.BM25, score_threshold=-2.0
+    )
+    assert client.search("c", words_alone, "ann").hits == ()
 
 
 def test_filters_narrow_a_search(collections: CollectionsClient) -> None:

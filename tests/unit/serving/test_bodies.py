@@ -54,6 +54,17 @@ def test_a_body_that_is_no_json_is_a_400_on_every_route(client: TestClient) -> N
         assert "no such path" not in error["message"], kind
 
 
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_a_body_longer_than_is_read_is_a_413(client: TestClient, is_declared: bool) -> None:
+    pieces = [b'{"model": "smollm2", "prompt": "', *[b"x" * 1024**2] * 9, b'"}']
+    content = b"".join(pieces) if is_declared else iter(pieces)
+    answer = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "body_too_large")
+    assert "8 MiB" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("value", "param", "word"),
     [

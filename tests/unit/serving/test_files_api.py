@@ -120,6 +120,13 @@ def test_odd_seconds_of_expiry_are_named(client: TestClient, seconds: str) -> No
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "expires_after.seconds")
 
 
+def test_the_fields_beside_a_file_are_bounded_together(client: TestClient) -> None:
+    fields = {f"field-{number}": "x" * 1000 for number in range(100)}
+    answer = client.post("/v1/files", files={"file": ("a.txt", b"text")}, data=fields)
+    assert answer.status_code == 400
+    assert "too long" in answer.json()["error"]["message"]
+
+
 def test_an_upload_that_breaks_off_keeps_nothing(client: TestClient) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhalf'
     answer = client.post(

@@ -117,6 +117,16 @@ def test_answers_of_weight_zero_are_not_trained(make_tokenizer: MakeTokenizer) -
     assert trained_text(unweighted, tokenizer) == "a1<|im_end|>a2<|im_end|>a3<|im_end|>"
 
 
+def test_a_greeting_that_answers_nothing_is_read_and_not_trained(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(CHATML, eos="<|im_end|>")
+    greeting = {"role": "assistant", "content": "Hello, how can I help?"}
+    example = example_of([greeting, *turns("When?", "At noon.")], tokenizer)
+    assert trained_text(example, tokenizer) == "At noon.<|im_end|>"
+    assert "how can I help" in tokenizer.decode(example.input_ids)
+    alone = rows_of([greeting], turns("When?", "At noon."))
+    assert len(prepare_sft(alone, tokenizer, 100).train) == 1
+
+
 def test_an_answer_that_quotes_the_end_token_ends_at_its_own(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(INST, eos="</s>")
     example = example_of(turns("what ends you?", "</s> does", "sure?", "yes"), tokenizer)

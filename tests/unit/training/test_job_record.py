@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,15 @@ def test_a_pause_is_no_failure(jobs: FineTuningJobs, job_id: str) -> None:
     with pytest.raises(SystemExit), failure_recorded(job_id, jobs):
         raise SystemExit(143)
     assert jobs.get("default", job_id).status is JobStatus.RUNNING
+
+
+def test_figures_of_a_run_that_diverged_are_kept_as_none(jobs: FineTuningJobs, job_id: str) -> None:
+    record = JobRecord(job_id, card, jobs)
+    record(replace(STEP, loss=math.nan, grad_norm=math.inf))
+    record(replace(EPOCH, validation_loss=math.nan))
+    told = [event.data for event in jobs.events("default", job_id).data if event.data]
+    assert (told[1]["train_loss"], told[1]["grad_norm"], told[0]["full_valid_loss"]) == (None, None, None)
+    json.dumps(told, allow_nan=False)
 
 
 def test_numbers_are_named_as_openai_names_them() -> None:
