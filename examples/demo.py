@@ -34,7 +34,7 @@ BASE_URL = "http://127.0.0.1:8000"
 READY_DEADLINE_S = 240
 PLAIN, TUNED = "smollm2", "handbook"
 WAYS = {"plain": PLAIN, "tuned": TUNED, "retrieval": f"{PLAIN}+rag", "auto": "auto"}
-SHOWN_QUESTION = "canteen-lunch-price-1"
+SHOWN_QUESTION = "travel-agency-1"
 PAIR = (
     "The company said profits rose by a tenth last year.",
     "Last year's earnings were up ten percent, according to the firm.",
