@@ -8,7 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster.cards import Parity
+from serving.completions import PROMPTS_AT_ONCE
 from serving.config import ServingConfig
+from serving.schemas import MAX_PROMPTS
 from serving.scripted_engine import ScriptedEngine
 from serving.scripted_parts import ScriptedApplication
 
@@ -348,11 +350,26 @@ def test_bare_prompts_are_completed_and_counted(post: Ask, world: ScriptedApplic
     assert "".join(e["choices"][0]["text"] for e in events_of(response)) == "Hello, world."
 
 
+def test_many_prompts_are_generated_a_few_at_a_time(post: Ask, world: ScriptedApplication) -> None:
+    num_running: list[int] = []
+
+    def script(prompt: list[int], adapter: object) -> list[str]:
+        num_running.append(world.engine.num_running + 1)
+        return ["yes"]
+
+    world.engine.script = script
+    body = post("/v1/completions", model="smollm2", prompt=["x"] * MAX_PROMPTS).json()
+    assert len(body["choices"]) == MAX_PROMPTS
+    assert max(num_running) == PROMPTS_AT_ONCE
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
         ({"prompt": []}, "prompt"),
         ({"prompt": ""}, "prompt"),
+        ({"prompt": ["x"] * (MAX_PROMPTS + 1)}, "prompt"),
+        ({"prompt": [[1]] * (MAX_PROMPTS + 1)}, "prompt"),
         ({"model": "auto"}, "model"),
         ({"echo": True}, "echo"),
     ],
