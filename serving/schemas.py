@@ -62,7 +62,7 @@ class JsonSchema(Part):
 
 class ResponseFormat(Part):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+    json_schema: JsonSchema | None = Field(None, validate_default=True)
 
     @field_validator("json_schema")
     @classmethod

@@ -74,6 +74,7 @@ def test_the_base_answers_to_its_reference_and_its_short_name(chat: Ask, name: s
         ({"messages": [{"role": "user", "content": "half \ud835"}]}, "messages[0].content"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"hamlet": {"top_k": 0}}, "hamlet.top_k"),
         ({"hamlet": {"tenant": "other"}}, "hamlet.tenant"),
     ],
