@@ -11,7 +11,7 @@ from serving.backends import GeneratorBackend
 from serving.catalogue import ServedModel
 from serving.chat import DONE, GenerationEvents, event, guarded, opened
 from serving.generator import Completion, GenerationJob, PromptReport
-from serving.responses import Envelope, text_choice, text_chunk, text_completion, usage
+from serving.responses import Envelope, text_choice, text_chunk, text_completion, text_logprobs, usage
 from serving.schemas import CompletionRequest
 
 # Of one request: a quarter of an engine's batch by default, the rest is for others.
@@ -74,13 +74,17 @@ async def _text_events(
     spend: Callable[[int], None],
 ) -> AsyncGenerator[bytes]:
     num_tokens = 0
+    offsets = [0] * request.n
     try:
         async for deltas in events:
             assert not isinstance(deltas, PromptReport)
             for delta in deltas:
                 num_tokens += delta.num_tokens
-                if delta.text or delta.finish_reason:
-                    choice = text_choice(delta.index, delta.text, delta.finish_reason)
+                tokens = delta.logprobs if request.logprobs is not None else ()
+                if delta.text or delta.finish_reason or tokens:
+                    logprobs = text_logprobs(tokens, offsets[delta.index]) if tokens else None
+                    offsets[delta.index] += sum(len(token.token) for token in tokens)
+                    choice = text_choice(delta.index, delta.text, delta.finish_reason, logprobs)
                     yield event(text_chunk(envelope, [choice], request.include_usage))
         if request.include_usage:
             yield event(text_chunk(envelope, [], True, usage(report.num_prompt_tokens, num_tokens)))

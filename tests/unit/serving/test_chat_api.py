@@ -351,6 +351,24 @@ def test_bare_prompts_are_completed_and_counted(post: Ask, world: ScriptedApplic
     assert "".join(e["choices"][0]["text"] for e in events_of(response)) == "Hello, world."
 
 
+def test_a_streamed_completion_has_the_log_probabilities_of_a_whole_one(
+    post: Ask, world: ScriptedApplication
+) -> None:
+    # The first half of a character is a token without text.
+    world.engine.script = ["ok ", *(bytes([byte]) for byte in "é".encode()), " done"]
+    asked = {"model": "smollm2", "prompt": "x", "n": 2, "logprobs": 1}
+    whole = post("/v1/completions", **asked).json()["choices"]
+    streamed = [
+        choice for e in events_of(post("/v1/completions", **asked, stream=True)) for choice in e["choices"]
+    ]
+    for index in (0, 1):
+        chunks = [choice["logprobs"] for choice in streamed if choice["index"] == index]
+        joined = {name: [value for chunk in chunks for value in chunk[name]] for name in chunks[0]}
+        assert joined == whole[index]["logprobs"]
+    plain = events_of(post("/v1/completions", model="smollm2", prompt="x", stream=True))
+    assert {e["choices"][0]["logprobs"] for e in plain} == {None}
+
+
 def test_many_prompts_are_generated_a_few_at_a_time(post: Ask, world: ScriptedApplication) -> None:
     num_running: list[int] = []
 
