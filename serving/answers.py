@@ -47,7 +47,7 @@ class Prepared:
     """One answer on its way.
 
     `ready` is the answer itself where no language model is needed: the verdict of a classifier, or that
-    nothing was found. `verdict` are the classifier's probabilities.
+    nothing was found. `verdict` are the classifier's probabilities, `reranker` the model that puts hits in order.
     """
 
     model: ServedModel
@@ -55,6 +55,7 @@ class Prepared:
     job: GenerationJob
     stages: Stages
     question: str
+    reranker: ServedModel | None = None
     ready: str | None = None
     verdict: Classified | None = None
 
@@ -101,7 +102,7 @@ class Answers:
     async def prepare(self, request: ChatRequest, request_id: str, tenant: str) -> Prepared:
         """Decide on the route and retrieve.
 
-        Raises NotFound for an unknown model or collection, and what retrieval raises: a caller who asked
+        Raises NotFound for an unknown model, reranker or collection, and what retrieval raises: a caller who asked
         for sources by name is never answered without them in silence. `auto` may be, and says so.
         """
         messages = tuple(message.to_message() for message in request.messages)
@@ -113,6 +114,7 @@ class Answers:
             ),
             stages=Stages(),
             question=messages[last_user_turn(messages)].content,
+            reranker=await self._reranker(request, tenant),
         )
         if request.model == AUTO:
             await self._automatic(prepared, request, tenant)
@@ -231,6 +233,7 @@ class Answers:
         with prepared.stages.measure("embed"):
             embedded = await self._backends.embedder.embed([query], is_query=True)
         options, defaults, tool = request.hamlet, self._config.retriever, request.file_search
+        reranker = prepared.reranker
         top_k = (tool.max_num_results if tool else None) or options.top_k or defaults.top_k
         with prepared.stages.measure("search"):
             jobs = [
@@ -238,17 +241,27 @@ class Answers:
                     collection=target.collection,
                     text=query,
                     vector=embedded.vectors[0],
-                    top_k=max(top_k, defaults.rerank_candidates) if options.rerank else top_k,
+                    top_k=max(top_k, defaults.rerank_candidates) if reranker else top_k,
                     tenant=tenant,
                     filter=target.filter,
                 )
                 for target in await self._targets(request, tenant)
             ]
             hits = await self._found(jobs, known=tool is not None)
-        if options.rerank is None or not hits:
+        if reranker is None or not hits:
             return hits
         with prepared.stages.measure("rerank"):
-            return await self._reranked(options.rerank, query, hits, top_k, tenant)
+            return await self._reranked(reranker, query, hits, top_k)
+
+    async def _reranker(self, request: ChatRequest, tenant: str) -> ServedModel | None:
+        """The reranker that the request names. Raises NotFound, Conflict or InvalidInput for one that ranks nothing."""
+        name = request.hamlet.rerank
+        if name is None:
+            return None
+        try:
+            return await find_reranker(self._catalogue.of(tenant), name)
+        except (NotFound, Conflict, InvalidInput) as exc:
+            raise type(exc)(exc.message, "hamlet.rerank", exc.code) from exc
 
     async def _targets(self, request: ChatRequest, tenant: str) -> Sequence[Target]:
         """Where to search: the stores that the request names, else one collection."""
@@ -280,11 +293,10 @@ class Answers:
         return bool(await self._stores.num_unread(tenant, tool.vector_store_ids))
 
     async def _reranked(
-        self, reranker: str, query: str, hits: Sequence[Passage], top_k: int, tenant: str
+        self, reranker: ServedModel, query: str, hits: Sequence[Passage], top_k: int
     ) -> Sequence[Passage]:
         """The best hits in the reranker's order. Their scores stay cosines, so that a threshold keeps its meaning."""
-        model = await find_reranker(self._catalogue.of(tenant), reranker)
-        judged = await relevance(self._backends, model, query, [hit.text for hit in hits])
+        judged = await relevance(self._backends, reranker, query, [hit.text for hit in hits])
         return [hits[index] for index in judged.ranking(top_k)]
 
     def _least_score(self, request: ChatRequest) -> float:

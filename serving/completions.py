@@ -10,9 +10,12 @@ from cluster.errors import InvalidInput
 from serving.backends import GeneratorBackend
 from serving.catalogue import ServedModel
 from serving.chat import DONE, GenerationEvents, event, guarded, opened
-from serving.generator import GenerationJob, PromptReport
-from serving.responses import Envelope, text_choice, text_chunk, text_completion, usage
+from serving.generator import Completion, GenerationJob, PromptReport
+from serving.responses import Envelope, text_choice, text_chunk, text_completion, text_logprobs, usage
 from serving.schemas import CompletionRequest
+
+# Of one request: a quarter of an engine's batch by default, the rest is for others.
+PROMPTS_AT_ONCE = 16
 
 
 def text_jobs(request: CompletionRequest, model: ServedModel, request_id: str) -> list[GenerationJob]:
@@ -35,10 +38,16 @@ def text_jobs(request: CompletionRequest, model: ServedModel, request_id: str) -
 async def whole_text(
     generator: GeneratorBackend, request: CompletionRequest, jobs: Sequence[GenerationJob], envelope: Envelope
 ) -> dict[str, Any]:
-    """The body of a `text_completion`; its prompts are generated together, and given up together."""
+    """The body of a `text_completion`; PROMPTS_AT_ONCE are generated at a time, and all are given up together."""
+    places = asyncio.Semaphore(PROMPTS_AT_ONCE)
+
+    async def complete(job: GenerationJob) -> Completion:
+        async with places:
+            return await generator.complete(job)
+
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(generator.complete(job)) for job in jobs]
+            tasks = [group.create_task(complete(job)) for job in jobs]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from failures  # the first, on which the others were given up
     return text_completion(envelope, [task.result() for task in tasks], request.logprobs is not None)
@@ -65,13 +74,17 @@ async def _text_events(
     spend: Callable[[int], None],
 ) -> AsyncGenerator[bytes]:
     num_tokens = 0
+    offsets = [0] * request.n
     try:
         async for deltas in events:
             assert not isinstance(deltas, PromptReport)
             for delta in deltas:
                 num_tokens += delta.num_tokens
-                if delta.text or delta.finish_reason:
-                    choice = text_choice(delta.index, delta.text, delta.finish_reason)
+                tokens = delta.logprobs if request.logprobs is not None else ()
+                if delta.text or delta.finish_reason or tokens:
+                    logprobs = text_logprobs(tokens, offsets[delta.index]) if tokens else None
+                    offsets[delta.index] += sum(len(token.token) for token in tokens)
+                    choice = text_choice(delta.index, delta.text, delta.finish_reason, logprobs)
                     yield event(text_chunk(envelope, [choice], request.include_usage))
         if request.include_usage:
             yield event(text_chunk(envelope, [], True, usage(report.num_prompt_tokens, num_tokens)))

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -46,16 +47,19 @@ class Conductor:
     async def at_work(self) -> AsyncIterator[None]:
         """Duties are done while this is entered. A round that has begun is finished at the end."""
         leaving = asyncio.Event()
-        loops = [asyncio.create_task(self._repeat(duty, leaving)) for duty in self._duties]
+        # Their own: Ray Serve gives a replica's event loop few threads, which every request needs.
+        threads = ThreadPoolExecutor(len(self._duties), thread_name_prefix="duty")
+        loops = [asyncio.create_task(self._repeat(duty, threads, leaving)) for duty in self._duties]
         try:
             yield
         finally:
             leaving.set()
             await asyncio.gather(*loops)
+            threads.shutdown(wait=False)
 
-    async def _repeat(self, duty: Duty, leaving: asyncio.Event) -> None:
+    async def _repeat(self, duty: Duty, threads: Executor, leaving: asyncio.Event) -> None:
         while not leaving.is_set():
-            await self._round(duty)
+            await self._round(duty, threads)
             try:
                 async with asyncio.timeout(duty.every_s):
                     await leaving.wait()
@@ -63,11 +67,11 @@ class Conductor:
                 continue
         await asyncio.to_thread(self._give_back, duty)
 
-    async def _round(self, duty: Duty) -> None:
+    async def _round(self, duty: Duty, threads: Executor) -> None:
         try:
             if not await asyncio.to_thread(self._leases.hold, duty.name, self._lease_s):
                 return
-            work = asyncio.create_task(asyncio.to_thread(duty.work))
+            work = asyncio.get_running_loop().run_in_executor(threads, duty.work)
             while not (await asyncio.wait([work], timeout=self._lease_s / 3))[0]:
                 await asyncio.to_thread(self._leases.hold, duty.name, self._lease_s)
             await work

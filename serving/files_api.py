@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from cluster.errors import InvalidInput
 from cluster.files import File, Files
@@ -77,7 +77,8 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
         async with received(request, config.files.max_bytes) as upload:
             purpose = _purpose(upload)
             expires_in_s = expiry(upload.fields, purpose)
-            file = await asyncio.to_thread(_keep, upload, purpose, expires_in_s, tenant_of(request))
+            # Checking takes minutes, and Ray Serve gives the event loop few threads, which every request needs.
+            file = await run_in_threadpool(_keep, upload, purpose, expires_in_s, tenant_of(request))
         return file_object(file)
 
     def _keep(upload: Upload, purpose: str, expires_in_s: float | None, tenant: str) -> File:

@@ -146,7 +146,7 @@ def text_completion(
 ) -> dict[str, Any]:
     """A `text_completion`; the answers to the first prompt come first."""
     answers = [answer for completion in completions for answer in completion.answers]
-    shown = [_text_logprobs(answer) if with_logprobs else None for answer in answers]
+    shown = [text_logprobs(answer.logprobs) if with_logprobs else None for answer in answers]
     return {
         "id": envelope.id,
         "object": "text_completion",
@@ -175,15 +175,16 @@ def text_choice(
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _text_logprobs(answer: Answer) -> dict[str, Any]:
-    offsets, at = [], 0
-    for token in answer.logprobs:
+def text_logprobs(tokens: Sequence[TokenLogprob], at: int = 0) -> dict[str, Any]:
+    """Tokens of one answer, the first of which begins `at` so many characters."""
+    offsets = []
+    for token in tokens:
         offsets.append(at)
         at += len(token.token)
     return {
-        "tokens": [token.token for token in answer.logprobs],
-        "token_logprobs": [token.logprob for token in answer.logprobs],
-        "top_logprobs": [dict(token.top) for token in answer.logprobs],
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [dict(token.top) for token in tokens],
         "text_offset": offsets,
     }
 

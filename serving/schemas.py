@@ -33,6 +33,8 @@ from serving.tool_requests import (
 
 MAX_ANSWERS = 16
 MAX_STOPS = 4
+# Of one completion: as many as a router takes requests by default, since admission counts this one as one.
+MAX_PROMPTS = 128
 
 # OpenAI's schema declares these nullable; null means the default.
 NULLABLE = ("temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stream")
@@ -60,7 +62,7 @@ class JsonSchema(Part):
 
 class ResponseFormat(Part):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+    json_schema: JsonSchema | None = Field(None, validate_default=True)
 
     @field_validator("json_schema")
     @classmethod
@@ -342,7 +344,12 @@ class ChatRequest(_Generation):
 class CompletionRequest(_Generation):
     """`POST /v1/completions`: a bare prompt, continued."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: (
+        str
+        | Annotated[list[str], Field(json_schema_extra={"maxItems": MAX_PROMPTS})]
+        | list[int]
+        | Annotated[list[list[int]], Field(json_schema_extra={"maxItems": MAX_PROMPTS})]
+    )
     max_tokens: int | None = Field(16, ge=1, description="Answer length in tokens, for each prompt.")
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: Literal[False] | None = None
@@ -351,7 +358,7 @@ class CompletionRequest(_Generation):
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
-        """Each prompt by itself. Raises InvalidInput for an empty list or prompt."""
+        """Each prompt by itself. Raises InvalidInput for an empty list or prompt, and for more than MAX_PROMPTS."""
         prompts: list[Any] = (
             [self.prompt]
             if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int))
@@ -359,6 +366,10 @@ class CompletionRequest(_Generation):
         )
         if not prompts or not all(prompts):
             raise InvalidInput("prompt is empty; send at least one character or token", "prompt")
+        if len(prompts) > MAX_PROMPTS:
+            raise InvalidInput(
+                f"at most {MAX_PROMPTS} prompts, got {len(prompts)}; send several requests", "prompt"
+            )
         return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
 
     def sampling(self) -> Sampling:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import DataError, InvalidInput, Unavailable
+from serving.job_policy import may_go_on
 
 SHOWN_FAULTS = 3
 # What a training file may hold, as training names it.
@@ -35,7 +36,7 @@ class TrainingCommands:
         """The report on a file of chats or preferences: `task` (sft or dpo), `rows`, `warnings`, `statistics`.
 
         Raises DataError for rows of another kind; for faulty ones, with the first faults in its message and all
-        that are listed in `details["errors"]`.
+        that are listed in `details["errors"]`; Unavailable as `plan`.
         """
         done = self._run("validate", str(path), "--json")
         if done.returncode not in (0, 1) or not done.stdout:
@@ -59,7 +60,8 @@ class TrainingCommands:
     ) -> dict[str, Any]:
         """What a run would take: tokens, memory, cost and, by a `probe` of a few steps, time.
 
-        Raises InvalidInput for a run that cannot work.
+        Raises InvalidInput for a run that cannot work; Unavailable when nothing was found out about it, since the
+        process took too long, was killed, or missed a store.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "plan.yaml"
@@ -76,13 +78,16 @@ class TrainingCommands:
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         try:
-            return subprocess.run(
+            done = subprocess.run(
                 [*self.program, *arguments], capture_output=True, text=True, timeout=self.timeout_s
             )
         except subprocess.TimeoutExpired as exc:
             raise Unavailable(
                 f"training {arguments[0]} took longer than {self.timeout_s:g} s; send a smaller file"
             ) from exc
+        if may_go_on(done.returncode):
+            raise Unavailable(f"training {arguments[0]} was cut short: {_last_words(done)}; try again later")
+        return done
 
 
 def faults_in_a_sentence(filename: str, faults: Sequence[Mapping[str, Any]], num_faults: int) -> str:

@@ -7,7 +7,7 @@ it would be alone. The steps of all requests run on one thread, in the order in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from cluster.errors import Unavailable
+from cluster.errors import InvalidInput, Unavailable
 from cluster.storage import local_folder
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
@@ -117,6 +117,7 @@ class TransformersEngine:
     def _start(
         self, prompt_token_ids: list[int], max_tokens: int, sampling: Sampling, adapter: Adapter | None
     ) -> _Running:
+        _require_in_vocabulary(prompt_token_ids, self._vocabulary_size)
         random = torch.Generator(self._device)
         if sampling.seed is None:
             random.seed()
@@ -183,6 +184,15 @@ class TransformersEngine:
             for i, value in zip(ids.tolist(), values.tolist(), strict=True)
         ]
         return TokenLogprob(self._tokenizer.decode([token_id]), float(logprobs[token_id]), tuple(top))
+
+
+def _require_in_vocabulary(token_ids: Sequence[int], vocabulary_size: int) -> None:
+    """Raises InvalidInput for an id that no token of the vocabulary has."""
+    unknown = next((token_id for token_id in token_ids if not 0 <= token_id < vocabulary_size), None)
+    if unknown is not None:
+        raise InvalidInput(
+            f"prompt has the token id {unknown}; the model's ids are 0 to {vocabulary_size - 1}", "prompt"
+        )
 
 
 def choose_tokens(

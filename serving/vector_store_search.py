@@ -130,16 +130,16 @@ class VectorStoreSearch:
             with stages.timed("rerank"):
                 ordered = await self._reranked(tenant, query, ordered)
         chunks = await asyncio.to_thread(self._with_files, tenant, store_id, ordered)
-        await asyncio.to_thread(self.stores.touch, [store_id])
         return Found(chunks[: query.max_num_results], stages.ms)
 
     async def targets(
         self, tenant: str, store_ids: Sequence[str], raw_filter: Mapping[str, Any] | None
     ) -> list[Target]:
-        """Where to search for these stores. Errors as `search`."""
+        """Where to search for these stores, which counts as their use. Errors as `search`."""
         own, others = await asyncio.to_thread(self._told_apart, tenant, store_ids)
         found = []
         if own:
+            await asyncio.to_thread(self.stores.touch, own)
             name = collection_of(tenant)
             keys = None
             if raw_filter is not None:

@@ -8,7 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster.cards import Parity
+from serving.completions import PROMPTS_AT_ONCE
 from serving.config import ServingConfig
+from serving.schemas import MAX_PROMPTS
 from serving.scripted_engine import ScriptedEngine
 from serving.scripted_parts import ScriptedApplication
 
@@ -72,6 +74,7 @@ def test_the_base_answers_to_its_reference_and_its_short_name(chat: Ask, name: s
         ({"messages": [{"role": "user", "content": "half \ud835"}]}, "messages[0].content"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"hamlet": {"top_k": 0}}, "hamlet.top_k"),
         ({"hamlet": {"tenant": "other"}}, "hamlet.tenant"),
     ],
@@ -348,11 +351,44 @@ def test_bare_prompts_are_completed_and_counted(post: Ask, world: ScriptedApplic
     assert "".join(e["choices"][0]["text"] for e in events_of(response)) == "Hello, world."
 
 
+def test_a_streamed_completion_has_the_log_probabilities_of_a_whole_one(
+    post: Ask, world: ScriptedApplication
+) -> None:
+    # The first half of a character is a token without text.
+    world.engine.script = ["ok ", *(bytes([byte]) for byte in "é".encode()), " done"]
+    asked = {"model": "smollm2", "prompt": "x", "n": 2, "logprobs": 1}
+    whole = post("/v1/completions", **asked).json()["choices"]
+    streamed = [
+        choice for e in events_of(post("/v1/completions", **asked, stream=True)) for choice in e["choices"]
+    ]
+    for index in (0, 1):
+        chunks = [choice["logprobs"] for choice in streamed if choice["index"] == index]
+        joined = {name: [value for chunk in chunks for value in chunk[name]] for name in chunks[0]}
+        assert joined == whole[index]["logprobs"]
+    plain = events_of(post("/v1/completions", model="smollm2", prompt="x", stream=True))
+    assert {e["choices"][0]["logprobs"] for e in plain} == {None}
+
+
+def test_many_prompts_are_generated_a_few_at_a_time(post: Ask, world: ScriptedApplication) -> None:
+    num_running: list[int] = []
+
+    def script(prompt: list[int], adapter: object) -> list[str]:
+        num_running.append(world.engine.num_running + 1)
+        return ["yes"]
+
+    world.engine.script = script
+    body = post("/v1/completions", model="smollm2", prompt=["x"] * MAX_PROMPTS).json()
+    assert len(body["choices"]) == MAX_PROMPTS
+    assert max(num_running) == PROMPTS_AT_ONCE
+
+
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
         ({"prompt": []}, "prompt"),
         ({"prompt": ""}, "prompt"),
+        ({"prompt": ["x"] * (MAX_PROMPTS + 1)}, "prompt"),
+        ({"prompt": [[1]] * (MAX_PROMPTS + 1)}, "prompt"),
         ({"model": "auto"}, "model"),
         ({"echo": True}, "echo"),
     ],

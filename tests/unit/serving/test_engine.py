@@ -1,11 +1,15 @@
-"""The type of the weights that a generator loads."""
+"""The type of the weights that a generator loads, and the token ids that it knows."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from cluster.errors import InvalidInput
 from serving import engine
-from serving.engine import weights_dtype
+from serving.engine import Sampling, weights_dtype
+from serving.transformers_engine import TransformersEngine
 
 
 @pytest.mark.parametrize(
@@ -23,3 +27,16 @@ def test_auto_takes_what_the_machine_multiplies_itself(
     monkeypatch.setattr(engine, "has_bf16", lambda on_gpu: has_bf16)
     assert weights_dtype("auto", on_gpu) == expected
     assert weights_dtype("bfloat16", on_gpu) == "bfloat16"
+
+
+@pytest.mark.parametrize("token_id", [-1, 100, 2**70])
+def test_a_token_id_outside_the_vocabulary_is_the_prompts_fault(token_id: int) -> None:
+    engine = TransformersEngine.__new__(TransformersEngine)  # without a model, which is not asked
+    engine._vocabulary_size = 100
+
+    async def first_step() -> None:
+        await anext(engine.generate("r", [0, 99, token_id], 1, Sampling(), None))
+
+    with pytest.raises(InvalidInput, match="ids are 0 to 99") as refused:
+        asyncio.run(first_step())
+    assert refused.value.param == "prompt"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -81,6 +85,43 @@ def test_all_faults_of_a_training_file_are_told_at_once_and_nothing_is_kept(clie
     )
     assert [fault["line"] for fault in error["hamlet"]["errors"]] == [2, 4, 5, 6]
     assert client.get("/v1/files").json()["data"] == []
+
+
+def test_a_file_that_is_being_checked_holds_up_no_other_request() -> None:
+    begun, checked = threading.Event(), threading.Event()
+
+    class SlowTraining(TrainingCommands):
+        def validate(self, path: Path, filename: str) -> dict[str, Any]:
+            begun.set()
+            assert checked.wait(10)
+            return {}
+
+    config = ServingConfig(fine_tuning=FineTuningConfig(launcher="local"))
+    application = ScriptedApplication(config=config, platform=Platform.of(config, SlowTraining()))
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        transport = httpx.ASGITransport(application.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as caller:
+            form: dict[str, Any] = {"files": {"file": ("a", b"row")}, "data": {"purpose": "fine-tune"}}
+            upload = asyncio.create_task(caller.post("/v1/files", **form))
+            async with asyncio.timeout(10):
+                while not begun.is_set():
+                    await asyncio.sleep(0.005)
+                await asyncio.to_thread(checked.set)
+                assert (await upload).status_code == 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 9)", "sys.exit(75)"])
+def test_a_check_that_was_cut_short_is_no_fault_of_the_file(ending: str) -> None:
+    commands = TrainingCommands((sys.executable, "-S", "-c", f"import os, sys; {ending}"))
+    config = ServingConfig(fine_tuning=FineTuningConfig(launcher="local"))
+    application = ScriptedApplication(config=config, platform=Platform.of(config, commands))
+    answer = _upload(TestClient(application.app))
+    assert answer.status_code == 503
+    assert "was cut short" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -120,3 +121,26 @@ def test_a_job_that_was_begun_meanwhile_is_not_given_up(jobs: FineTuningJobs) ->
     assert not jobs.give_up(job, "it waited")
     assert not jobs.tell_wait(job, "no room")
     assert jobs.get("us", job.id).status is JobStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ("os.kill(os.getpid(), 9)", JobStatus.VALIDATING_FILES),
+        ("sys.exit(137)", JobStatus.VALIDATING_FILES),
+        ("sys.exit(75)", JobStatus.VALIDATING_FILES),
+        ("sys.exit('error: too large')", JobStatus.FAILED),
+        ("print('{}')", JobStatus.QUEUED),
+    ],
+)
+def test_only_a_verdict_ends_the_checking_of_a_job(
+    jobs: FineTuningJobs, clock: Clock, ending: str, status: JobStatus
+) -> None:
+    commands = TrainingCommands((sys.executable, "-S", "-c", f"import os, sys; {ending}"))
+    files = Files()
+    config = FineTuningConfig(launcher="local")
+    keeper = JobKeeper(jobs, files, RememberingLauncher(), commands, config, clock)
+    file = files.create("us", "rows.jsonl", "fine-tune", b"row")
+    job = jobs.create("us", JobRequest("smollm2", file.id, None, {}, {"output": {}}, None, 1, None, {}))
+    keeper.validate()
+    assert jobs.get("us", job.id).status is status

@@ -98,10 +98,12 @@ def test_an_answer_from_documents_takes_the_best_after_reranking(
     assert world.retriever.jobs[0].top_k == world.config.retriever.rerank_candidates
 
 
+@pytest.mark.parametrize("model", ["smollm2+rag", "auto"])
 def test_an_unknown_reranker_is_refused_and_not_left_out(
-    world: ScriptedApplication, chat: Callable[..., Any]
+    world: ScriptedApplication, chat: Callable[..., Any], model: str
 ) -> None:
     world.retriever.by_tenant["default"] = [scripted_passage(1, "text")]
-    response = chat(model="smollm2+rag", hamlet={"rerank": "nobody"})
+    response = chat(model=model, hamlet={"rerank": "nobody"})
     assert response.status_code == 404
+    assert response.json()["error"]["param"] == "hamlet.rerank"
     assert "nobody" in response.json()["error"]["message"]

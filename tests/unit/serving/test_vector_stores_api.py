@@ -377,6 +377,21 @@ def test_a_chat_during_reading_says_so_instead_of_answering_without_sources(
     assert answer["choices"][0]["message"]["content"] == STILL_READING
 
 
+@pytest.mark.parametrize("asks_in_a_chat", [True, False])
+def test_a_store_that_is_used_does_not_expire(
+    client: TestClient, handbook: dict[str, str], world: ScriptedApplication, asks_in_a_chat: bool
+) -> None:
+    assert world.platform is not None
+    with world.platform.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE vector_stores SET last_active_at = 1")
+    if asks_in_a_chat:
+        assert chat(client, {"vector_store_ids": [handbook["store"]]}).status_code == 200
+    else:
+        search(client, handbook["store"], "leave")
+    store = client.get(f"{STORES}/{handbook['store']}").json()
+    assert store["last_active_at"] >= store["created_at"]
+
+
 def test_several_stores_and_a_collection_are_searched_together(
     client: TestClient, handbook: dict[str, str], world: ScriptedApplication
 ) -> None:
