@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 
 TRAINING = ("python", "-m", "training")
 
+# A check that could not be made, for a store that is away or want of memory, is made again after the first,
+# and given up when the job is as old as the second.
+CHECK_AGAIN_S, CHECK_LIMIT_S = 30.0, 3600.0
+
 
 class JobKeeper:
     """The work on all jobs, in two rounds: `validate` takes its time, `keep` does not."""
@@ -47,11 +51,13 @@ class JobKeeper:
         self._commands = commands
         self._config = config
         self._clock = clock
+        self._check_again_at: dict[str, float] = {}
 
     def validate(self) -> None:
         """Check each new job by planning it: then it is queued, or has failed with what is wrong."""
         for job in self._jobs.unsettled():
-            if job.status is JobStatus.VALIDATING_FILES:
+            is_due = self._clock() >= self._check_again_at.get(job.id, 0.0)
+            if job.status is JobStatus.VALIDATING_FILES and is_due:
                 self._for(job, self._check)
 
     def keep(self) -> None:
@@ -81,8 +87,16 @@ class JobKeeper:
             plan = self._commands.plan(named(job.config, job.id), self._config.price_per_hour, probe=False)
         except InvalidInput as exc:
             self._jobs.fail(job.id, exc.message, "invalid_training_file", exc.param)
-            return
-        self._jobs.queue(job.id, plan)
+        except Unavailable as exc:
+            if self._clock() - job.created_at > CHECK_LIMIT_S:
+                message = (
+                    f"its files could not be checked within an hour: {exc.message}; create the job again"
+                )
+                self._jobs.fail(job.id, message, "check_timeout")
+            self._check_again_at[job.id] = self._clock() + CHECK_AGAIN_S
+            raise
+        else:
+            self._jobs.queue(job.id, plan)
 
     def _require_files(self, job: FineTuningJob) -> None:
         for param, file_id in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import FineTuningJob, JobRequest, JobStatus
 from cluster.launcher import Run, RunState
 from serving.config import FineTuningConfig
-from serving.job_keeper import JobKeeper
+from serving.job_keeper import CHECK_AGAIN_S, CHECK_LIMIT_S, JobKeeper
 from serving.training_commands import TrainingCommands
 
 
@@ -144,3 +145,23 @@ def test_only_a_verdict_ends_the_checking_of_a_job(
     job = jobs.create("us", JobRequest("smollm2", file.id, None, {}, {"output": {}}, None, 1, None, {}))
     keeper.validate()
     assert jobs.get("us", job.id).status is status
+
+
+def test_a_check_that_cannot_be_made_is_made_again_now_and_then_and_not_for_ever(
+    jobs: FineTuningJobs, clock: Clock, tmp_path: Path
+) -> None:
+    tries = tmp_path / "tries"
+    program = f"import sys; open({str(tries)!r}, 'a').write('.'); sys.exit(75)"
+    commands, files = TrainingCommands((sys.executable, "-S", "-c", program)), Files()
+    keeper = JobKeeper(
+        jobs, files, RememberingLauncher(), commands, FineTuningConfig(launcher="local"), clock
+    )
+    file = files.create("us", "rows.jsonl", "fine-tune", b"row")
+    job = jobs.create("us", JobRequest("smollm2", file.id, None, {}, {"output": {}}, None, 1, None, {}))
+    for seconds, num_tries in ((0, 1), (1, 1), (CHECK_AGAIN_S, 2), (CHECK_LIMIT_S, 3)):
+        assert jobs.get("us", job.id).status is JobStatus.VALIDATING_FILES
+        clock.now += seconds
+        keeper.validate()
+        assert len(tries.read_text()) == num_tries
+    ended = jobs.get("us", job.id)
+    assert (ended.status, ended.error and ended.error["code"]) == (JobStatus.FAILED, "check_timeout")
