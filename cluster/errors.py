@@ -18,8 +18,8 @@
     └── JobFailed               500  a training run ended without a model
 
 Third-party errors are translated into these where they enter (`raise StoreUnavailable(...) from exc`).
-The command lines print the message in one line and exit with 2 (75 for Unavailable); the HTTP API maps
-`status`, `type`, `param` and `code` to OpenAI's error object. Every message names the cause and the remedy.
+The command lines print the message in one line and exit with 2; the HTTP API maps `status`, `type`,
+`param` and `code` to OpenAI's error object. Every message names the cause and the remedy.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 TRAINING = ("python", "-m", "training")
 
-# A check that could not be made, for a store that is away or want of memory, is made again after the first,
-# and given up when the job is as old as the second.
+# A check that took too long, or was killed for want of memory, is made again after the first, and given up when the
+# job is as old as the second.
 CHECK_AGAIN_S, CHECK_LIMIT_S = 30.0, 3600.0
 
 

@@ -6,7 +6,6 @@ model, or with its error. A process that is gone without that was lost.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -16,6 +15,8 @@ from cluster.launcher import Run, RunState
 
 # From here on a shell reports the number of the signal that ended a process.
 SIGNALLED = 128
+# How every command of ours ends that may go well the next time: a store or the head was away.
+TRY_AGAIN = 2
 # An attempt that is lost sooner than this after its start is followed by the next only then; twice as long
 # after each.
 FIRST_RETRY_S = 5.0
@@ -51,14 +52,19 @@ def next_step(job: FineTuningJob, run: Run, max_losses: int, now: float) -> Step
 
 
 def may_go_on(exit_code: int | None) -> bool:
-    """Whether a process was ended from outside, or for want of a store or the head, so that another may do better.
+    """Whether a process that left its job without an end was ended from outside, so that another may do better.
 
     A program that ends by a fault of its own would do so again.
 
-    >>> [may_go_on(code) for code in (None, -9, 137, 75, 2, 1, 0)]
-    [True, True, True, True, False, False, False]
+    >>> [may_go_on(code) for code in (None, -9, 137, 2, 1, 0)]
+    [True, True, True, True, False, False]
     """
-    return exit_code is None or exit_code < 0 or exit_code > SIGNALLED or exit_code == os.EX_TEMPFAIL
+    return exit_code is None or was_killed(exit_code) or exit_code == TRY_AGAIN
+
+
+def was_killed(exit_code: int) -> bool:
+    """Whether a signal ended a process, as Python or a shell has it."""
+    return exit_code < 0 or exit_code > SIGNALLED
 
 
 def reason_of(run: Run) -> str:

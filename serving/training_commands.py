@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import DataError, InvalidInput, Unavailable
-from serving.job_policy import may_go_on
+from serving.job_policy import was_killed
 
 SHOWN_FAULTS = 3
 # What a training file may hold, as training names it.
@@ -61,7 +61,7 @@ class TrainingCommands:
         """What a run would take: tokens, memory, cost and, by a `probe` of a few steps, time.
 
         Raises InvalidInput for a run that cannot work; Unavailable when nothing was found out about it, since the
-        process took too long, was killed, or missed a store.
+        process took too long or was killed.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "plan.yaml"
@@ -85,8 +85,8 @@ class TrainingCommands:
             raise Unavailable(
                 f"training {arguments[0]} took longer than {self.timeout_s:g} s; send a smaller file"
             ) from exc
-        if may_go_on(done.returncode):
-            raise Unavailable(f"training {arguments[0]} was cut short: {_last_words(done)}; try again later")
+        if was_killed(done.returncode):  # mostly for want of memory, which says nothing of the file
+            raise Unavailable(f"training {arguments[0]} was killed; try again later")
         return done
 
 

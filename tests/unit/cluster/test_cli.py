@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from cluster.cli import run
-from cluster.errors import NotFound, StoreUnavailable
+from cluster.errors import NotFound
 from cluster.settings import settings
 
 
@@ -32,13 +32,6 @@ def test_an_error_of_ours_is_one_line_on_stderr_and_exit_code_2(
     captured = capsys.readouterr()
     assert captured.err == "error: no model 'x'; pull it first\n"
     assert captured.out == ""
-
-
-def test_a_part_that_is_down_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise StoreUnavailable("the vector store does not answer")
-
-    assert end_of(fail, monkeypatch) == 75
 
 
 def test_a_secret_in_an_error_is_not_printed(

@@ -129,7 +129,7 @@ def test_a_job_that_was_begun_meanwhile_is_not_given_up(jobs: FineTuningJobs) ->
     [
         ("os.kill(os.getpid(), 9)", JobStatus.VALIDATING_FILES),
         ("sys.exit(137)", JobStatus.VALIDATING_FILES),
-        ("sys.exit(75)", JobStatus.VALIDATING_FILES),
+        ("sys.exit(2)", JobStatus.FAILED),
         ("sys.exit('error: too large')", JobStatus.FAILED),
         ("print('{}')", JobStatus.QUEUED),
     ],
@@ -151,7 +151,7 @@ def test_a_check_that_cannot_be_made_is_made_again_now_and_then_and_not_for_ever
     jobs: FineTuningJobs, clock: Clock, tmp_path: Path
 ) -> None:
     tries = tmp_path / "tries"
-    program = f"import sys; open({str(tries)!r}, 'a').write('.'); sys.exit(75)"
+    program = f"import os; print('.', end='', file=open({str(tries)!r}, 'a')); os.kill(os.getpid(), 9)"
     commands, files = TrainingCommands((sys.executable, "-S", "-c", program)), Files()
     keeper = JobKeeper(
         jobs, files, RememberingLauncher(), commands, FineTuningConfig(launcher="local"), clock

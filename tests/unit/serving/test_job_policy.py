@@ -9,7 +9,7 @@ from cluster.launcher import Run, RunState
 from serving.job_policy import Step, next_step, reason_of, reason_to_wait, startable
 
 RUNNING, ABSENT = Run(RunState.RUNNING), Run(RunState.ABSENT)
-KILLED, FAULTY, AWAY = Run(RunState.ENDED), Run(RunState.ENDED, 1, "error: no"), Run(RunState.ENDED, 75)
+KILLED, FAULTY, AWAY = Run(RunState.ENDED), Run(RunState.ENDED, 1, "error: no"), Run(RunState.ENDED, 2)
 
 
 def _job(**changes: Any) -> FineTuningJob:
@@ -34,7 +34,6 @@ def _job(**changes: Any) -> FineTuningJob:
         ({}, KILLED, Step.RETRY),
         ({}, AWAY, Step.RETRY),
         ({}, FAULTY, Step.FAIL),
-        ({}, Run(RunState.ENDED, 2), Step.FAIL),
         ({}, Run(RunState.ENDED, 0), Step.FAIL),
         ({"num_losses": 3}, KILLED, Step.FAIL),
         ({"started_at": 98.0}, KILLED, Step.NOTHING),  # not so soon
