@@ -189,12 +189,14 @@ class Engine:
         return torch.nn.utils.get_total_norm(gradients)
 
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
-        """This rank's shard of weights, optimizer and schedule, with `progress` beside it."""
+        """This rank's shard of weights, optimizer and schedule; beside the first one's, `progress`."""
         self._engine.save_checkpoint(
             str(folder), tag=CHECKPOINT_TAG, exclude_frozen_parameters=self._is_adapter, save_latest=False
         )
-        content = json.dumps({**progress, "world_size": self._world_size})
-        (folder / PROGRESS_FILE).write_text(content, encoding="utf-8")
+        # By one rank: all folders are uploaded into one, where files of one name would be written into each other.
+        if self._engine.global_rank == 0:
+            content = json.dumps({**progress, "world_size": self._world_size})
+            (folder / PROGRESS_FILE).write_text(content, encoding="utf-8")
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Resume from `save`; returns its `progress`.
