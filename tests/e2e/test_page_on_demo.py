@@ -66,7 +66,9 @@ def test_one_question_is_answered_in_every_way_and_its_source_opened(open_page: 
 
 def test_a_file_is_uploaded_found_and_cited(open_page: OpenPage, tmp_path: Path) -> None:
     file = tmp_path / "observatory.md"
-    file.write_text("# Observatory\n\nThe dome opens at 21:30 on clear nights. Visitors bring a red lamp.\n")
+    file.write_text(
+        "# Observatory\n\nThe caretaker of the observatory is Ida Lund. Visitors bring a red lamp.\n"
+    )
     page = open_page("/#/documents")
     page.get_by_role("button", name="New collection").click()
     page.get_by_label("Name").fill("Observatory")
@@ -74,14 +76,15 @@ def test_a_file_is_uploaded_found_and_cited(open_page: OpenPage, tmp_path: Path)
     page.get_by_label("Add files").set_input_files([file])
     uploads = page.get_by_role("list", name="Uploads").get_by_role("listitem")
     expect(uploads.first).to_contain_text("done", timeout=1000 * READY_DEADLINE_S)
-    page.get_by_label("Search this collection").fill("When does the dome open?")
+    page.get_by_label("Search this collection").fill("Who takes care of it?")
     page.get_by_role("button", name="Search", exact=True).click()
-    expect(page.locator(".hits > li").first).to_contain_text("21:30")
+    expect(page.locator(".hits > li").first).to_contain_text("Ida Lund")
     page.get_by_role("button", name="Ask these documents").click()
-    ask(page, "When does the dome open on clear nights?")
+    ask(page, "What is the name of the caretaker of the observatory?")
     answers_in(page, ANSWERS_DEADLINE_S)
+    expect(answer_of(page, f"{PLAIN}+rag")).to_contain_text("Ida Lund")
     answer_of(page, f"{PLAIN}+rag").get_by_role("button", name="Source 1: observatory.md").click()
-    expect(page.get_by_role("dialog")).to_contain_text("The dome opens at 21:30")
+    expect(page.get_by_role("dialog")).to_contain_text("The caretaker of the observatory is Ida Lund.")
 
 
 def test_a_faulty_file_is_shown_at_its_line_and_a_small_one_is_trained_and_answers(
