@@ -120,13 +120,14 @@ class Ingestor:
         """
         sources = {source.id: source for root in roots for source in find_sources(root)}
         below = [source_id(root) for root in roots]
-        leaving = {id_ for id_ in self._known() if is_below(id_, below) and id_ not in sources}
+        known = [id_ for id_ in self._known() if is_below(id_, below)]
+        leaving = {id_ for id_ in known if id_ not in sources}
         unreadable: list[Skipped] = []
         documents = _readable(sources.values(), metadata or {}, unreadable, self._on_document)
         report = self.add(documents, leaving=leaving)
         report.skipped += unreadable
         kept = sources.keys() - {skipped.uri for skipped in unreadable}
-        gone = [id_ for id_ in self._known() if is_below(id_, below) and id_ not in kept]
+        gone = [id_ for id_ in known if id_ not in kept]
         if gone:
             self._collections.delete_documents(self._config.collection, gone, self._tenant)
         report.num_removed = len(gone)

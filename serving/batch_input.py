@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from cluster.errors import InvalidInput
 from serving.bodies import text_fault
+from serving.body_limit import MAX_BODY_BYTES
 from serving.errors import from_validation
 from serving.schemas import ChatRequest, CompletionRequest
 from serving.text_requests import ClassifyRequest, EmbeddingRequest, RerankRequest
@@ -25,8 +26,8 @@ BODIES: Mapping[str, type[BaseModel]] = {
 }
 FIELDS = ("custom_id", "method", "url", "body")
 MAX_CUSTOM_ID = 512
-# A line is held in memory as a whole.
-MAX_LINE_BYTES = 8 * 1024**2
+# A line is held in memory as a whole, as the body is that it stands for.
+MAX_LINE_BYTES = MAX_BODY_BYTES
 # More than anyone reads; the last one says how many there are.
 MAX_FAULTS = 1000
 

@@ -9,9 +9,6 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make test installs it")
 expect = playwright.expect
 
-# Scripted answers end at once.
-SCRIPTED_DEADLINE_S = 30.0
-
 
 def ask(page: Any, question: str) -> None:
     page.get_by_label("Question").fill(question)
@@ -19,9 +16,9 @@ def ask(page: Any, question: str) -> None:
     page.get_by_label("Question").press("Enter")
 
 
-def answers_in(page: Any, deadline_s: float = SCRIPTED_DEADLINE_S) -> Any:
+def answers_in(page: Any, deadline_ms: float | None = None) -> Any:
     """The answers of the last turn, once all of them have ended."""
-    expect(page.locator("article[aria-busy=true]")).to_have_count(0, timeout=1000 * deadline_s)
+    expect(page.locator("article[aria-busy=true]")).to_have_count(0, timeout=deadline_ms)
     return page.locator(".turns > li").last.get_by_role("article")
 
 

@@ -124,6 +124,15 @@ def test_a_job_that_was_begun_meanwhile_is_not_given_up(jobs: FineTuningJobs) ->
     assert jobs.get("us", job.id).status is JobStatus.RUNNING
 
 
+def keeper_checking_by(program: str, jobs: FineTuningJobs, clock: Clock) -> tuple[JobKeeper, FineTuningJob]:
+    """A keeper whose checks are made by a program in Python, and a job that waits for its check."""
+    commands, files = TrainingCommands((sys.executable, "-S", "-c", program)), Files()
+    config = FineTuningConfig(launcher="local")
+    file = files.create("us", "rows.jsonl", "fine-tune", b"row")
+    job = jobs.create("us", JobRequest("smollm2", file.id, None, {}, {"output": {}}, None, 1, None, {}))
+    return JobKeeper(jobs, files, RememberingLauncher(), commands, config, clock), job
+
+
 @pytest.mark.parametrize(
     ("ending", "status"),
     [
@@ -137,12 +146,7 @@ def test_a_job_that_was_begun_meanwhile_is_not_given_up(jobs: FineTuningJobs) ->
 def test_only_a_verdict_ends_the_checking_of_a_job(
     jobs: FineTuningJobs, clock: Clock, ending: str, status: JobStatus
 ) -> None:
-    commands = TrainingCommands((sys.executable, "-S", "-c", f"import os, sys; {ending}"))
-    files = Files()
-    config = FineTuningConfig(launcher="local")
-    keeper = JobKeeper(jobs, files, RememberingLauncher(), commands, config, clock)
-    file = files.create("us", "rows.jsonl", "fine-tune", b"row")
-    job = jobs.create("us", JobRequest("smollm2", file.id, None, {}, {"output": {}}, None, 1, None, {}))
+    keeper, job = keeper_checking_by(f"import os, sys; {ending}", jobs, clock)
     keeper.validate()
     assert jobs.get("us", job.id).status is status
 
@@ -152,12 +156,7 @@ def test_a_check_that_cannot_be_made_is_made_again_now_and_then_and_not_for_ever
 ) -> None:
     tries = tmp_path / "tries"
     program = f"import os; print('.', end='', file=open({str(tries)!r}, 'a')); os.kill(os.getpid(), 9)"
-    commands, files = TrainingCommands((sys.executable, "-S", "-c", program)), Files()
-    keeper = JobKeeper(
-        jobs, files, RememberingLauncher(), commands, FineTuningConfig(launcher="local"), clock
-    )
-    file = files.create("us", "rows.jsonl", "fine-tune", b"row")
-    job = jobs.create("us", JobRequest("smollm2", file.id, None, {}, {"output": {}}, None, 1, None, {}))
+    keeper, job = keeper_checking_by(program, jobs, clock)
     for seconds, num_tries in ((0, 1), (1, 1), (CHECK_AGAIN_S, 2), (CHECK_LIMIT_S, 3)):
         assert jobs.get("us", job.id).status is JobStatus.VALIDATING_FILES
         clock.now += seconds
