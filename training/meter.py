@@ -47,7 +47,8 @@ class Meter:
         self._reset()
 
     def _reset(self) -> None:
-        self._loss = torch.zeros((), device=self._device)
+        # float64 holds the sum of float32 losses exactly, so it does not depend on when it was read.
+        self._loss = torch.zeros((), dtype=torch.float64, device=self._device)
         self._targets = self._trained = self._examples = self._tokens = self._steps = 0
         self._since = self._clock()
 
