@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# Folders in the order of their longest file, so that no worker is left with a long one at the end.
+INTEGRATION       := training serving retrieval cluster evaluation
+TWO_FILES_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -17,7 +21,7 @@ demo: setup  ## set up, then fine-tune, serve and answer on this machine
 
 test: setup-test  ## set up what tests need, then run all tests
 	@$(BIN)/python -m pytest tests/unit tests/manifests -n auto --durations=10
-	@$(BIN)/python -m pytest tests/integration --durations=10
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m pytest $(INTEGRATION:%=tests/integration/%) $(TWO_FILES_AT_ONCE) --durations=10
 
 check: lint  ## format, lint, types and unit tests: what must pass before every commit
 	@$(BIN)/python -m pytest tests/unit -n auto

@@ -26,7 +26,6 @@ from training.checkpoints import newest_complete
 
 pytestmark = [
     pytest.mark.soak,
-    pytest.mark.timeout(590),
     pytest.mark.skipif(missing_parts() is not None, reason=str(missing_parts())),
 ]
 

@@ -400,7 +400,6 @@ def test_it_is_small_and_paints_at_once(open_page: OpenPage) -> None:
     assert paint < MAX_FIRST_PAINT_MS
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("service", ["reads"], indirect=True)
 def test_screenshots_are_renewed_when_asked_for(
     open_page: OpenPage, service: PageService, request: pytest.FixtureRequest

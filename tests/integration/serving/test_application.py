@@ -16,9 +16,6 @@ from cluster.cards import ModelCard
 from cluster.head_record import HeadRecord, processes
 from cluster.registry import Registry
 
-# Starting it took 290 s on a machine whose neighbours were busy, 57 s on the same machine otherwise.
-pytestmark = pytest.mark.timeout(600)
-
 QUESTION = "The travel agency that arranges our flights: what is it called?"
 
 

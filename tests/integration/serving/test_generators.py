@@ -62,7 +62,6 @@ def until(true: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(590)
 def test_a_full_fine_tune_is_added_under_load_and_starts_when_it_is_asked(
     base_url: str,
     client: openai.OpenAI,

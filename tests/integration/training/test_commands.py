@@ -53,7 +53,6 @@ def test_a_plan_is_timed_by_a_probe_without_ray(config: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 def test_a_sweep_runs_every_trial_and_draws_their_curves(head: HeadRecord, config: Path) -> None:
     shown = training("sweep", str(config), "learning_rate=0.1,0.001", "--steps", str(NUM_STEPS))
     [curves] = re.findall(r"^curves: (\S+)", shown, re.MULTILINE)

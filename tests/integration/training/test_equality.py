@@ -16,7 +16,7 @@ from cluster.ports import free_port
 from training.config import FinetuneConfig, TaskName
 from training.modules import reload_module
 
-DEADLINE_S = 250.0
+DEADLINE_S = 500.0
 TASKS = (TaskName.CLASSIFICATION, TaskName.SFT, TaskName.DPO)
 OTHERS = [f"{cut}-{stage}" for cut in ("8x1x1", "2x4x1", "2x2x2") for stage in (0, 2, 3)][1:]
 OTHERS += [f"{cut}-{variant}" for cut in ("8x1x1", "2x2x2") for variant in VARIANTS]

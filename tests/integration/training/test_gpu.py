@@ -51,7 +51,6 @@ def test_loss_gradient_and_weights_do_not_depend_on_the_cut_or_the_stage(
     assert_same_weights(results, task, case)
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

@@ -30,7 +30,7 @@ from training.checkpoints import newest_complete
 from training.fit import explain
 
 REPOSITORY = Path(__file__).parents[3]
-DEADLINE_S = 120.0
+DEADLINE_S = 400.0
 EPOCHS = 6
 
 WriteConfig = Callable[..., Path]
