@@ -95,6 +95,9 @@ class JobKeeper:
                 self._jobs.fail(job.id, message, "check_timeout")
             self._check_again_at[job.id] = self._clock() + CHECK_AGAIN_S
             raise
+        except HamletError as exc:
+            self._jobs.fail(job.id, exc.message, exc.code)
+            raise
         else:
             self._jobs.queue(job.id, plan)
 

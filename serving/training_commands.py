@@ -17,12 +17,14 @@ from typing import Any
 
 import yaml
 
-from cluster.errors import DataError, InvalidInput, Unavailable
+from cluster.errors import DataError, HamletError, InvalidInput, Unavailable
 from serving.job_policy import was_killed
 
 SHOWN_FAULTS = 3
 # What a training file may hold, as training names it.
 TASKS = ("sft", "dpo")
+# How a command ends with an error of the tree, be it bad input or a part that is down.
+FAILED = 2
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class TrainingCommands:
         """What a run would take: tokens, memory, cost and, by a `probe` of a few steps, time.
 
         Raises InvalidInput for a run that cannot work; Unavailable when nothing was found out about it, since the
-        process took too long or was killed.
+        process took too long, was killed or did not reach a store or hub; HamletError for a fault of ours.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "plan.yaml"
@@ -69,10 +71,12 @@ class TrainingCommands:
             price = ["--price-per-hour", f"{price_per_hour:g}"] if price_per_hour is not None else []
             probing = [] if probe else ["--no-probe"]
             done = self._run("plan", str(path), "--json", *price, *probing)
-            if done.returncode or not done.stdout:
+            if done.returncode == FAILED:
                 raise InvalidInput(
                     _last_words(done).replace(f"{path}: ", ""), "training_file", "invalid_training_file"
                 )
+            if done.returncode:
+                raise HamletError(f"the plan could not be made: {_last_words(done)}")
         plan: dict[str, Any] = json.loads(done.stdout)
         return plan
 
@@ -87,6 +91,9 @@ class TrainingCommands:
             ) from exc
         if was_killed(done.returncode):  # mostly for want of memory, which says nothing of the file
             raise Unavailable(f"training {arguments[0]} was killed; try again later")
+        error = _told_error(done)
+        if error.get("type") == Unavailable.type:
+            raise Unavailable(error["message"], code=error["code"])
         return done
 
 
@@ -106,6 +113,15 @@ def _fault(fault: Mapping[str, Any]) -> str:
     where = ", ".join(f"{word} {fault[key]}" for key, word in places.items() if fault.get(key) is not None)
     remedy = f" ({fault['remedy']})" if fault.get("remedy") else ""
     return f"{where}: {fault['reason']}{remedy}" if where else f"{fault['reason']}{remedy}"
+
+
+def _told_error(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The error object that a command with --json ends with; empty where there is none."""
+    try:
+        error: dict[str, Any] = json.loads(done.stdout)["error"] if done.returncode == FAILED else {}
+    except (ValueError, KeyError):
+        return {}
+    return error
 
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:

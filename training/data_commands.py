@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from cluster.errors import HamletError
 from training.config import DataConfig, TaskName, load_config
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -47,14 +50,15 @@ def validate(
     from training.validation_view import show_report
 
     columns = tuple(name.strip() for name in text_columns.split(",") if name.strip())
-    options = Options(
-        DataConfig(path=file, label_column=label_column, text_columns=columns),
-        task,
-        FolderTokenizer(resolve_model(model)) if model else None,
-        max_length_tokens,
-        max_errors,
-    )
-    report = validate(local_copy(file), options, local_copy(validation) if validation else None)
+    with _error_told(as_json):
+        options = Options(
+            DataConfig(path=file, label_column=label_column, text_columns=columns),
+            task,
+            FolderTokenizer(resolve_model(model)) if model else None,
+            max_length_tokens,
+            max_errors,
+        )
+        report = validate(local_copy(file), options, local_copy(validation) if validation else None)
     if as_json:
         typer.echo(json.dumps(report.to_json(), ensure_ascii=False))
     else:
@@ -88,8 +92,21 @@ def plan(
     from training.plan_view import show_plan
 
     prices = Prices(price_per_hour, input_price_per_1k, training_price_per_1k)
-    made = make_plan(load_config(config, overrides or []), prices, with_probe=probe)
+    with _error_told(as_json):
+        made = make_plan(load_config(config, overrides or []), prices, with_probe=probe)
     if as_json:
         typer.echo(json.dumps(made, ensure_ascii=False))
     else:
         show_plan(made, Console(file=sys.stdout, highlight=False))
+
+
+@contextmanager
+def _error_told(as_json: bool) -> Iterator[None]:
+    """With --json an error is one object too, which tells bad input from a part that is down; both end with 2."""
+    try:
+        yield
+    except HamletError as exc:
+        if as_json:
+            error = {"message": exc.message, "type": exc.type, "param": exc.param, "code": exc.code}
+            typer.echo(json.dumps({"error": error}, ensure_ascii=False))
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,9 +134,13 @@ def keeper_checking_by(program: str, jobs: FineTuningJobs, clock: Clock) -> tupl
     return JobKeeper(jobs, files, RememberingLauncher(), commands, config, clock), job
 
 
+DOWN = {"type": "service_unavailable", "code": "hub_unreachable", "message": "the hub does not answer"}
+
+
 @pytest.mark.parametrize(
     ("ending", "status"),
     [
+        (f"print({json.dumps({'error': DOWN})!r}); sys.exit(2)", JobStatus.VALIDATING_FILES),
         ("os.kill(os.getpid(), 9)", JobStatus.VALIDATING_FILES),
         ("sys.exit(137)", JobStatus.VALIDATING_FILES),
         ("sys.exit(2)", JobStatus.FAILED),
@@ -149,6 +154,17 @@ def test_only_a_verdict_ends_the_checking_of_a_job(
     keeper, job = keeper_checking_by(f"import os, sys; {ending}", jobs, clock)
     keeper.validate()
     assert jobs.get("us", job.id).status is status
+
+
+@pytest.mark.parametrize(("ending", "code"), [("2", "invalid_training_file"), ("1", "internal_error")])
+def test_a_fault_of_the_check_is_not_blamed_on_the_file(
+    jobs: FineTuningJobs, clock: Clock, ending: str, code: str
+) -> None:
+    keeper, job = keeper_checking_by(f"import sys; sys.exit({ending})", jobs, clock)
+    keeper.validate()
+    error = jobs.get("us", job.id).error
+    assert error is not None
+    assert error["code"] == code
 
 
 def test_a_check_that_cannot_be_made_is_made_again_now_and_then_and_not_for_ever(

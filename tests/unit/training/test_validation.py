@@ -12,7 +12,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from cluster.errors import DataError
+from cluster.errors import DataError, Unavailable
 from training.__main__ import app
 from training.config import DataConfig, TaskName
 from training.sources import read_file
@@ -275,3 +275,11 @@ def test_validating_never_imports_torch(tmp_path: Path, tokenizer: FolderTokeniz
         "assert not {'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_error_is_one_json_object_too() -> None:
+    result = CliRunner().invoke(app, ["validate", "nosuch://rows.jsonl", "--json"])
+    assert isinstance(result.exception, Unavailable)
+    error = json.loads(result.stdout)["error"]
+    assert (error["type"], error["code"]) == ("service_unavailable", "unavailable")
+    assert error["message"] == str(result.exception)
