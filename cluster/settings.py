@@ -41,6 +41,22 @@ class Settings(BaseSettings):
         None, description="URL of a Qdrant server; the embedded engine by default."
     )
     qdrant_api_key: str | None = Field(None, repr=False, description="API key of that server.")
+    qdrant_grpc_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of its gRPC, which is then used instead of HTTP."
+    )
+    qdrant_shards: int | None = Field(
+        None, ge=1, description="Shards of a new collection there; the server's default when not set."
+    )
+    qdrant_replicas: int | None = Field(
+        None, ge=1, description="Copies of each shard of a new collection; the server's default when not set."
+    )
+    qdrant_quantize: bool = Field(
+        False,
+        description="Search 8-bit copies of a new collection's vectors in memory, and rescore by the originals.",
+    )
+    qdrant_on_disk: bool = Field(
+        False, description="Leave the originals of a new collection's vectors on disk; goes with quantize."
+    )
     webhook_url: str | None = Field(
         None, description="URL that is told of each fine-tuning job's end; nothing is sent by default."
     )

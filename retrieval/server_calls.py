@@ -72,7 +72,7 @@ def translated(error: Exception, collection: str | None) -> HamletError:
         return NotFound(
             f"no collection {collection!r} on the Qdrant server", "collection", "collection_not_found"
         )
-    if isinstance(error, UnexpectedResponse) and error.status_code in (401, 403):
+    if _is_refused(error):
         return StoreUnavailable("the Qdrant server refuses our key; check HAMLET_QDRANT_API_KEY")
     if isinstance(error, UnexpectedResponse):
         reason = error.content.decode(errors="replace")[:300]
@@ -83,6 +83,12 @@ def translated(error: Exception, collection: str | None) -> HamletError:
         f"the Qdrant server does not answer ({error}); check HAMLET_QDRANT_URL and that it runs",
         retry_after_s=RETRY_AFTER_S,
     )
+
+
+def _is_refused(error: Exception) -> bool:
+    if isinstance(error, grpc.RpcError):
+        return error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+    return isinstance(error, UnexpectedResponse) and error.status_code in (401, 403)
 
 
 def _is_missing(error: Exception) -> bool:

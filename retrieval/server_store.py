@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import grpc
 import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
@@ -56,23 +57,22 @@ SPEC_KEY, FIELD_PREFIX = "hamlet", "field:"
 
 # How long a description may be used before it is asked for again: a search needs it and should not wait.
 DESCRIPTION_TTL_S = 10.0
+# Of one request.
+TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
-class ServerOptions:
-    """How new collections are laid out on the server. Existing ones keep theirs.
+class Layout:
+    """How new collections are laid out on the server; existing ones keep theirs. None: the server's default.
 
-    `num_shards` and `num_replicas` None: the server's default. `quantize`: 8-bit copies of the vectors are
-    searched in memory and the originals rescore. `on_disk`: originals stay on disk (needs `quantize` to be
-    fast). `timeout_s` bounds each request.
+    `quantize`: 8-bit copies of the vectors are searched in memory and the originals rescore; `on_disk`:
+    the originals stay on disk.
     """
 
     num_shards: int | None = None
     num_replicas: int | None = None
     quantize: bool = False
     on_disk: bool = False
-    timeout_s: int = 30
-    grpc_port: int | None = None
 
 
 class ServerStore:
@@ -81,30 +81,32 @@ class ServerStore:
     def __init__(
         self,
         client: QdrantClient,
-        options: ServerOptions | None = None,
+        layout: Layout | None = None,
         calls: ServerCalls | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._options = options or ServerOptions()
+        self._layout = layout or Layout()
         self._call = calls or ServerCalls()
         self._clock = clock
         self._described: dict[str, tuple[float, CollectionInfo]] = {}
         self._lock = threading.Lock()
 
     @classmethod
-    def from_settings(cls, config: Settings, options: ServerOptions | None = None) -> ServerStore:
+    def from_settings(cls, config: Settings) -> ServerStore:
         """Connect to HAMLET_QDRANT_URL. Nothing is sent until the first verb."""
-        options = options or ServerOptions()
         client = QdrantClient(
             url=config.qdrant_url,
             api_key=config.qdrant_api_key,
-            timeout=options.timeout_s,
-            prefer_grpc=options.grpc_port is not None,
-            grpc_port=options.grpc_port or 6334,
+            timeout=TIMEOUT_S,
+            prefer_grpc=config.qdrant_grpc_port is not None,
+            grpc_port=config.qdrant_grpc_port or 6334,
             check_compatibility=False,
         )
-        return cls(client, options)
+        layout = Layout(
+            config.qdrant_shards, config.qdrant_replicas, config.qdrant_quantize, config.qdrant_on_disk
+        )
+        return cls(client, layout)
 
     def create(self, spec: CollectionSpec) -> None:
         if spec.name in self.names():
@@ -247,19 +249,20 @@ class ServerStore:
                 target,
                 vectors_config={
                     DENSE: models.VectorParams(
-                        size=spec.dimension, distance=DISTANCES[spec.distance], on_disk=self._options.on_disk
+                        size=spec.dimension, distance=DISTANCES[spec.distance], on_disk=self._layout.on_disk
                     )
                 },
                 sparse_vectors_config={SPARSE: models.SparseVectorParams(modifier=models.Modifier.IDF)},
                 hnsw_config=HNSW,
-                shard_number=self._options.num_shards,
-                replication_factor=self._options.num_replicas,
-                quantization_config=_quantization() if self._options.quantize else None,
+                shard_number=self._layout.num_shards,
+                replication_factor=self._layout.num_replicas,
+                quantization_config=_quantization() if self._layout.quantize else None,
                 metadata={SPEC_KEY: {key: value for key, value in asdict(spec).items() if key != "name"}},
             )
-        except UnexpectedResponse as exc:
+        except (UnexpectedResponse, grpc.RpcError) as exc:
             # The name is drawn: what exists was made by an attempt whose answer was lost.
-            if b"already exists" not in exc.content:
+            told = exc.content.decode() if isinstance(exc, UnexpectedResponse) else exc.details()
+            if "already exists" not in told:
                 raise
 
     def _count(self, name: str, selector: models.Filter) -> int:

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_SAMPLING = Sampling()
 
+# From here on tokenising takes longer than a step of the engine.
+LONG_PROMPT_CHARS = 20_000
+
 # What an engine may lack: the parameter that asks for it, and what to do without.
 FEATURES = {
     "logprobs": ("logprobs", "leave it out"),
@@ -102,7 +105,7 @@ class Generator:
         do not fit, and Unavailable when the engine fails.
         """
         self._require_features(job.sampling)
-        prompt_token_ids, report = self._prompt(job)
+        prompt_token_ids, report = await self._prompt(job)
         max_tokens = answer_room(
             len(prompt_token_ids),
             job.max_tokens,
@@ -169,7 +172,13 @@ class Generator:
                     "unsupported_parameter",
                 )
 
-    def _prompt(self, job: GenerationJob) -> tuple[list[int], PromptReport]:
+    async def _prompt(self, job: GenerationJob) -> tuple[list[int], PromptReport]:
+        # Seconds of tokenising must not hold up the answers of others; a short prompt is made sooner than a thread.
+        if num_chars(job) > LONG_PROMPT_CHARS:
+            return await asyncio.to_thread(self._tokenised, job)
+        return self._tokenised(job)
+
+    def _tokenised(self, job: GenerationJob) -> tuple[list[int], PromptReport]:
         if not job.messages:
             ids = list(job.prompt) if isinstance(job.prompt, tuple) else self._renderer.encode(job.prompt)
             return ids, PromptReport(len(ids))
@@ -201,6 +210,12 @@ class Generator:
             )
         ids = self._render(job, fitted.messages)
         return ids, PromptReport(len(ids), fitted.num_passages, fitted.num_turns_dropped)
+
+
+def num_chars(job: GenerationJob) -> int:
+    """Length of everything that becomes the prompt, but for tools."""
+    contents = [message.content for message in job.messages] + [passage.text for passage in job.passages]
+    return len(job.prompt) + sum(map(len, contents))
 
 
 def answer_room(num_prompt_tokens: int, max_tokens: int | None, context: int, default: int) -> int:

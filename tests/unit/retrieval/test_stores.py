@@ -6,17 +6,20 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
-from cluster.errors import Conflict, DataError, NotFound
+from cluster.errors import Conflict, DataError, HamletError, NotFound, StoreUnavailable
 from cluster.settings import Settings
 from retrieval.config import Distance
 from retrieval.edge_store import EdgeStore
 from retrieval.exact_store import ExactStore
 from retrieval.filters import And, Comparison, FieldType, Filter, Not, Op, Or, equals, one_of
+from retrieval.server_calls import ServerCalls
 from retrieval.server_store import ServerStore
 from retrieval.store import CollectionSpec, Point, SparseVector, VectorStore
 
@@ -219,3 +222,74 @@ def test_scrolling_everything_gives_the_vectors_back(store: VectorStore) -> None
 def test_a_vector_without_direction_never_becomes_a_point(vector: list[float]) -> None:
     with pytest.raises(DataError, match="chunk 0 of document 'd1'"):
         point(1, vector)
+
+
+def test_the_settings_lay_out_new_collections_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients, asked = [], {}
+    create = QdrantClient.create_collection
+
+    def connect(**options: object) -> QdrantClient:
+        clients.append(options)
+        return QdrantClient(":memory:")
+
+    def remember(self: QdrantClient, name: str, **layout: Any) -> bool:
+        asked.update(layout)
+        return create(self, name, **layout)
+
+    monkeypatch.setattr("retrieval.server_store.QdrantClient", connect)
+    monkeypatch.setattr(QdrantClient, "create_collection", remember)
+    chosen = Settings(
+        qdrant_url="http://qdrant",
+        qdrant_grpc_port=6334,
+        qdrant_shards=6,
+        qdrant_replicas=2,
+        qdrant_quantize=True,
+        qdrant_on_disk=True,
+    )
+    ServerStore.from_settings(chosen).create(SPEC)
+    assert (clients[0]["prefer_grpc"], clients[0]["grpc_port"]) == (True, 6334)
+    assert (asked["shard_number"], asked["replication_factor"]) == (6, 2)
+    assert asked["quantization_config"].scalar.always_ram
+    assert asked["vectors_config"]["dense"].on_disk
+    ServerStore.from_settings(Settings(qdrant_url="http://qdrant")).create(SPEC)
+    assert not clients[1]["prefer_grpc"]
+    assert (asked["shard_number"], asked["quantization_config"]) == (None, None)
+
+
+class Answer(grpc.RpcError):
+    """A failed call over gRPC."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self.code = lambda: code
+        self.details = lambda: "collection already exists"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, StoreUnavailable, "refuses our key"),
+        (grpc.StatusCode.NOT_FOUND, NotFound, "no collection 'things'"),
+        (grpc.StatusCode.UNAVAILABLE, StoreUnavailable, "does not answer"),
+    ],
+)
+def test_failures_over_grpc_are_told_as_those_over_http(
+    code: grpc.StatusCode, kind: type[HamletError], words: str
+) -> None:
+    def fail() -> None:
+        raise Answer(code)
+
+    with pytest.raises(kind, match=words):
+        ServerCalls(wait_s=0.0)("things", fail)
+
+
+def test_a_collection_that_a_lost_answer_made_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = QdrantClient.create_collection
+
+    def lose(self: QdrantClient, name: str, **layout: Any) -> bool:
+        create(self, name, **layout)
+        raise Answer(grpc.StatusCode.ALREADY_EXISTS)
+
+    monkeypatch.setattr(QdrantClient, "create_collection", lose)
+    store = ServerStore(QdrantClient(":memory:"))
+    store.create(SPEC)
+    assert store.names() == ["things"]
