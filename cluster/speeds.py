@@ -46,7 +46,6 @@ _MACHINE = "2 cores of an Intel Xeon with AMX, 25 November 2026"
 _SERVING = f"{_MACHINE}; serve_load.py --quick, docs/serving.md"
 
 MEASURED: Mapping[str, Speed] = {
-    "generate_tps_1": Speed(value=21, unit="tokens/s", baseline=25, num_cpus=2, where=_SERVING),
     "generate_tps_16": Speed(value=176, unit="tokens/s", baseline=213, num_cpus=2, where=_SERVING),
     "embed_rps_vs_infinity": Speed(value=177, unit="requests/s", num_cpus=2, where=_SERVING),
     "embed_rps_vs_ceiling": Speed(value=535, unit="texts/s", baseline=595, num_cpus=2, where=_SERVING),

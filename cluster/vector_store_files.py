@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine
 from cluster.database import open_database, reading
 from cluster.paging import Page, page_either_way
 from cluster.vector_store_records import (
-    BATCHES,
+    FILE_BATCHES,
     STORE_FILES,
     STORES,
     FileBatch,
@@ -135,7 +135,7 @@ class StoreFiles:
         values = {"id": batch_id, "store_id": store_id, "tenant": tenant, "created_at": self._clock()}
         with self._engine.begin() as connection:
             self._use(connection, tenant, store_id)
-            connection.execute(insert(BATCHES).values(**values))
+            connection.execute(insert(FILE_BATCHES).values(**values))
             add_files(connection, tenant, store_id, files, batch_id, self._clock())
         return self.batch(tenant, store_id, batch_id)
 
@@ -167,7 +167,7 @@ class StoreFiles:
                     update(STORE_FILES).where(waiting, STORE_FILES.c.store_id == store_id).values(**ended)
                 ).rowcount
             ):
-                done = update(BATCHES).where(BATCHES.c.id == batch_id)
+                done = update(FILE_BATCHES).where(FILE_BATCHES.c.id == batch_id)
                 connection.execute(done.values(cancelled_at=self._clock()))
         return self.batch(tenant, store_id, batch_id)
 

@@ -34,7 +34,7 @@ class Task(StrEnum):
 
 @dataclass(frozen=True)
 class Work:
-    """A claimed item. `must_purge`: chunks of before are to be removed first; `is_last_attempt`: see MAX_ATTEMPTS."""
+    """A claimed item. `must_purge`: chunks of before are to be removed first; `num_attempts`: with this one."""
 
     task: Task
     file: StoreFile

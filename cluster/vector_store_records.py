@@ -66,7 +66,7 @@ STORE_FILES = Table(
     Index("ix_vector_store_files_work", "status", "leased_until"),
 )
 
-BATCHES = Table(
+FILE_BATCHES = Table(
     "vector_store_batches",
     METADATA,
     Column("id", String(64), primary_key=True),

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from cluster.errors import Conflict, NotFound
-from cluster.vector_store_records import BATCHES, STORE_FILES, STORES, FileCounts, VectorStore
+from cluster.vector_store_records import FILE_BATCHES, STORE_FILES, STORES, FileCounts, VectorStore
 
 
 def expired(store_id: str) -> Conflict:
@@ -54,7 +54,7 @@ def require_file(connection: Connection, store_id: str, file_id: str) -> Row[Any
 
 
 def require_batch(connection: Connection, store_id: str, batch_id: str) -> Row[Any]:
-    query = select(BATCHES).where(BATCHES.c.id == batch_id, BATCHES.c.store_id == store_id)
+    query = select(FILE_BATCHES).where(FILE_BATCHES.c.id == batch_id, FILE_BATCHES.c.store_id == store_id)
     row = connection.execute(query).first()
     if row is None:
         raise NotFound(f"vector store {store_id!r} has no batch {batch_id!r}", "batch_id", "batch_not_found")

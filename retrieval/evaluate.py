@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ir_measures
@@ -168,6 +168,6 @@ def plot(results: Mapping[str, Mapping[str, Estimate]], path: Path) -> None:
 
 def as_json(results: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:
     return {
-        stage: {name: vars(replace(found)) for name, found in estimates.items()}
+        stage: {name: asdict(found) for name, found in estimates.items()}
         for stage, estimates in results.items()
     }

@@ -71,8 +71,8 @@ def reason_of(run: Run) -> str:
     """How a process ended, in a few words."""
     if run.state is RunState.ABSENT:
         return "the cluster no longer knows it"
-    was_killed = run.exit_code is None or run.exit_code < 0 or run.exit_code > SIGNALLED
-    how = "it was killed" if was_killed else f"it ended with exit code {run.exit_code}"
+    is_killed = run.exit_code is None or was_killed(run.exit_code)
+    how = "it was killed" if is_killed else f"it ended with exit code {run.exit_code}"
     return f"{how}: {run.last_words.removeprefix('error: ')}" if run.last_words else how
 
 

@@ -4,7 +4,7 @@ hamlet_requests_total{path,status}      finished HTTP requests
 hamlet_request_ms{path}                 from first byte in to last byte out
 hamlet_answers_total{route,degraded}    chat answers by the route they took
 hamlet_tokens_total{kind,model}         kind is prompt or completion
-hamlet_stage_ms{stage}                  of a chat answer: route, embed, search, classify, generate
+hamlet_stage_ms{stage}                  of a chat answer: route, embed, search, rerank, classify, generate
 hamlet_first_token_ms{model}            of a streamed answer, from the call of the engine
 """
 

@@ -63,7 +63,6 @@ class Available:
     tuned: str | None
     pair_classifier: str | None
     retrieval: bool
-    generation: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +114,17 @@ def choose(features: Features, available: Available, rule: Rule) -> Route:
     """The route for a request with `features`, given what is `available`."""
     wanted, reason = _wanted(features, available, rule)
     models = {
-        RouteKind.PLAIN: available.base if available.generation else None,
-        RouteKind.RAG: available.base if available.generation and available.retrieval else None,
-        RouteKind.TUNED: available.tuned if available.generation else None,
-        RouteKind.TUNED_RAG: available.tuned if available.generation and available.retrieval else None,
+        RouteKind.PLAIN: available.base,
+        RouteKind.RAG: available.base if available.retrieval else None,
+        RouteKind.TUNED: available.tuned,
+        RouteKind.TUNED_RAG: available.tuned if available.retrieval else None,
         RouteKind.CLASSIFIER: available.pair_classifier,
     }
-    for kind in _CHAIN[wanted]:
-        model = models[kind]
-        if model is not None:
-            lost = kind is not wanted
-            degraded = lost or _lacks_a_part(features, wanted, rule)
-            return Route(kind, model, f"{reason}; {wanted} cannot run" if lost else reason, degraded)
-    # Nothing can run: name the plain route, and let the call say what is down.
-    return Route(RouteKind.PLAIN, available.base, f"{reason}; no part that could answer is up", True)
+    # Each chain ends in the plain route, which can always be named: a base is always deployed.
+    kind, model = next((kind, model) for kind in _CHAIN[wanted] if (model := models[kind]) is not None)
+    lost = kind is not wanted
+    degraded = lost or _lacks_a_part(features, wanted, rule)
+    return Route(kind, model, f"{reason}; {wanted} cannot run" if lost else reason, degraded)
 
 
 def _lacks_a_part(features: Features, wanted: RouteKind, rule: Rule) -> bool:

@@ -28,14 +28,6 @@ DEFAULT_TEMPLATE = """
 {% for message in messages %}<|{{ message.role }}|> {{ message.content }} <|end|> {% endfor %}<|assistant|>
 """
 
-
-TOOL_TEMPLATE = """
-{% for tool in tools or [] %}<|tool|> {{ tool | tojson }} {% endfor %}
-{% for message in messages %}<|{{ message.role }}|> {{ message.content }}
-{% for call in message.tool_calls or [] %} {{ call.function.name }} {{ call.function.arguments | tojson }} {% endfor %}
-<|end|> {% endfor %}<|assistant|>
-"""
-
 SPECIAL_TOKENS = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>")
 
 

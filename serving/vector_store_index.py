@@ -26,7 +26,6 @@ from retrieval.vectorizer import EmbedderInfo
 
 COLLECTION_PREFIX = "vector-stores-"
 STORE_KEY = "store"
-MIN_CHUNK_TOKENS = 100
 
 _DEFAULTS = RetrievalConfig(collection="defaults")
 _DOCUMENT_ID = re.compile(r"vs_[0-9a-f]{24}/(.+)", re.DOTALL)

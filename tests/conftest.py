@@ -18,6 +18,8 @@ from cluster.head_record import HeadRecord
 from cluster.logs import PACKAGES
 from cluster.settings import Settings, settings
 
+sys.path.insert(0, str(Path(__file__).parent))  # for scripted_tenants.py
+
 # Ray reads both once, when it is imported, which any test file may do before a head is started.
 os.environ.update(AUTH_ENVIRONMENT | {"RAY_TRAIN_V2_ENABLED": "1"})
 

@@ -31,11 +31,6 @@ Overrides = Annotated[
 ]
 
 
-@app.callback()
-def main() -> None:
-    """Fine-tune models on the cluster."""
-
-
 @app.command()
 def run(
     config: Annotated[str, typer.Argument(help="YAML file, or its fsspec URI; see examples/*.yaml.")],

@@ -33,22 +33,30 @@ def deterministic_fault(failures: Mapping[int, Exception]) -> HamletError | None
     one rank fails so, the others fail too, of broken connections: one such failure decides.
     """
     for rank, failure in sorted(failures.items()):
-        cause = getattr(failure, "cause", None) or failure.__cause__ or failure
-        if isinstance(cause, HamletError) and not isinstance(cause, Unavailable):
-            return cause
-        if isinstance(cause, DETERMINISTIC):
-            return JobFailed(f"worker {rank} failed: {type(cause).__name__}: {cause}")
+        cause = _cause(failure)
+        is_ours = isinstance(cause, HamletError) and not isinstance(cause, Unavailable)
+        if is_ours or isinstance(cause, DETERMINISTIC):
+            return _told(rank, cause)
     return None
 
 
 def first_failure(failures: Mapping[int, Exception]) -> HamletError | None:
     """What to tell of workers that failed too often: the first rank's own error instead of a page of traces."""
-    for rank, failure in sorted(failures.items()):
-        cause = getattr(failure, "cause", None) or failure.__cause__ or failure
-        if isinstance(cause, HamletError):
-            return cause
-        return JobFailed(f"worker {rank} failed: {type(cause).__name__}: {cause}")
-    return None
+    if not failures:
+        return None
+    rank = min(failures)
+    return _told(rank, _cause(failures[rank]))
+
+
+def _cause(failure: Exception) -> BaseException:
+    """What Ray wrapped: its own errors have it as `cause`, Python's as `__cause__`."""
+    return getattr(failure, "cause", None) or failure.__cause__ or failure
+
+
+def _told(rank: int, cause: BaseException) -> HamletError:
+    if isinstance(cause, HamletError):
+        return cause
+    return JobFailed(f"worker {rank} failed: {type(cause).__name__}: {cause}")
 
 
 class FailFast(UserCallback):

@@ -23,22 +23,24 @@ class Plot:
     unit: str = ""
 
 
+LOSS = Plot("loss", "Training loss", "step", "loss", "nats per target")
+VALIDATION_LOSS = Plot("validation_loss", "Validation loss", "epoch", "validation_loss", "nats per target")
 PLOTS = (
-    Plot("loss", "Training loss", "step", "loss", "nats per target"),
-    Plot("validation_loss", "Validation loss", "epoch", "validation_loss", "nats per target"),
+    LOSS,
+    VALIDATION_LOSS,
     Plot("learning_rate", "Learning rate", "step", "learning_rate"),
     Plot("grad_norm", "Gradient norm", "step", "grad_norm"),
     Plot("throughput", "Throughput", "step", "tokens_per_s", "tokens/s"),
 )
 
 
-def points(events: Events, kind: str, value: str) -> Points:
-    """`(step, value)` of all events of a kind, by step; of a step that was run twice the later event.
+def points(events: Events, plot: Plot) -> Points:
+    """`(step, value)` of all events of a plot, by step; of a step that was run twice the later event.
 
-    >>> points([{"kind": "step", "step": 2, "loss": 1.0}, {"kind": "step", "step": 2, "loss": 0.5}], "step", "loss")
+    >>> points([{"kind": "step", "step": 2, "loss": 1.0}, {"kind": "step", "step": 2, "loss": 0.5}], LOSS)
     [(2, 0.5)]
     """
-    by_step = {int(event["step"]): float(event[value]) for event in events if event["kind"] == kind}
+    by_step = {int(event["step"]): float(event[plot.value]) for event in events if event["kind"] == plot.kind}
     return sorted(by_step.items())
 
 
@@ -46,19 +48,15 @@ def plot_run(events: Events, folder: Path) -> list[str]:
     """Write each plot of a run that has points; returns the names of the SVG files."""
     written = []
     for plot in PLOTS:
-        curve = points(events, plot.kind, plot.value)
+        curve = points(events, plot)
         if curve:
-            _draw({"": curve}, plot.title, plot.unit, folder / plot.file)
+            plot_curves({"": curve}, plot, folder)
             written.append(f"{plot.file}.svg")
     return written
 
 
-def plot_curves(curves: Mapping[str, Points], title: str, unit: str, stem: Path) -> None:
-    """Curves of several runs in one picture, `stem`.svg and `stem`.png, each named at its right end."""
-    _draw(curves, title, unit, stem)
-
-
-def _draw(curves: Mapping[str, Points], title: str, unit: str, stem: Path) -> None:
+def plot_curves(curves: Mapping[str, Points], plot: Plot, folder: Path) -> None:
+    """Curves of one run or several in one picture, as SVG and PNG, told apart by name where they are several."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,12 +68,12 @@ def _draw(curves: Mapping[str, Points], title: str, unit: str, stem: Path) -> No
         steps, values = zip(*curve, strict=True)
         marker = "o" if len(curve) < 40 else None
         axes.plot(steps, values, label=name, linewidth=1.8, marker=marker, markersize=3)
-    axes.set_title(title, loc="left")
+    axes.set_title(plot.title, loc="left")
     axes.set_xlabel("step")
-    axes.set_ylabel(unit)
+    axes.set_ylabel(plot.unit)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:
         axes.legend(frameon=False)
     for suffix in ("svg", "png"):
-        figure.savefig(stem.with_suffix(f".{suffix}"), dpi=120)
+        figure.savefig(folder / f"{plot.file}.{suffix}", dpi=120)

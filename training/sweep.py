@@ -25,7 +25,7 @@ from training.config import FinetuneConfig, load_config
 from training.examples import pad_token_id
 from training.fit import Fit, start_event_log
 from training.loop_state import LoopInputs
-from training.plots import plot_curves, points
+from training.plots import LOSS, VALIDATION_LOSS, plot_curves, points
 from training.prepare import Prepared, prepare
 from training.progress import EpochEvent, Event
 from training.run import run
@@ -120,15 +120,14 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 def draw(trials: Sequence[Trial], name: str, folder: Path) -> None:
     """`loss.svg` and `validation_loss.svg` (and .png): the curves of all trials that got so far."""
-    for file, kind, value in (("loss", "step", "loss"), ("validation_loss", "epoch", "validation_loss")):
+    for plot in (LOSS, VALIDATION_LOSS):
         curves = {
-            trial.name: points(RunFolder(_trial_run(name, index)).events(), kind, value)
+            trial.name: points(RunFolder(_trial_run(name, index)).events(), plot)
             for index, trial in enumerate(trials)
         }
         drawn = {trial: curve for trial, curve in curves.items() if curve}
         if drawn:
-            title = "Training loss" if kind == "step" else "Validation loss"
-            plot_curves(drawn, title, "nats per target", folder / file)
+            plot_curves(drawn, plot, folder)
 
 
 def _prepared_once(trials: Sequence[Trial]) -> list[Prepared]:

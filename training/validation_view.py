@@ -29,8 +29,9 @@ def show_report(report: Report, console: Console) -> None:
 def excerpt(text: str, column: int | None) -> tuple[str, int | None]:
     """The part of a line around a column (from 1), and how far from its left end the column stands.
 
-    >>> excerpt("abc" * 50, 100)
-    ('… caabc', 1)
+    >>> text, caret = excerpt("a" * 99 + "!" + "a" * 99, 100)
+    >>> text[:4], text[caret], text[-4:]
+    ('… aa', '!', 'aa …')
     """
     line = "".join(" " if character < " " else character for character in text)
     if column is None:

@@ -15,6 +15,7 @@ from typing import Any
 import openai
 import pytest
 import uvicorn
+from scripted_tenants import assert_nothing_is_told, two_tenants
 
 from cluster.database import open_database
 from cluster.files import Files
@@ -28,7 +29,6 @@ from retrieval.service import Collections
 from serving.config import FineTuningConfig, ServingConfig
 from serving.platform import Platform
 from serving.scripted_parts import ScriptedApplication, scripted_card
-from serving.scripted_tenants import assert_nothing_is_told, two_tenants
 
 DEADLINE_S = 60.0
 REPOSITORY = Path(__file__).parents[3]

@@ -10,14 +10,14 @@ from typing import Any
 
 import jsonschema
 import pytest
+from scripted_tenants import bodies as bodies_by_route
+from scripted_tenants import filled, two_tenants
 from starlette.testclient import TestClient
 
 from cluster.cards import ModelCard
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from serving.scripted_parts import ScriptedApplication
-from serving.scripted_tenants import bodies as bodies_by_route
-from serving.scripted_tenants import filled, two_tenants
 
 Ask = Callable[..., Any]
 # Our names of path parameters.

@@ -35,14 +35,6 @@ ALL = Available("base", "tuned", "pairs", retrieval=True)
             "base",
             True,
         ),
-        (
-            Features(None, 0.6),
-            Available("base", None, "pairs", True, generation=False),
-            RULE,
-            "plain",
-            "base",
-            True,
-        ),
     ],
 )
 def test_route_follows_from_features_and_what_is_available(

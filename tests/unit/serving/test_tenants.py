@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from starlette.testclient import TestClient
-
-from cluster.cards import ModelCard
-from serving.scripted_tenants import (
+from scripted_tenants import (
     SECRET,
     TwoTenants,
     assert_nothing_is_told,
@@ -17,6 +14,9 @@ from serving.scripted_tenants import (
     told,
     two_tenants,
 )
+from starlette.testclient import TestClient
+
+from cluster.cards import ModelCard
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ def test_a_database_that_stays_away_does_not_hold_up_the_end_for_ever(
     record = JobRecord("ftjob-1", card, AwayJobs(99), lambda: next(clock))  # type: ignore[arg-type]
     record.say("lost")
     record.drain()
+    assert next(clock, None) is None
 
 
 def test_an_input_error_becomes_the_jobs_error_with_code_and_field(jobs: FineTuningJobs, job_id: str) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import doctest
 import math
 from typing import Any
 
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import DataError
-from training import pairs
 from training.encoder_modules import EmbeddingModule, collate_texts
 from training.examples import Dataset, Example
 from training.modules import weightless
@@ -142,4 +140,3 @@ def test_equal_values_share_their_rank_in_the_correlation() -> None:
     assert pair_metrics([1, 1, 2, 3], [1, 2, 3, 4], is_scored=True)["spearman"] == pytest.approx(
         0.9487, abs=1e-4
     )
-    assert doctest.testmod(pairs).failed == 0

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from training.config import FinetuneConfig
-from training.plots import PLOTS, plot_curves, plot_run, points
+from training.plots import LOSS, PLOTS, plot_curves, plot_run, points
 from training.progress import EpochEvent, NoticeEvent, StepEvent
 from training.run_folder import RunFolder, environment
 from training.tensorboard import TensorBoard
@@ -71,7 +71,7 @@ def test_metrics_hold_one_object_per_event_and_a_cut_off_line_is_left_out(folder
 
 def test_a_step_that_was_run_twice_is_one_point() -> None:
     events = [{"kind": "step", "step": step, "loss": loss} for step, loss in ((1, 3.0), (2, 2.0), (1, 2.5))]
-    assert points(events, "step", "loss") == [(1, 2.5), (2, 2.0)]
+    assert points(events, LOSS) == [(1, 2.5), (2, 2.0)]
 
 
 def test_a_run_is_drawn_as_svg_and_png(folder: RunFolder) -> None:
@@ -92,7 +92,7 @@ def test_a_run_without_an_evaluation_has_no_empty_picture(folder: RunFolder) -> 
 
 def test_curves_of_several_runs_are_told_apart_by_name(tmp_path: Path) -> None:
     curves = {"learning_rate=0.1": [(1, 1.0), (2, 0.2)], "learning_rate=0.01": [(1, 1.0), (2, 0.8)]}
-    plot_curves(curves, "Training loss", "nats", tmp_path / "loss")
+    plot_curves(curves, LOSS, tmp_path)
     # Text is drawn as paths; their glyphs are named in comments.
     assert "<!-- learning_rate=0.01 -->" in (tmp_path / "loss.svg").read_text()
 

@@ -168,7 +168,7 @@ def bodies_of(method: str, path: str, ids: dict[str, str]) -> list[Any]:
     known = bodies(ids)
     if method in ("GET", "HEAD", "DELETE"):
         return [None]
-    assert (method, path) in known, f"describe what {method} {path} takes in serving/scripted_tenants.py"
+    assert (method, path) in known, f"describe what {method} {path} takes in tests/scripted_tenants.py"
     return known[method, path]
 
 
@@ -177,7 +177,7 @@ def filled(path: str, ids: dict[str, str]) -> str:
 
     def identifier(match: re.Match[str]) -> str:
         name = match[1].removesuffix(":path")
-        assert name in ids, f"say what {{{name}}} of {path} is in serving/scripted_tenants.py"
+        assert name in ids, f"say what {{{name}}} of {path} is in tests/scripted_tenants.py"
         return ids[name]
 
     return re.sub(r"\{([^}]+)\}", identifier, path)
