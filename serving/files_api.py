@@ -87,9 +87,10 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
         if purpose == TRAINING_PURPOSE:
             report = commands.validate(upload.path, upload.filename)
         expires_at = time.time() + expires_in_s if expires_in_s is not None else None
-        return files.create(
+        file = files.stored(
             tenant, upload.filename, purpose, upload.path, expires_at=expires_at, details=report
         )
+        return files.add(file)
 
     @api.get("", summary="List files", responses=answers(shapes.FileList))
     def listing(
