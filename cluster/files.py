@@ -78,22 +78,6 @@ class Files:
         self._engine = engine or open_database()
         self._clock = clock
 
-    def create(
-        self,
-        tenant: str,
-        filename: str,
-        purpose: str,
-        content: Path | bytes,
-        *,
-        expires_at: float | None = None,
-        details: Mapping[str, Any] | None = None,
-    ) -> File:
-        """Keep `content`, durable on return. A path, best one of `staging_path`, is moved away from where it is."""
-        file = self.stored(tenant, filename, purpose, content, expires_at=expires_at, details=details)
-        with self._engine.begin() as connection:
-            add_file(connection, file)
-        return file
-
     def stored(
         self,
         tenant: str,
@@ -104,7 +88,10 @@ class Files:
         expires_at: float | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> File:
-        """The first half of `create`: the bytes are kept; `add_file` makes the file known in a transaction."""
+        """The bytes are kept, durable on return; the file is unknown until `add`, or `add_file` in a transaction.
+
+        A path, best one of `staging_path`, is moved away from where it is.
+        """
         source = content if isinstance(content, Path) else _staged(content)
         num_bytes = source.stat().st_size
         file_id = f"file-{secrets.token_hex(12)}"
@@ -113,6 +100,12 @@ class Files:
         return File(
             file_id, tenant, self._clock(), expires_at, filename, purpose, num_bytes, uri, dict(details or {})
         )
+
+    def add(self, file: File) -> File:
+        """Make a stored file known; it is returned as it was given."""
+        with self._engine.begin() as connection:
+            add_file(connection, file)
+        return file
 
     def get(self, tenant: str, file_id: str) -> File:
         """Raises NotFound for an id that is unknown, expired, or another tenant's."""
@@ -172,7 +165,7 @@ class Files:
     def remove_orphans(self, before: float) -> Sequence[str]:
         """Remove bytes that no row names and that were last written before this time (Unix seconds); their URIs.
 
-        A process that dies between the two halves of `create` leaves some behind. Younger ones may get their row yet.
+        A process that dies between `stored` and `add` leaves some behind. Younger ones may get their row yet.
         """
         kept = {match[1]: uri for uri in blobs_below(storage_uri("files")) if (match := FILE_ID.search(uri))}
         orphans = []

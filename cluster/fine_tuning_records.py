@@ -123,8 +123,8 @@ class JobRequest:
     config: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class FineTuningJob:
+@dataclass(frozen=True, kw_only=True)
+class FineTuningJob(JobRequest):
     """One job as it was when it was read. Times are Unix seconds; `step` counts optimizer steps.
 
     `waits_for` is why it was not started yet when that was last looked at, None before and after.
@@ -136,15 +136,6 @@ class FineTuningJob:
     created_at: float
     started_at: float | None
     finished_at: float | None
-    model: str
-    training_file: str
-    validation_file: str | None
-    method: dict[str, Any]
-    hyperparameters: dict[str, Any]
-    suffix: str | None
-    seed: int
-    labels: dict[str, str] | None
-    config: dict[str, Any]
     plan: dict[str, Any]
     error: dict[str, Any] | None
     fine_tuned_model: str | None

@@ -21,6 +21,7 @@ from cluster.auth_token import AUTH_ENVIRONMENT
 from cluster.errors import Conflict
 from cluster.head_record import MARKER_VARIABLE, HeadRecord, write_record
 from cluster.head_redis import redis_environment, redis_options
+from cluster.last_words import last_line
 from cluster.ports import free_port
 from cluster.serve_proxy import proxy_environment
 from cluster.settings import Settings, settings
@@ -147,10 +148,10 @@ def log_path() -> Path:
 def last_words() -> str:
     """The last line of that log, for an error message."""
     try:
-        lines = [line.strip() for line in log_path().read_text(errors="replace").splitlines()]
+        log = log_path().read_text(errors="replace")
     except OSError:
-        lines = []
-    return next((line for line in reversed(lines) if line), "it said nothing")
+        log = ""
+    return last_line(log, "it said nothing")
 
 
 def node_environment() -> dict[str, str]:

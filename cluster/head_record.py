@@ -79,6 +79,12 @@ def is_alive(record: HeadRecord) -> bool:
     return same and is_living(process)
 
 
+def living_head() -> HeadRecord | None:
+    """The record of the head that runs, None when none does."""
+    record = read_record()
+    return record if record is not None and is_alive(record) else None
+
+
 def processes(record: HeadRecord) -> list[psutil.Process]:
     """Every living process of the head, in no order: those that carry its mark, and their descendants.
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster.errors import Unavailable
+from cluster.last_words import last_line
 from cluster.local_run import EXIT_CODE, LOG, PID, is_held
 
 START_LIMIT_S = 20.0
@@ -84,9 +85,9 @@ class LocalLauncher:
         if is_held(folder):
             return Run(RunState.RUNNING)
         with suppress(FileNotFoundError):
-            return Run(RunState.ENDED, int((folder / EXIT_CODE).read_text()), last_line(folder / LOG))
+            return Run(RunState.ENDED, int((folder / EXIT_CODE).read_text()), _last_words(folder / LOG))
         if (folder / PID).exists():
-            return Run(RunState.ENDED, None, last_line(folder / LOG))
+            return Run(RunState.ENDED, None, _last_words(folder / LOG))
         return Run(RunState.ABSENT)
 
     def stop(self, name: str) -> None:
@@ -106,12 +107,10 @@ class LocalLauncher:
             del self._children[name]
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+def _last_words(log: Path) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(log.stat().st_size - LAST_LINES_BYTES, 0))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+            return last_line(file.read().decode("utf-8", "replace"), "")
     except FileNotFoundError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

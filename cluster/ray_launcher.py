@@ -9,6 +9,7 @@ from typing import Any
 from cluster.connection import dashboard_url, prepare_client
 from cluster.errors import Unavailable
 from cluster.jobs import OUT_OF_REACH, TERMINAL
+from cluster.last_words import last_line
 from cluster.launcher import Run, RunState
 
 KEPT_RUNTIME_ENV = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda", "image_uri")
@@ -57,8 +58,7 @@ class RayLauncher:
             log = self._jobs().get_job_logs(name)
         except OUT_OF_REACH:
             log = ""
-        lines = [line.strip() for line in (log or message).splitlines() if line.strip()]
-        return lines[-1] if lines else ""
+        return last_line(log or message, "")
 
     def _jobs(self) -> Any:
         if self._client is None:

@@ -14,6 +14,12 @@ from cluster.blobs import delete_blob, place_bytes, read_blob
 from cluster.errors import Unavailable
 from cluster.storage import storage_uri
 
+# What a chat request names as its model: the router decides, or this model with passages of the documents.
+AUTO = "auto"
+RAG_SUFFIX = "+rag"
+# Until an evaluation has calibrated it, and where that had no small talk to calibrate with.
+DEFAULT_SCORE_THRESHOLD = 0.34
+
 AnswerRoute = Literal["plain", "tuned", "rag", "tuned+rag"]
 # From the cheapest: passages cost more prompt tokens than a tuned model costs anything.
 ANSWER_ROUTES: tuple[AnswerRoute, ...] = get_args(AnswerRoute)

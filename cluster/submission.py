@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cluster.connection import client_environment, dashboard_url
 from cluster.errors import InvalidInput, Unavailable
+from cluster.last_words import last_line
 from cluster.working_dir import check_working_dir, excludes_for
 
 _SHELL_OPERATORS = frozenset({"|", "||", "&", "&&", ";", "<", "<<", ">", ">>", ">&", "&>", "<("})
@@ -74,10 +75,8 @@ def submit(command: SubmitCommand, submission_id: str | None = None) -> str:
         text=True,
     )
     if result.returncode:
-        reason = ([line for line in result.stderr.splitlines() if line.strip()] or ["it said nothing"])[-1]
-        raise Unavailable(
-            f"ray job submit failed: {reason.strip()}; is the head up? python -m cluster status"
-        )
+        reason = last_line(result.stderr, "it said nothing")
+        raise Unavailable(f"ray job submit failed: {reason}; is the head up? python -m cluster status")
     return job_id
 
 

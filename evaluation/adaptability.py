@@ -13,8 +13,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.errors import DataError
-from evaluation.answers import Request
-from evaluation.asking import ask_again
+from evaluation.asking import ask_again, cell_request
 from evaluation.config import AdaptabilityConfig, CompareConfig, retrieves
 from evaluation.indexing import ingest
 from evaluation.kept import Kept
@@ -207,13 +206,5 @@ def _edit(path: Path, change: AdaptabilityConfig) -> None:
 
 def _ask(config: CompareConfig, change: AdaptabilityConfig, cell: str, model: str, collection: str) -> str:
     question = Question(id="changed-fact", question=change.question, kind=Kind.TAUGHT, answer=change.new[0])
-    request = Request(
-        cell,
-        model,
-        config.system_prompts.get(cell, ""),
-        question,
-        config.max_tokens,
-        config.seed,
-        collection=collection if retrieves(model) else None,
-    )
+    request = cell_request(config, cell, model, question, collection)
     return ask_again(config, [request], at_once=1)[0].text

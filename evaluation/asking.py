@@ -14,9 +14,31 @@ from openai import AsyncOpenAI, OpenAI
 
 from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
 from evaluation.answers import Answer, AnswerLog, Hit, Request
-from evaluation.config import ServiceConfig
+from evaluation.config import CompareConfig, ServiceConfig, retrieves
+from evaluation.questions import Question
 
 GO_ON = "answers so far are kept; run the same command again to go on"
+
+
+def cell_request(
+    config: CompareConfig,
+    cell: str,
+    model: str,
+    question: Question,
+    collection: str | None,
+    variant: str = "",
+) -> Request:
+    """A question for a cell by the name of its model, which searches `collection` if it retrieves at all."""
+    return Request(
+        cell,
+        model,
+        config.system_prompts.get(cell, ""),
+        question,
+        config.max_tokens,
+        config.seed,
+        variant,
+        collection if retrieves(model) else None,
+    )
 
 
 def wait_until_ready(config: ServiceConfig) -> None:

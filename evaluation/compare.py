@@ -15,7 +15,7 @@ import orjson
 from cluster.reports import Report, Reports, ReportStatus
 from evaluation.adaptability import Adaptability, measure_adaptability
 from evaluation.answers import Answer, AnswerLog, Request
-from evaluation.asking import ask_all, wait_until_ready
+from evaluation.asking import ask_all, cell_request, wait_until_ready
 from evaluation.config import CompareConfig, retrieves
 from evaluation.data_dependency import Point, data_points
 from evaluation.indexing import ingest
@@ -63,16 +63,7 @@ def requests_of(
     asked = list(questions)
     blocks = [asked[start : start + BLOCK_QUESTIONS] for start in range(0, len(asked), BLOCK_QUESTIONS)]
     return [
-        Request(
-            cell,
-            name,
-            config.system_prompts.get(cell, ""),
-            question,
-            config.max_tokens,
-            config.seed,
-            variant,
-            config.collection if retrieves(name) else None,
-        )
+        cell_request(config, cell, name, question, config.collection, variant)
         for block in blocks
         for cell, model in config.cells.items()
         for variant, name in named(model, trained)

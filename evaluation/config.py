@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.errors import ConfigError
+from cluster.router_policy import RAG_SUFFIX
 from cluster.storage import local_copy
 from cluster.yaml_config import Section, load_yaml_config
 
@@ -27,7 +28,6 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 TUNED = "{tuned}"  # on the rows as they are
 RAFT = "{raft}"  # on the same rows below passages, so that it learns to read
 PLACEHOLDERS = (TUNED, RAFT)
-RAG_SUFFIX = "+rag"
 
 
 class Maker(StrEnum):

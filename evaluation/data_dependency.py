@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.answers import Answer, AnswerLog, Request
-from evaluation.asking import ask_all
+from evaluation.asking import ask_all, cell_request
 from evaluation.config import CompareConfig, retrieves
 from evaluation.indexing import ingest
 from evaluation.questions import Kind, Question, limited, read_rows
@@ -100,20 +100,7 @@ def _requests(
         for cell, model in config.cells.items():
             if cell in config.tuned_cells or retrieves(model):
                 ((_, name),) = named(model, trained)
-                prompt = config.system_prompts.get(cell, "")
-                collection = searched if retrieves(model) else None
-                requests.append(
-                    Request(
-                        cell,
-                        name,
-                        prompt,
-                        question,
-                        config.max_tokens,
-                        config.seed,
-                        _variant(share),
-                        collection,
-                    )
-                )
+                requests.append(cell_request(config, cell, name, question, searched, _variant(share)))
     return requests
 
 

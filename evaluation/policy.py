@@ -8,14 +8,12 @@ from typing import Any
 
 from cluster.cards import ModelCard, ModelKind
 from cluster.errors import ConfigError, Unprocessable
-from cluster.router_policy import ANSWER_ROUTES, RouterPolicy
+from cluster.router_policy import ANSWER_ROUTES, AUTO, DEFAULT_SCORE_THRESHOLD, RouterPolicy
 from evaluation.answers import Answer
 from evaluation.questions import Kind, Question
 from evaluation.tuning import TrainedModel, runs_of
 
 COVERED = (Kind.TAUGHT, Kind.UNTAUGHT)
-DEFAULT_THRESHOLD = 0.34  # the router's own, where there was no small talk to calibrate with
-AUTO = "auto"
 
 
 def calibrated_threshold(covered: Sequence[float], uncovered: Sequence[float]) -> float | None:
@@ -88,7 +86,7 @@ def policies(
         found[answer.cell] = RouterPolicy.model_validate(
             {
                 "grounded_route": answer.route,
-                "score_threshold": DEFAULT_THRESHOLD if threshold is None else threshold,
+                "score_threshold": DEFAULT_SCORE_THRESHOLD if threshold is None else threshold,
                 "tuned_model": tuned,
                 "report": report,
             }

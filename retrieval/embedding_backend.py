@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Tokenizer
 
+from cluster.last_words import last_line
 from cluster.processor import has_gpu
 from cluster.settings import settings
 from cluster.storage import appearing_whole
@@ -104,7 +105,7 @@ def _choose_in_child(folder: Path, target: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        reason = last_line(done.stderr, f"exit code {done.returncode}")
         log.warning("OpenVINO does not compute this embedding model, torch does: %s", reason)
         if done.returncode == -signal.SIGKILL:  # memory was short: with more of it the next load may succeed
             return

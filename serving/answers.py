@@ -12,9 +12,9 @@ from typing import Any
 
 from cluster.cards import ModelKind
 from cluster.errors import Conflict, InvalidInput, NotFound, Unavailable
-from cluster.router_policy import ANSWER_ROUTES
+from cluster.router_policy import ANSWER_ROUTES, AUTO, RAG_SUFFIX
 from serving.backends import Backends, Classified, SearchJob
-from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel
+from serving.catalogue import Catalogue, ServedModel
 from serving.citations import cite
 from serving.config import ServingConfig
 from serving.generator import GenerationJob, PromptReport

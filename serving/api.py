@@ -18,6 +18,7 @@ from fastapi_offline import FastAPIOffline
 
 from cluster.cards import ModelKind
 from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from cluster.router_policy import AUTO, RAG_SUFFIX
 from serving import cluster_api, openapi, page
 from serving.admission import Admission
 from serving.answer_schemas import (
@@ -35,7 +36,7 @@ from serving.answers import Answers
 from serving.authentication import DOCS_ASSETS, Authentication, Gate
 from serving.backends import Backends, Classified
 from serving.body_limit import BodyLimit
-from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel, TenantCatalogue
+from serving.catalogue import Catalogue, ServedModel, TenantCatalogue
 from serving.chat import stream_chat, whole_answer
 from serving.cluster_view import ClusterView, LocalView
 from serving.completions import stream_text, text_jobs, whole_text

@@ -23,7 +23,7 @@ from cluster.api_keys import DEFAULT_TENANT, ApiKey, Area, secret_digest
 from cluster.audit_log import AuditEvent
 from cluster.errors import Forbidden, HamletError, Unauthenticated
 from serving.config import LimitsConfig
-from serving.errors import error_body, error_headers
+from serving.errors import error_response
 from serving.limits import Allowance, Limits
 
 log = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ class Authentication:
         try:
             caller = await self._gate.admit(Headers(scope=scope), access)
         except HamletError as exc:
-            await _refuse(exc, send)
+            await error_response(exc)(scope, receive, send)
             return
         state = {"tenant": caller.tenant, "key_id": caller.key_id, "allowance": caller.allowance}
         scope.setdefault("state", {}).update(state)
@@ -315,14 +315,3 @@ class _Answer:
         except orjson.JSONDecodeError:
             return ""
         return str(body.get("id", "")) if isinstance(body, dict) else ""
-
-
-async def _refuse(error: HamletError, send: Send) -> None:
-    body = orjson.dumps(error_body(error))
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    headers |= error_headers(error)
-    if isinstance(error, Unauthenticated):
-        headers["www-authenticate"] = "Bearer"
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})

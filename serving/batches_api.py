@@ -12,16 +12,17 @@ from pydantic import Field
 
 from cluster.batch_records import Batch, BatchRequest, BatchStatus
 from cluster.batches import Batches
-from cluster.errors import InvalidInput, NotFound, Overloaded
-from cluster.files import File, Files
+from cluster.errors import Overloaded
+from cluster.files import Files
 from serving import object_schemas as shapes
 from serving.authentication import ANONYMOUS
 from serving.bodies import KeptBody, Part
 from serving.config import ServingConfig
-from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S, tenant_of
+from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S, require_file, tenant_of
 from serving.limits import require_storage
+from serving.lists import list_object
+from serving.metadata import Metadata
 from serving.openapi import answers
-from serving.vector_store_requests import StoreMetadata
 
 INPUT_PURPOSE = "batch"
 COMPLETION_WINDOW = "24h"
@@ -43,7 +44,7 @@ class CreateBatchRequest(KeptBody):
     input_file_id: str = Field(min_length=1)
     endpoint: Endpoint
     completion_window: Literal["24h"]
-    metadata: StoreMetadata | None = None
+    metadata: Metadata | None = None
     output_expires_after: OutputExpiry | None = None
 
 
@@ -54,7 +55,7 @@ def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
     @api.post("", summary="Create batch", responses=ONE_BATCH)
     def create(body: CreateBatchRequest, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        file = _input(files, tenant, body.input_file_id)
+        file = require_file(files, tenant, body.input_file_id, "input_file_id", INPUT_PURPOSE)
         # What the answers will take nobody knows; who is above the limit already waits.
         require_storage(config.limits, files.num_bytes(tenant), 0)
         most = config.batches.max_waiting_per_tenant
@@ -77,13 +78,7 @@ def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
     @api.get("", summary="List batches", responses=answers(shapes.BatchList))
     def listing(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         page = batches.list(tenant_of(request), after=after, limit=limit)
-        return {
-            "object": "list",
-            "data": [batch_object(batch) for batch in page.data],
-            "first_id": page.data[0].id if page.data else None,
-            "last_id": page.data[-1].id if page.data else None,
-            "has_more": page.has_more,
-        }
+        return list_object(page, batch_object, no_id=None)
 
     # Not `batch_id`: that is a file batch of a vector store.
     @api.get("/{batch}", summary="Retrieve batch", responses=ONE_BATCH)
@@ -134,18 +129,3 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         },
         "metadata": batch.labels,
     }
-
-
-def _input(files: Files, tenant: str, file_id: str) -> File:
-    param = "input_file_id"
-    try:
-        file = files.get(tenant, file_id)
-    except NotFound as exc:
-        raise InvalidInput(f"{param}: no file {file_id!r}; upload it first", param, "file_not_found") from exc
-    if file.purpose != INPUT_PURPOSE:
-        raise InvalidInput(
-            f"{param}: {file_id} was uploaded for {file.purpose}; upload it with purpose {INPUT_PURPOSE}",
-            param,
-            "invalid_file_purpose",
-        )
-    return file

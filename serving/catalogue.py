@@ -23,9 +23,6 @@ from cluster.registry import SHARED, Registry
 from cluster.router_policy import RouterPolicy
 from serving.engine import Adapter
 
-AUTO = "auto"
-RAG_SUFFIX = "+rag"
-
 
 class Snapshot(NamedTuple):
     """The registry at one moment.

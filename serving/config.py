@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.cards import slug
+from cluster.router_policy import DEFAULT_SCORE_THRESHOLD
 
 
 class _Frozen(BaseModel):
@@ -159,7 +160,10 @@ class RouterConfig(DeploymentConfig):
         1.0, ge=0, description="Seconds until a newly registered or promoted model is noticed."
     )
     score_threshold: float = Field(
-        0.34, ge=-1, le=1, description="`auto` retrieves when the best hit's cosine similarity reaches this."
+        DEFAULT_SCORE_THRESHOLD,
+        ge=-1,
+        le=1,
+        description="`auto` retrieves when the best hit's cosine similarity reaches this.",
     )
     grounded_route: Literal["rag", "tuned", "tuned+rag"] = Field(
         "rag",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DataError, OperationalError
@@ -13,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from cluster.errors import HamletError, InvalidInput, NotFound, TooLarge, Unavailable
-from serving.errors import error_body, error_headers, from_validation
+from serving.errors import error_response, from_validation
 from serving.sse import ClientGone
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 async def on_hamlet_error(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HamletError)
-    return _answer(exc, exc.status, error_headers(exc))
+    return error_response(exc)
 
 
 async def _on_validation_error(request: Request, exc: Exception) -> Response:
@@ -47,12 +46,12 @@ async def _on_http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     if exc.status_code == 400:
         # FastAPI's for a body that Python cannot read: no UTF-8, numbers of thousands of digits, too deeply nested.
-        return _answer(InvalidInput("the body cannot be read as JSON; send JSON in UTF-8"), 400)
+        return error_response(InvalidInput("the body cannot be read as JSON; send JSON in UTF-8"))
     if exc.status_code == 413:
-        return _answer(TooLarge(exc.detail, code="body_too_large"), 413)
+        return error_response(TooLarge(exc.detail, code="body_too_large"))
     error = NotFound(f"no such path or method: {request.method} {request.url.path}", code="unknown_url")
     headers = {"Allow": ", ".join(methods_of(request))} if exc.status_code == 405 else exc.headers
-    return _answer(error, exc.status_code, dict(headers or {}))
+    return error_response(error, exc.status_code, headers)
 
 
 def methods_of(request: Request) -> list[str]:
@@ -80,7 +79,3 @@ async def _on_database_refusal(request: Request, exc: Exception) -> Response:
 async def _on_client_gone(request: Request, _exc: Exception) -> Response:
     log.info("request %s: cancelled, the client has left", request.state.request_id)
     return Response(status_code=STATUS_CLIENT_GONE)
-
-
-def _answer(error: HamletError, status: int, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(error_body(error)), status, headers, media_type="application/json")

@@ -11,7 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.errors import HamletError, InvalidInput
+import orjson
+from starlette.responses import Response
+
+from cluster.errors import HamletError, InvalidInput, Unauthenticated
 
 DEFAULT_RETRY_AFTER_S = 1.0
 
@@ -22,8 +25,22 @@ def error_body(error: HamletError) -> dict[str, Any]:
     return {"error": body | ({"hamlet": error.details} if error.details else {})}
 
 
-def error_headers(error: HamletError) -> dict[str, str]:
-    """`Retry-After` in whole seconds for what may succeed later."""
+def error_response(
+    error: HamletError, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The whole answer; it is an ASGI application, so that middleware can send it too.
+
+    `status` and `headers` are those of an HTTP error that has its own.
+    """
+    sent = _headers(error) | dict(headers or {})
+    body = orjson.dumps(error_body(error))
+    return Response(body, status or error.status, sent, media_type="application/json")
+
+
+def _headers(error: HamletError) -> dict[str, str]:
+    """`Retry-After` in whole seconds for what may succeed later; to a caller without a key, how to send one."""
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
     if error.status not in (429, 503):
         return {}
     return {"Retry-After": str(max(1, math.ceil(error.retry_after_s or DEFAULT_RETRY_AFTER_S)))}

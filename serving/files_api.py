@@ -11,11 +11,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from cluster.errors import InvalidInput
+from cluster.errors import InvalidInput, NotFound
 from cluster.files import File, Files
 from serving import object_schemas as shapes
 from serving.config import ServingConfig
 from serving.limits import require_storage
+from serving.lists import list_object
 from serving.openapi import answers
 from serving.training_commands import TrainingCommands
 from serving.uploads import Upload, received, whole_number
@@ -87,9 +88,10 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
         if purpose == TRAINING_PURPOSE:
             report = commands.validate(upload.path, upload.filename)
         expires_at = time.time() + expires_in_s if expires_in_s is not None else None
-        return files.create(
+        file = files.stored(
             tenant, upload.filename, purpose, upload.path, expires_at=expires_at, details=report
         )
+        return files.add(file)
 
     @api.get("", summary="List files", responses=answers(shapes.FileList))
     def listing(
@@ -102,13 +104,7 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
         page = files.list(
             tenant_of(request), purpose=purpose, after=after, limit=limit, ascending=order == "asc"
         )
-        return {
-            "object": "list",
-            "data": [file_object(file) for file in page.data],
-            "first_id": page.data[0].id if page.data else "",
-            "last_id": page.data[-1].id if page.data else "",
-            "has_more": page.has_more,
-        }
+        return list_object(page, file_object)
 
     @api.get("/{file_id}", summary="Retrieve file", responses=answers(shapes.File))
     def retrieve(file_id: str, request: Request) -> dict[str, Any]:
@@ -136,6 +132,21 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
 def tenant_of(request: Request) -> str:
     """Whose request this is, as the authentication found; `default` where no keys are configured."""
     return str(getattr(request.state, "tenant", "default"))
+
+
+def require_file(files: Files, tenant: str, file_id: str, param: str, purpose: str) -> File:
+    """The file that field `param` of a body names. Raises InvalidInput where there is none of this purpose."""
+    try:
+        file = files.get(tenant, file_id)
+    except NotFound as exc:
+        raise InvalidInput(f"{param}: no file {file_id!r}; upload it first", param, "file_not_found") from exc
+    if file.purpose != purpose:
+        raise InvalidInput(
+            f"{param}: {file_id} was uploaded for {file.purpose}; upload it with purpose {purpose}",
+            param,
+            "invalid_file_purpose",
+        )
+    return file
 
 
 def file_object(file: File) -> dict[str, Any]:

@@ -12,16 +12,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from cluster.cards import slug
-from cluster.errors import InvalidInput, NotFound, Overloaded
+from cluster.errors import InvalidInput, Overloaded
 from cluster.files import File, Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import JobRequest
 from serving import object_schemas as shapes
 from serving.config import ServingConfig
-from serving.files_api import TRAINING_PURPOSE, tenant_of
+from serving.files_api import TRAINING_PURPOSE, require_file, tenant_of
 from serving.fine_tuning_objects import checkpoint_object, event_object, job_object
 from serving.fine_tuning_requests import CreateJobRequest
 from serving.finetune_config import finetune_config
+from serving.lists import list_object
 from serving.openapi import answers
 from serving.training_commands import TrainingCommands
 
@@ -120,15 +121,7 @@ def router(
         job_id: str, request: Request, after: str | None = None, limit: Limit = 10
     ) -> dict[str, Any]:
         page = jobs.checkpoints(tenant_of(request), job_id, after=after, limit=limit)
-        data = [checkpoint_object(checkpoint) for checkpoint in page.data]
-        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
-        return {
-            "object": "list",
-            "data": data,
-            "first_id": None,
-            "last_id": None,
-            "has_more": page.has_more,
-        } | ends
+        return list_object(page, checkpoint_object, no_id=None)
 
     return api
 
@@ -181,18 +174,7 @@ class Orders:
         )
 
     def _file(self, tenant: str, file_id: str, param: str, method: str) -> File:
-        try:
-            file = self._files.get(tenant, file_id)
-        except NotFound as exc:
-            raise InvalidInput(
-                f"{param}: no file {file_id!r}; upload it first", param, "file_not_found"
-            ) from exc
-        if file.purpose != TRAINING_PURPOSE:
-            raise InvalidInput(
-                f"{param}: {file_id} was uploaded for {file.purpose}; upload it with purpose {TRAINING_PURPOSE}",
-                param,
-                "invalid_file_purpose",
-            )
+        file = require_file(self._files, tenant, file_id, param, TRAINING_PURPOSE)
         fitting = METHODS[file.details.get("task") or "sft"]
         if method != fitting:
             raise InvalidInput(

@@ -10,8 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from cluster.errors import InvalidInput
 from serving.bodies import KeptBody, Part
 from serving.hyperparameters import Auto, Hyperparameters, decide
-
-MAX_METADATA = 16
+from serving.metadata import Metadata
 
 
 class AskedHyperparameters(Part):
@@ -81,7 +80,7 @@ class CreateJobRequest(KeptBody):
     hyperparameters: AskedHyperparameters | None = Field(None, description="The older place of method's.")
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     integrations: list[dict[str, Any]] | None = None
 
     @field_validator("integrations")
@@ -93,16 +92,6 @@ class CreateJobRequest(KeptBody):
                 "integrations",
                 "unsupported_parameter",
             )
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _small_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if len(value or {}) > MAX_METADATA:
-            raise ValueError(f"at most {MAX_METADATA} pairs")
-        for key, text in (value or {}).items():
-            if len(key) > 64 or len(text) > 512:
-                raise ValueError(f"{key[:64]!r}: keys have at most 64 characters, values 512")
         return value
 
     @property

@@ -7,13 +7,12 @@ import re
 import time
 import uuid
 
-import orjson
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import tracing
-from serving.errors import error_body, internal_error
+from serving.errors import error_response, internal_error
 from serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ class RequestContext:
             log.exception("request %s failed", request_id)
             if status:
                 raise
-            await _send_internal_error(request_id, send_with_id)
+            await error_response(internal_error(request_id))(scope, receive, send_with_id)
         finally:
             self._tell(scope, request_id, status, (time.perf_counter() - started) * 1000)
             _end(span, scope, request_id, status)
@@ -107,10 +106,3 @@ def _request_id(asked: str | None) -> str:
     if asked and _CALLER_ID.fullmatch(asked):
         return asked
     return f"req_{uuid.uuid4().hex}"
-
-
-async def _send_internal_error(request_id: str, send: Send) -> None:
-    body = orjson.dumps(error_body(internal_error(request_id)))
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

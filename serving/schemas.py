@@ -13,9 +13,8 @@ import orjson
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from cluster.errors import InvalidInput
-from cluster.router_policy import AnswerRoute
+from cluster.router_policy import AUTO, AnswerRoute
 from serving.bodies import Body, Part
-from serving.catalogue import AUTO
 from serving.engine import Sampling, ToolUse
 from serving.tokenizer import Message
 from serving.tool_requests import (

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import DataError, HamletError, InvalidInput, Unavailable
+from cluster.last_words import last_line
 from serving.job_policy import was_killed
 
 SHOWN_FAULTS = 3
@@ -125,7 +126,4 @@ def _told_error(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.strip()] or [
-        f"it ended with {done.returncode}"
-    ]
-    return lines[-1].removeprefix("error: ").strip()
+    return last_line(done.stderr, f"it ended with {done.returncode}").removeprefix("error: ")

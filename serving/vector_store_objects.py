@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from cluster.paging import Page
 from cluster.vector_store_records import Chunking, FileBatch, FileCounts, FileStatus, StoreFile, VectorStore
 from retrieval.points import Hit
 from serving.vector_store_search import Found, FoundChunk, is_collection
-
-Item = TypeVar("Item")
 
 # Names of the stages' scores in answers, and in `Hit.scores`.
 SCORES = {"dense": "dense", "sparse": "bm25", "fused": "rrf", "reranked": "rerank"}
@@ -82,17 +79,6 @@ def _batch_status(batch: FileBatch) -> FileStatus:
     if counts.in_progress:
         return FileStatus.IN_PROGRESS
     return FileStatus.FAILED if counts.failed and counts.failed == counts.total else FileStatus.COMPLETED
-
-
-def list_object(page: Page[Item], make: Callable[[Item], dict[str, Any]]) -> dict[str, Any]:
-    data = [make(item) for item in page.data]
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else "",
-        "last_id": data[-1]["id"] if data else "",
-        "has_more": page.has_more,
-    }
 
 
 def search_page(queries: Sequence[str], found: Found, explain: bool) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,22 +17,14 @@ from cluster.errors import InvalidInput
 from retrieval.filters import field_type
 from retrieval.search import Mode
 from serving.bodies import Body, KeptBody, Part
+from serving.metadata import Metadata, few_and_short
 from serving.text_requests import check_text
 
-MAX_PAIRS = 16
-MAX_KEY_LENGTH = 64
-MAX_VALUE_LENGTH = 512
 MAX_QUERIES = 16
 
 
-def _metadata(value: Mapping[str, str]) -> Mapping[str, str]:
-    _require_pairs(value)
-    return value
-
-
-def _attributes(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    _require_pairs(value)
-    for key, item in value.items():
+def _attributes(value: dict[str, Any]) -> dict[str, Any]:
+    for key, item in few_and_short(value).items():
         try:
             field_type(item)
         except TypeError as exc:
@@ -41,18 +32,7 @@ def _attributes(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return value
 
 
-def _require_pairs(value: Mapping[str, Any]) -> None:
-    if len(value) > MAX_PAIRS:
-        raise ValueError(f"has {len(value)} entries; at most {MAX_PAIRS} are allowed")
-    for key, item in value.items():
-        if not 1 <= len(key) <= MAX_KEY_LENGTH:
-            raise ValueError(f"key {key!r} must have 1 to {MAX_KEY_LENGTH} characters")
-        if isinstance(item, str) and len(item) > MAX_VALUE_LENGTH:
-            raise ValueError(f"{key} has {len(item)} characters; at most {MAX_VALUE_LENGTH} are allowed")
-
-
 FileId = Annotated[str, Field(min_length=1, examples=["file-0123456789abcdef01234567"])]
-StoreMetadata = Annotated[dict[str, str], AfterValidator(_metadata)]
 Attributes = Annotated[dict[str, StrictBool | int | float | str], AfterValidator(_attributes)]
 
 
@@ -93,7 +73,7 @@ class CreateStore(KeptBody):
     file_ids: list[FileId] = Field(default_factory=list, max_length=500)
     expires_after: ExpiresAfter | None = None
     chunking_strategy: ChunkingStrategy | None = None
-    metadata: StoreMetadata | None = None
+    metadata: Metadata | None = None
 
 
 class ModifyStore(KeptBody):
@@ -101,7 +81,7 @@ class ModifyStore(KeptBody):
 
     name: Annotated[str, Field(max_length=256)] | None = None
     expires_after: ExpiresAfter | None = None
-    metadata: StoreMetadata | None = None
+    metadata: Metadata | None = None
 
     @property
     def changes(self) -> dict[str, Any]:

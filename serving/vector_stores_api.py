@@ -20,13 +20,13 @@ from cluster.vector_stores import VectorStores
 from serving import object_schemas as shapes
 from serving.backends import EmbedderBackend
 from serving.files_api import tenant_of
+from serving.lists import list_object
 from serving.openapi import answers
 from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
 from serving.vector_store_objects import (
     batch_object,
     content_page,
     file_object,
-    list_object,
     search_page,
     store_object,
 )

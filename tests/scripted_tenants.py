@@ -78,7 +78,7 @@ def two_tenants(make_card: Callable[..., ModelCard]) -> TwoTenants:
     engine = world.platform.engine
 
     files, jobs, registry = Files(engine), FineTuningJobs(engine), Registry(engine)
-    file = files.create("ann", "boiler.md", "assistants", SECRET.encode())
+    file = files.add(files.stored("ann", "boiler.md", "assistants", SECRET.encode()))
     job = jobs.create(
         "ann", JobRequest("smollm2", file.id, None, {"type": "supervised"}, {}, None, 1, None, {})
     )

@@ -20,6 +20,7 @@ from ray import tune
 from cluster.cards import ModelCard
 from cluster.connection import connect
 from cluster.errors import ConfigError, JobFailed
+from cluster.last_words import last_line
 from cluster.storage import delete_folder, storage_uri
 from training.config import FinetuneConfig, load_config
 from training.examples import pad_token_id
@@ -162,8 +163,7 @@ def _run_all(trials: list[Trial], data: Sequence[Prepared], name: str) -> list[O
     for result in results:
         trial = trials[(result.config or {})["index"]]
         if result.error is not None:
-            words = str(result.error).strip().splitlines()
-            outcomes.append(Outcome(trial, error=words[-1] if words else "failed"))
+            outcomes.append(Outcome(trial, error=last_line(str(result.error), "failed")))
         else:
             figures = result.metrics or {}
             outcomes.append(Outcome(trial, figures["validation_loss"], figures["training_loss"]))

@@ -56,7 +56,8 @@ def filled(home: Path) -> Path:
     (weights / "model.safetensors").write_bytes(os.urandom(3000))
     Registry().register(card_of(weights))
     Registry().promote("prod", "ft:kept")
-    Files().create("default", "Grüße\u2028rows.jsonl", "fine-tune", ROWS)
+    files = Files()
+    files.add(files.stored("default", "Grüße\u2028rows.jsonl", "fine-tune", ROWS))
     return home
 
 

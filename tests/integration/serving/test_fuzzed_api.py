@@ -136,9 +136,9 @@ def application() -> tuple[ScriptedApplication, str, str]:
     keys = ApiKeys(platform.engine)
     _, secret = keys.create(TENANT, ["admin"])
     world.gate = Gate(Keyring(keys.list), audit=AuditLog(platform.engine).add)
-    file = Files(platform.engine).create(
-        TENANT, "rows.jsonl", "fine-tune", b"{}\n" * 20, details={"rows": 20}
-    )
+    files = Files(platform.engine)
+    rows = files.stored(TENANT, "rows.jsonl", "fine-tune", b"{}\n" * 20, details={"rows": 20})
+    file = files.add(rows)
     registry = Registry(platform.engine)
     registry.register(scripted_card(TUNED), TENANT)
     pairs = {

@@ -161,7 +161,8 @@ def run_reader(folder: Path, lease_s: float, *stepwise: str) -> subprocess.Popen
 def test_a_reader_that_is_killed_is_followed_by_one_that_finishes_its_work(tmp_path: Path) -> None:
     text = " ".join(f"word{number}" for number in range(60_000))
     engine, cut = open_database(), Chunking(100, 0)
-    file = Files(engine).create("default", "long.txt", "assistants", text.encode())
+    files = Files(engine)
+    file = files.add(files.stored("default", "long.txt", "assistants", text.encode()))
     stores = VectorStores(engine)
     store = stores.create("default", files=[NewFile(file.id, "long.txt", cut, {"size": "long"})])
     # Killed after its first write, then after its second: each time a part of the document is there.

@@ -33,11 +33,11 @@ def files(clock: Clock) -> Files:
 
 
 def _create(files: Files, tenant: str = "us", name: str = "rows.jsonl", **more: object) -> File:
-    return files.create(tenant, name, "fine-tune", b"rows", **more)  # type: ignore[arg-type]
+    return files.add(files.stored(tenant, name, "fine-tune", b"rows", **more))  # type: ignore[arg-type]
 
 
 def test_a_file_comes_back_as_it_was_given(files: Files) -> None:
-    file = files.create("us", "Rows.JSONL", "fine-tune", b"\xef\xbb\xbfrows", details={"rows": 1})
+    file = files.add(files.stored("us", "Rows.JSONL", "fine-tune", b"\xef\xbb\xbfrows", details={"rows": 1}))
     assert Files().get("us", file.id) == file
     assert files.open(file).read() == b"\xef\xbb\xbfrows"
     assert file.num_bytes == 7
@@ -48,7 +48,7 @@ def test_a_staged_file_is_moved_and_not_copied(files: Files) -> None:
     staged = staging_path(".txt")
     staged.write_bytes(b"text")
     number = staged.stat().st_ino
-    file = files.create("us", "a.txt", "user_data", staged)
+    file = files.add(files.stored("us", "a.txt", "user_data", staged))
     assert not staged.exists()
     assert files.local_path(file).stat().st_ino == number
 
@@ -96,7 +96,7 @@ def test_paging_gives_each_file_once_though_others_come_and_go(files: Files, asc
 
 def test_files_are_listed_by_purpose(files: Files) -> None:
     _create(files)
-    other = files.create("us", "a.pdf", "assistants", b"x")
+    other = files.add(files.stored("us", "a.pdf", "assistants", b"x"))
     assert [file.id for file in files.list("us", purpose="assistants").data] == [other.id]
 
 
@@ -160,7 +160,7 @@ def test_only_staged_files_that_nobody_writes_any_more_are_removed() -> None:
 
 
 def test_bytes_that_no_row_names_are_removed_once_they_are_old(files: Files, home: Path) -> None:
-    kept = files.create("us", "rows.jsonl", "batch", b"kept")
+    kept = files.add(files.stored("us", "rows.jsonl", "batch", b"kept"))
     orphan = files.stored("them", "rows.jsonl", "batch", b"its process was killed before the row was written")
     foreign = Path(kept.uri).with_name("notes.txt")
     foreign.write_text("nobody's business of ours")

@@ -16,6 +16,7 @@ from cluster.head_record import (
     MARKER_VARIABLE,
     HeadRecord,
     is_alive,
+    living_head,
     processes,
     read_record,
     record_path,
@@ -61,6 +62,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
 
 def test_without_a_head_there_is_no_record() -> None:
     assert read_record() is None
+    assert living_head() is None
 
 
 def test_a_damaged_record_is_ignored_and_said_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -77,10 +79,12 @@ def test_a_reused_pid_is_not_taken_for_the_head() -> None:
 
 def test_a_head_that_ended_is_not_alive_even_before_it_is_reaped(sleeper: subprocess.Popen[bytes]) -> None:
     record = record_of(psutil.Process(sleeper.pid))
-    assert is_alive(record)
+    write_record(record)
+    assert living_head() == record
     sleeper.kill()
     psutil.wait_procs([psutil.Process(sleeper.pid)], timeout=10)
     assert not is_alive(record)
+    assert living_head() is None
 
 
 def test_a_process_that_lost_its_mark_is_found_by_its_parent() -> None:

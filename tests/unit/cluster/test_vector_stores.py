@@ -47,7 +47,7 @@ def files(engine: Engine, clock: Clock) -> Files:
 
 
 def new(files: Files, tenant: str = "ann", name: str = "a.md") -> NewFile:
-    file = files.create(tenant, name, "assistants", b"text")
+    file = files.add(files.stored(tenant, name, "assistants", b"text"))
     return NewFile(file.id, name, CUT, {})
 
 

@@ -70,7 +70,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
     app.add_exception_handler(HamletError, on_hamlet_error)
     app.include_router(evaluations_api.router(files, launcher, ServingConfig()))
-    file = files.create("acme", "questions.jsonl", "evals", source)
+    file = files.add(files.stored("acme", "questions.jsonl", "evals", source))
     return World(TestClient(app), launcher, file.id)
 
 

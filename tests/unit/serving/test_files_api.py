@@ -264,6 +264,10 @@ def test_rows_of_another_task_are_no_training_file(client: TestClient) -> None:
         ({"integrations": [{"type": "wandb"}]}, "integrations"),
         ({"suffix": "x" * 65}, "suffix"),
         ({"seed": -1}, "seed"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "metadata"),
+        ({"metadata": {"": "x"}}, "metadata"),
+        ({"metadata": {"k" * 65: "x"}}, "metadata"),
+        ({"metadata": {"k": "x" * 513}}, "metadata"),
         ({"colour": "red"}, "colour"),
     ],
 )

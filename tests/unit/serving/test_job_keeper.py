@@ -129,7 +129,7 @@ def keeper_checking_by(program: str, jobs: FineTuningJobs, clock: Clock) -> tupl
     """A keeper whose checks are made by a program in Python, and a job that waits for its check."""
     commands, files = TrainingCommands((sys.executable, "-S", "-c", program)), Files()
     config = FineTuningConfig(launcher="local")
-    file = files.create("us", "rows.jsonl", "fine-tune", b"row")
+    file = files.add(files.stored("us", "rows.jsonl", "fine-tune", b"row"))
     job = jobs.create("us", JobRequest("smollm2", file.id, None, {}, {"output": {}}, None, 1, None, {}))
     return JobKeeper(jobs, files, RememberingLauncher(), commands, config, clock), job
 

@@ -89,7 +89,8 @@ def test_every_operation_of_openais_document_is_there_and_answers_in_its_shape(
     client = TestClient(two.app, headers=two.headers["ann"])
     engine = two.world.platform.engine
     FineTuningJobs(engine).queue(two.ids["job_id"], {})
-    rows = Files(engine).create("ann", "rows.jsonl", "fine-tune", b"{}\n" * 9)
+    files = Files(engine)
+    rows = files.add(files.stored("ann", "rows.jsonl", "fine-tune", b"{}\n" * 9))
     bodies = bodies_by_route(two.ids) | {
         ("POST", "/v1/fine_tuning/jobs"): [{"model": "smollm2", "training_file": rows.id}],
         ("POST", "/v1/embeddings"): [{"model": "minilm", "input": "x"}],

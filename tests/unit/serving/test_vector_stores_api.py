@@ -46,7 +46,7 @@ def upload(world: ScriptedApplication) -> Callable[..., str]:
 
     def make(content: str | bytes, name: str = "a.md", tenant: str = "default") -> str:
         data = content.encode() if isinstance(content, str) else content
-        return files.create(tenant, name, "assistants", data).id
+        return files.add(files.stored(tenant, name, "assistants", data)).id
 
     return make
 
