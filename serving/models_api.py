@@ -13,8 +13,8 @@ from pydantic import Field
 from cluster.errors import NotFound
 from cluster.registry import SHARED, Registry
 from serving import answer_schemas as shapes
+from serving.authentication import tenant_of
 from serving.bodies import KeptBody
-from serving.files_api import tenant_of
 from serving.openapi import answers
 
 Alias = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
