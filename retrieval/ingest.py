@@ -17,7 +17,7 @@ from retrieval.config import DEFAULT_TENANT, RetrievalConfig
 from retrieval.documents import Document, MetadataValue
 from retrieval.points import DocumentRecord, make_point
 from retrieval.readers import read_document
-from retrieval.sources import Source, find_sources, is_below, source_id
+from retrieval.sources import Source, find_sources, is_below
 from retrieval.store import CollectionSpec
 from retrieval.vectorizer import TextEmbedder, text_index
 
@@ -118,9 +118,10 @@ class Ingestor:
         A file that cannot be read is skipped with its reason, and an earlier version of it removed. Raises
         NotFound for a root without files.
         """
-        sources = {source.id: source for root in roots for source in find_sources(root)}
-        below = [source_id(root) for root in roots]
-        known = [id_ for id_ in self._known() if is_below(id_, below)]
+        found = [source for root in roots for source in find_sources(root)]
+        sources = {source.id: source for source in found}
+        listed = {source.root for source in found}
+        known = [id_ for id_ in self._known() if is_below(id_, listed)]
         leaving = {id_ for id_ in known if id_ not in sources}
         unreadable: list[Skipped] = []
         documents = _readable(sources.values(), metadata or {}, unreadable, self._on_document)

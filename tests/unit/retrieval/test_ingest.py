@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -187,6 +188,64 @@ def test_a_folder_is_mirrored(client: CollectionsClient, tmp_path: Path) -> None
     assert (report.num_added, report.num_updated, report.num_removed) == (0, 1, 1)
     names = [Path(record.document_id).name for record in client.documents("c")]
     assert sorted(names) == ["b.txt", "elsewhere"]
+
+
+def ids(client: CollectionsClient) -> list[str]:
+    return [record.document_id for record in client.documents("c")]
+
+
+def test_the_working_directory_removes_nothing_that_came_from_elsewhere(
+    client: CollectionsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other = tmp_path / "here", tmp_path / "other"
+    for file in (here / "docs" / "a.md", here / "b.md", other / "c.md"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"# {file.stem}\n\nText.")
+    monkeypatch.chdir(here)
+    far = "s3://bucket/d.md"
+    ingestor(client).add([document(far, "From a bucket.")])
+    ingestor(client).add_paths(["docs", "b.md", str(other)])
+    assert ids(client) == sorted([str(other / "c.md"), "b.md", "docs/a.md", far])
+    (here / "docs" / "a.md").unlink()
+    assert ingestor(client).add_paths(["."]).num_removed == 1
+    assert ids(client) == sorted([str(other / "c.md"), "b.md", far])
+    # By another name it is the same folder: nothing is indexed twice, and what vanished is removed.
+    (here / "b.md").unlink()
+    report = ingestor(client).add_paths([".."])
+    assert (report.num_added, report.num_unchanged, report.num_removed) == (0, 1, 1)
+    assert ids(client) == sorted([str(other / "c.md"), far])
+
+
+def test_a_link_is_named_by_where_it_lies_and_leaves_the_index_with_its_file(
+    client: CollectionsClient, tmp_path: Path
+) -> None:
+    folder, secret = tmp_path / "docs", tmp_path / "secret.md"
+    folder.mkdir()
+    secret.write_text("Leads here.")
+    (folder / "a.md").write_text("Alpha.")
+    (folder / "link.md").symlink_to(secret)
+    (tmp_path / "alias").symlink_to(folder)
+    ingestor(client).add_paths([str(tmp_path / "alias")])
+    linked = str(folder / "link.md")
+    assert ids(client) == [str(folder / "a.md"), linked]
+    assert ingestor(client).add_paths([linked]).num_unchanged == 1
+    (folder / "link.md").unlink()
+    assert ingestor(client).add_paths([str(folder)]).num_removed == 1
+    assert ids(client) == [str(folder / "a.md")]
+
+
+def test_a_root_by_an_alias_of_its_uri_is_mirrored_too(client: CollectionsClient) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in "ab":
+        memory.pipe(f"/aliased/{name}.md", f"# {name}".encode())
+    try:
+        ingestor(client).add_paths(["memory://aliased"])
+        assert ids(client) == ["memory:///aliased/a.md", "memory:///aliased/b.md"]
+        memory.rm("/aliased/b.md")
+        assert ingestor(client).add_paths(["memory://aliased"]).num_removed == 1
+        assert ids(client) == ["memory:///aliased/a.md"]
+    finally:
+        memory.rm("/aliased", recursive=True)
 
 
 def test_a_file_that_became_unreadable_leaves_the_index(client: CollectionsClient, tmp_path: Path) -> None:
