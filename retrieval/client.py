@@ -60,6 +60,9 @@ class CollectionsClient:
             int, self._transport.call("delete_chunks_from", collection, document_id, position, tenant)
         )
 
+    def mark_unfinished(self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT) -> None:
+        self._transport.call("mark_unfinished", collection, document_id, tenant)
+
     def documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> list[DocumentRecord]:
         return cast(list[DocumentRecord], self._transport.call("documents", collection, tenant))
 

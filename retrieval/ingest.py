@@ -2,6 +2,8 @@
 
 The chunk at position 0 is written last of its document. It carries the content hash, so a document counts
 as indexed only when all of it is, and a run that was killed goes on with the documents it had not finished.
+A document that changed gives up its hash before any of its chunks does, or one that was changed back after such
+a run would pass for what it was.
 """
 
 from __future__ import annotations
@@ -165,6 +167,8 @@ class Ingestor:
                 self._on_document(document.id)
                 continue
             chunks = self._chunker.cut(document)
+            if before is not None:
+                self._collections.mark_unfinished(self._config.collection, document.id, self._tenant)
             self._collections.delete_chunks_from(
                 self._config.collection, document.id, len(chunks), self._tenant
             )

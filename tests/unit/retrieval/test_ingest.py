@@ -145,6 +145,39 @@ def test_an_interrupted_document_does_not_count_as_indexed_and_is_finished_later
     assert client.count("c") == sum(record.num_chunks for record in client.documents("c"))
 
 
+@pytest.mark.parametrize("after", [0, 1, 2, 4])
+def test_a_document_that_was_changed_back_after_a_broken_update_is_whole_again(after: int) -> None:
+    store = Killed(-1)
+    client = CollectionsClient(InProcess(Collections(store)))
+    old, new = LONG, LONG[:400].replace("Sentence", "Line")
+    ingestor(client).add([document("a", old)])
+    store.left = after
+    with pytest.raises(StoreUnavailable):
+        ingestor(client).add([document("a", new)])
+    store.left = -1
+    # It is known meanwhile, opening and all, so that it is removed if its file goes.
+    assert [record.document_id for record in client.documents("c")] == ["a"]
+    assert client.search("c", SearchRequest("Sentence number 0", mode=Mode.BM25)).hits[0].position == 0
+    report = ingestor(client).add([document("a", old)])
+    assert report.num_updated == (1 if after else 0)
+    chunks = client.chunks("c", "a")
+    assert len(chunks) == client.documents("c")[0].num_chunks
+    assert all(old[chunk.start : chunk.end] == chunk.text for chunk in chunks)
+    assert ingestor(client).add([document("a", old)]).num_unchanged == 1
+
+
+def test_a_document_whose_metadata_were_changed_in_part_is_written_anew() -> None:
+    store = Killed(-1)
+    client = CollectionsClient(InProcess(Collections(store)))
+    ingestor(client).add([document("a", LONG)])
+    store.left = 3
+    with pytest.raises(StoreUnavailable):
+        client.set_metadata("c", "a", {"team": "hr"})
+    store.left = -1
+    assert ingestor(client).add([document("a", LONG)]).num_updated == 1
+    assert not any(chunk.metadata for chunk in client.chunks("c", "a"))
+
+
 class Broken(HashEmbedder):
     """Yields zeros for one text."""
 
