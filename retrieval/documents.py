@@ -74,6 +74,6 @@ class Document:
 
     @cached_property
     def content_sha256(self) -> str:
-        """Hash of all that is indexed, and of nothing else: equal for copies under other names."""
+        """Hash of all that is cut into chunks, and of nothing else: equal for copies under other names."""
         parts = [self.title, sorted(self.metadata.items()), asdict(self.content)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

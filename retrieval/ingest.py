@@ -56,6 +56,7 @@ class IngestReport:
 @dataclass(frozen=True)
 class _Pending:
     document: Document
+    sha256: str
     num_chunks: int
     chunk: Chunk
 
@@ -92,7 +93,7 @@ class Ingestor:
     def add(
         self, documents: Iterable[Document], optimize: bool = True, leaving: Collection[str] = ()
     ) -> IngestReport:
-        """Index documents; those whose content is indexed already cost a comparison.
+        """Index documents; those whose content is indexed already, cut alike, cost a comparison.
 
         `optimize` False leaves the search index to be built when more has been written. `leaving` are ids that will
         be removed: what has their content is no copy.
@@ -152,14 +153,15 @@ class Ingestor:
         owners = {record.content_sha256: id_ for id_, record in known.items() if id_ not in leaving}
         for document in documents:
             report.warnings += [f"{document.uri}: {warning}" for warning in document.content.warnings]
+            sha256 = self._chunker.sha256(document)
             before = known.get(document.id) if self._config.deduplicate else self._indexed(document.id)
-            if before is not None and before.content_sha256 == document.content_sha256:
+            if before is not None and before.content_sha256 == sha256:
                 report.num_unchanged += 1
                 self._on_document(document.id)
                 continue
             if before is not None and owners.get(before.content_sha256) == document.id:
                 del owners[before.content_sha256]
-            owner = owners.setdefault(document.content_sha256, document.id)
+            owner = owners.setdefault(sha256, document.id)
             if self._config.deduplicate and owner != document.id:
                 if before is not None:  # what it held before it became a copy
                     self._collections.delete_documents(self._config.collection, [document.id], self._tenant)
@@ -177,7 +179,7 @@ class Ingestor:
             else:
                 report.num_updated += 1
             for chunk in (*chunks[1:], chunks[0]):
-                yield _Pending(document, len(chunks), chunk)
+                yield _Pending(document, sha256, len(chunks), chunk)
 
     def _write(self, window: Sequence[_Pending]) -> None:
         try:
@@ -185,7 +187,7 @@ class Ingestor:
         except InvalidInput as exc:
             raise _named(exc, window) from exc
         points = [
-            make_point(item.document, item.chunk, item.num_chunks, vector, self._tenant)
+            make_point(item.document, item.sha256, item.chunk, item.num_chunks, vector, self._tenant)
             for item, vector in zip(window, dense, strict=True)
         ]
         self._collections.upsert(self._config.collection, points)

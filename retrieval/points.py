@@ -69,8 +69,12 @@ def point_id(tenant: str, document_id: str, position: int) -> str:
     return str(uuid.uuid5(_IDS, json.dumps([tenant, document_id, position])))
 
 
-def make_point(document: Document, chunk: Chunk, num_chunks: int, dense: np.ndarray, tenant: str) -> Point:
+def make_point(
+    document: Document, sha256: str, chunk: Chunk, num_chunks: int, dense: np.ndarray, tenant: str
+) -> Point:
     """The point of one of the `num_chunks` chunks of a document; `dense` is [dimension], float32.
+
+    `sha256` is `Chunker.sha256`: a document that has it need not be written again.
 
     Raises DataError naming the chunk when its vector has no direction.
     """
@@ -79,7 +83,7 @@ def make_point(document: Document, chunk: Chunk, num_chunks: int, dense: np.ndar
         "document_id": document.id,
         "title": document.title,
         "uri": document.uri,
-        "content_sha256": document.content_sha256,
+        "content_sha256": sha256,
         "num_chunks": num_chunks,
         "metadata": {key: _stored(value) for key, value in document.metadata.items()},
         "position": chunk.position,

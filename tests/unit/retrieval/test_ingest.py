@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -44,6 +45,23 @@ def test_the_same_document_again_changes_nothing(client: CollectionsClient) -> N
     assert first.num_chunks == count > 3
     assert (again.num_unchanged, again.num_chunks) == (1, 0)
     assert client.count("c") == count
+
+
+@pytest.mark.parametrize(
+    "changed", [{"chunk_tokens": 30}, {"chunk_overlap_tokens": 10}, {"context_tokens": 0}]
+)
+def test_a_document_that_is_to_be_cut_otherwise_is_written_again(
+    client: CollectionsClient, changed: dict[str, int]
+) -> None:
+    first, copy = document("a", LONG), replace(document("b", LONG), title="a")
+    ingestor(client).add([first])
+    config = CONFIG.model_copy(update=changed)
+    report = Ingestor(client, HashEmbedder(), config).add([first, copy])
+    assert (report.num_updated, [skipped.uri for skipped in report.skipped]) == (1, ["b"])
+    fresh = CollectionsClient(InProcess(Collections(ExactStore())))
+    Ingestor(fresh, HashEmbedder(), config).add([first])
+    assert client.chunks("c", "a") == fresh.chunks("c", "a")
+    assert Ingestor(client, HashEmbedder(), config).add([first]).num_unchanged == 1
 
 
 def test_a_shorter_version_leaves_no_chunk_of_the_longer_one(client: CollectionsClient) -> None:
