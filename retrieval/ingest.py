@@ -230,10 +230,14 @@ def _readable(
     on_document: Callable[[str], None],
 ) -> Iterator[Document]:
     for source in sources:
+        # Any bytes name a file on Linux, but no store, tokenizer or JSON takes those that are no characters.
+        shown = source.id.encode(errors="backslashreplace").decode()
         try:
+            if shown != source.id:
+                raise DataError(f"{shown}: its name is not UTF-8; rename it")
             yield read_document(source.read(), source.id, source.id, metadata)
         except (DataError, Unprocessable, OSError) as exc:
-            unreadable.append(Skipped(source.id, str(exc)))
+            unreadable.append(Skipped(shown, str(exc)))
             on_document(source.id)
 
 

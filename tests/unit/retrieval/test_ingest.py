@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -297,6 +300,23 @@ def test_a_root_by_an_alias_of_its_uri_is_mirrored_too(client: CollectionsClient
         assert ids(client) == ["memory:///aliased/a.md"]
     finally:
         memory.rm("/aliased", recursive=True)
+
+
+def test_a_damaged_file_and_a_name_that_is_not_utf_8_do_not_keep_out_the_rest(
+    client: CollectionsClient, tmp_path: Path
+) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as parts:
+        parts.writestr("word/document.xml", "<w:document")
+    (tmp_path / "a.docx").write_bytes(archive.getvalue())
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.md")).write_text("Beta.")
+    (tmp_path / "z.md").write_text("Zeta.")
+    report = ingestor(client).add_paths([str(tmp_path)])
+    assert ids(client) == [str(tmp_path / "z.md")]
+    assert [(Path(skipped.uri).name, skipped.reason.split(": ")[1]) for skipped in report.skipped] == [
+        ("a.docx", "the Word file is damaged"),
+        (r"caf\udce9.md", "its name is not UTF-8; rename it"),
+    ]
 
 
 def test_a_file_that_became_unreadable_leaves_the_index(client: CollectionsClient, tmp_path: Path) -> None:

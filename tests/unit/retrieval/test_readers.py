@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import re
 import sys
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 
 import openpyxl
 import pptx
@@ -164,6 +167,21 @@ def test_a_pdf_by_its_content_whatever_its_name() -> None:
     assert read(make_pdf(["Hello."]), "a.txt").text == "Hello."
 
 
+@pytest.mark.parametrize("filter_name", ["/JBIG2Decode", "/NoSuchDecode"])
+def test_a_page_in_a_form_that_cannot_be_decoded_does_not_lose_the_others(filter_name: str) -> None:
+    writer = PdfWriter(clone_from=io.BytesIO(make_pdf(["First page.", "Second page."])))
+    contents = writer.pages[1]["/Contents"].get_object()
+    assert isinstance(contents, DictionaryObject)
+    contents[NameObject("/Filter")] = NameObject(filter_name)
+    buffer = io.BytesIO()
+    writer.write(buffer)
+    document = read(buffer.getvalue(), "a.pdf")
+    assert document.text == "First page."
+    (warning,) = document.content.warnings
+    assert warning.startswith("page 2 cannot be read: ")
+    assert "damaged" not in warning
+
+
 def test_a_scanned_pdf_says_how_many_pages_have_no_text() -> None:
     with pytest.raises(Unprocessable, match=r"scan\.pdf: no text in 12 pages") as caught:
         read(make_pdf([""] * 12), "scan.pdf")
@@ -206,16 +224,86 @@ def test_a_workbook_has_a_section_for_each_sheet() -> None:
     assert section.tables[0].header == "Prices\n| item | euros |\n|---|---|"
 
 
-def test_a_workbook_that_understates_its_size_is_read_whole() -> None:
-    with zipfile.ZipFile(io.BytesIO(make_xlsx())) as whole:
-        parts = {name: whole.read(name) for name in whole.namelist()}
-    sheet = "xl/worksheets/sheet1.xml"
-    parts[sheet] = re.sub(rb'<dimension ref="[^"]+"', b'<dimension ref="A1"', parts[sheet])
+def changed_part(archive: bytes, part: str, change: Callable[[bytes], bytes]) -> bytes:
+    """The same archive with one of its parts changed."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in parts.items():
-            archive.writestr(name, data)
-    assert read(buffer.getvalue(), "a.xlsx").text == read(make_xlsx(), "a.xlsx").text
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(old.read(name)) if name == part else old.read(name))
+    return buffer.getvalue()
+
+
+def test_a_workbook_that_understates_its_size_is_read_whole() -> None:
+    understated = changed_part(
+        make_xlsx(),
+        "xl/worksheets/sheet1.xml",
+        lambda sheet: re.sub(rb'<dimension ref="[^"]+"', b'<dimension ref="A1"', sheet),
+    )
+    assert read(understated, "a.xlsx").text == read(make_xlsx(), "a.xlsx").text
+
+
+SOUND = {
+    "a.pdf": make_pdf(["One.", "Two."]),
+    "a.docx": make_docx(paragraph("Leave", "Heading1") + paragraph("Days.")),
+    "a.pptx": make_pptx(),
+    "a.xlsx": make_xlsx(),
+    "a.html": HTML.encode(),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("a.docx", "word/document.xml"),
+        ("a.pptx", "ppt/presentation.xml"),
+        ("a.pptx", "ppt/slides/slide1.xml"),
+        ("a.xlsx", "xl/workbook.xml"),
+        ("a.xlsx", "xl/worksheets/sheet1.xml"),
+    ],
+)
+def test_an_office_file_whose_xml_breaks_off_is_damaged(name: str, part: str) -> None:
+    with pytest.raises(DataError, match=f"^{name}: the .* file is damaged: ") as caught:
+        read(changed_part(SOUND[name], part, lambda xml: xml[:-20]), name)
+    assert caught.value.code == "damaged_file"
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(8, 1), (10, 99)],  # of the central directory's entry: the flag of encryption, the way of compression
+)
+def test_an_archive_whose_parts_cannot_be_unpacked_is_damaged(offset: int, value: int) -> None:
+    data = bytearray(SOUND["a.xlsx"])
+    for entry in re.finditer(rb"PK\x01\x02", SOUND["a.xlsx"]):
+        data[entry.start() + offset] = value
+    with pytest.raises(DataError, match=r"a\.xlsx: the Excel file is damaged: "):
+        read(bytes(data), "a.xlsx")
+
+
+def mutant(data: bytes, rng: random.Random) -> bytes:
+    """The data cut short, with some bytes changed, or with some left out."""
+    place, length = rng.randrange(len(data)), rng.randrange(1, 60)
+    changed = bytes(rng.randrange(256) for _ in range(length))
+    return data[:place] + rng.choice([b"", changed + data[place + length :], data[place + length :]])
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_damaged_file_of_any_kind_is_told_as_such(name: str) -> None:
+    rng = random.Random(7)
+    for number in range(12):
+        data = SOUND[name]
+        # What is damaged inside a sound archive gets past the check of its parts.
+        if zipfile.is_zipfile(io.BytesIO(data)) and number % 3:
+            parts = zipfile.ZipFile(io.BytesIO(data)).namelist()
+            damaged = changed_part(data, rng.choice(parts), lambda part: mutant(part, rng))
+        else:
+            damaged = mutant(data, rng)
+        with suppress(HamletError):
+            read(damaged, name)
+
+
+def test_code_too_deep_for_the_parser_is_read_as_text() -> None:
+    text = "x = " + "-" * 20_000 + "1\n"
+    assert spans(read(text, "a.py")) == [((), None, text.strip())]
 
 
 @pytest.mark.parametrize(
