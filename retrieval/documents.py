@@ -42,7 +42,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Content:
-    """What a reader makes of a file: its text and the sections that cover it, in order.
+    """What a reader makes of a file: its text and the sections that cover what is to be found in it, in order.
 
     `title` is None where the file does not name itself. `warnings` says what could not be read, such as one
     page of many.

@@ -12,8 +12,20 @@ from retrieval.readers.markdown import parse_markdown
 from retrieval.readers.parsing import parsing
 from retrieval.readers.text import clean
 
-# What is on the page but not of the document.
-FURNITURE = ["script", "style", "noscript", "template", "svg", "nav", "iframe", "form", "button"]
+# What is on the page but not of the document. Not `form`: ASP.NET and SharePoint wrap the whole page in one.
+FURNITURE = [
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "svg",
+    "nav",
+    "iframe",
+    "button",
+    "select",
+    "datalist",
+    "textarea",
+]
 
 
 def read_html(data: bytes) -> Content:

@@ -56,8 +56,9 @@ def read_xlsx(data: bytes) -> Content:
 def _rows(sheet: Any) -> list[list[str]]:
     sheet.reset_dimensions()  # what a file says of its own size may be less than it holds
     rows = [_cells(row) for row in sheet.iter_rows(values_only=True)]
-    width = max(map(len, rows), default=0)
-    return [row + [""] * (width - len(row)) for row in rows]
+    # A cell with a style and nothing in it, far to the right, would give each row hundreds of empty ones.
+    width = max((number for row in rows for number, cell in enumerate(row, start=1) if cell), default=0)
+    return [row[:width] + [""] * (width - len(row)) for row in rows]
 
 
 def office_reader_name(data: bytes) -> str | None:
@@ -124,8 +125,9 @@ def _slide(slide: Any) -> tuple[str, str]:
     """Title and whole text of a slide."""
     title = slide.shapes.title
     parts = list(_shape_texts(slide.shapes))
-    if slide.has_notes_slide:
-        parts.append(slide.notes_slide.notes_text_frame.text)
+    # The page of notes stays when its text box is deleted.
+    if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame) is not None:
+        parts.append(notes.text)
     text = "\n\n".join(part for part in (clean(part).strip() for part in parts) if part)
     return (clean(title.text).strip() if title is not None else ""), text
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 import openpyxl
 import pptx
 import pytest
+from openpyxl.styles import Font
 from pptx.util import Inches
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
@@ -130,6 +131,35 @@ def test_markdown_is_kept_as_it_is_and_cut_at_its_headings() -> None:
     ]
 
 
+def test_front_matter_names_the_document_and_is_in_no_section() -> None:
+    matter = '---\ntitle: "Leave: the rules"\ntags:\n  - hr\n# old\ndate: 2024-01-01\n---\n'
+    document = read(matter + "Preface.\n\n# Leave\n\n| a |\n|---|\n| b |\n", "a.md")
+    assert document.title == "Leave: the rules"
+    assert document.text.startswith(matter)
+    assert spans(document) == [
+        ((), None, "Preface."),
+        (("Leave",), None, "# Leave\n\n| a |\n|---|\n| b |"),
+    ]
+    (table,) = document.content.sections[1].tables
+    assert document.text[table.start : table.end] == "| a |\n|---|\n| b |\n"
+    assert read("---\ndate: 2024\n---\n# Leave\n\nDays.\n", "a.md").title == "Leave"
+    with pytest.raises(Unprocessable, match=r"a\.md: the file has no text"):
+        read("---\ntitle: Leave\n---\n", "a.md")
+
+
+@pytest.mark.parametrize(
+    "text", ["---\n\nNote: one.\n\n---\nTwo.", "---\nNote: one\nis prose.\n\n---\nTwo.", "---\na: b\n\nTwo."]
+)
+def test_a_text_between_rules_is_no_front_matter(text: str) -> None:
+    found = spans(read(text, "a.md"))
+    assert found[0][2].startswith("---")
+    assert found[-1][2].endswith("Two.")
+
+
+def test_a_heading_over_two_lines_is_one_line() -> None:
+    assert read("Leave\npolicy\n======\n\nDays.\n", "a.md").title == "Leave policy"
+
+
 def test_offsets_hold_with_characters_that_some_take_for_line_ends() -> None:
     document = read("a\u2028b\x0cc\u0085d\n\n# H\n\ntext", "a.md")
     assert spans(document)[1] == (("H",), None, "# H\n\ntext")
@@ -144,6 +174,13 @@ def test_html_keeps_the_document_and_drops_the_page_around_it() -> None:
     (section,) = document.content.sections
     assert section.headings == ("Leave",)
     assert section.tables[0].header.startswith("Codes\n| what | code |")
+
+
+def test_a_page_that_is_one_form_is_read_without_its_controls() -> None:
+    page = """<html><head><title>Intranet</title></head><body><form id="aspnetForm"><h1>Leave</h1>
+    <select><option>All sites</option></select><textarea>Say it</textarea><input value="Go"><p>27 days.</p>
+    </form></body></html>"""
+    assert read(page, "a.html").text == "# Leave\n\n27 days.\n"
 
 
 def test_html_under_another_name_is_read_as_html() -> None:
@@ -182,6 +219,11 @@ def test_a_page_in_a_form_that_cannot_be_decoded_does_not_lose_the_others(filter
     assert "damaged" not in warning
 
 
+@pytest.mark.parametrize("name", ["a.md", "a.py", "a.html"])
+def test_a_text_that_speaks_of_pdfs_is_no_pdf(name: str) -> None:
+    assert "%PDF-" in read("# A PDF begins with `%PDF-`.\n", name).text
+
+
 def test_a_scanned_pdf_says_how_many_pages_have_no_text() -> None:
     with pytest.raises(Unprocessable, match=r"scan\.pdf: no text in 12 pages") as caught:
         read(make_pdf([""] * 12), "scan.pdf")
@@ -214,6 +256,23 @@ def test_a_presentation_has_its_slides_for_pages() -> None:
     assert (section.headings, section.page) == (("Budget",), 1)
     assert "| year | euros |\n|---|---|\n| 2024 | 17 |" in document.text
     assert document.text.endswith("Say it slowly.")
+
+
+def test_notes_whose_text_box_was_deleted_do_not_spoil_the_presentation() -> None:
+    deck = pptx.Presentation(io.BytesIO(make_pptx()))
+    notes = deck.slides[0].notes_slide.notes_text_frame._txBody.getparent()
+    notes.getparent().remove(notes)
+    buffer = io.BytesIO()
+    deck.save(buffer)
+    assert read(buffer.getvalue(), "a.pptx").text.endswith("| 2024 | 17 |")
+
+
+def test_empty_columns_at_the_right_of_a_sheet_are_left_out() -> None:
+    book = openpyxl.load_workbook(io.BytesIO(make_xlsx()))
+    book.worksheets[0]["ZZ1"].font = Font(bold=True)
+    buffer = io.BytesIO()
+    book.save(buffer)
+    assert read(buffer.getvalue(), "a.xlsx").text == read(make_xlsx(), "a.xlsx").text
 
 
 def test_a_workbook_has_a_section_for_each_sheet() -> None:
