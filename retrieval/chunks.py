@@ -7,6 +7,8 @@ what is repeated in front (context), and the guarantee that a chunk is an exact 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +84,7 @@ class Chunker:
             )
         self._chunk_tokens = chunk_tokens
         self._context_tokens = context_tokens
+        self._cut = [chunk_tokens, chunk_overlap_tokens, context_tokens]
         # Own copies: truncation and padding of the embedder's tokenizer would make every text "fit".
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
@@ -110,6 +113,10 @@ class Chunker:
                     )
                 )
         return chunks
+
+    def sha256(self, document: Document) -> str:
+        """Hash of what a document's chunks are made of: equal for copies under other names that are cut alike."""
+        return hashlib.sha256(json.dumps([document.content_sha256, self._cut]).encode()).hexdigest()
 
     def count(self, text: str) -> int:
         """Tokens of a text, without the special ones."""

@@ -60,6 +60,7 @@ class CollectionsClient:
     upsert = _blocking(Collections.upsert)
     delete_documents = _blocking(Collections.delete_documents)
     delete_chunks_from = _blocking(Collections.delete_chunks_from)
+    mark_unfinished = _blocking(Collections.mark_unfinished)
     documents = _blocking(Collections.documents)
     document = _blocking(Collections.document)
     chunks = _blocking(Collections.chunks)

@@ -42,7 +42,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Content:
-    """What a reader makes of a file: its text and the sections that cover it, in order.
+    """What a reader makes of a file: its text and the sections that cover what is to be found in it, in order.
 
     `title` is None where the file does not name itself. `warnings` says what could not be read, such as one
     page of many.
@@ -74,6 +74,6 @@ class Document:
 
     @cached_property
     def content_sha256(self) -> str:
-        """Hash of all that is indexed, and of nothing else: equal for copies under other names."""
+        """Hash of all that is cut into chunks, and of nothing else: equal for copies under other names."""
         parts = [self.title, sorted(self.metadata.items()), asdict(self.content)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -2,6 +2,8 @@
 
 The chunk at position 0 is written last of its document. It carries the content hash, so a document counts
 as indexed only when all of it is, and a run that was killed goes on with the documents it had not finished.
+A document that changed gives up its hash before any of its chunks does, or one that was changed back after such
+a run would pass for what it was.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from retrieval.config import RetrievalConfig
 from retrieval.documents import Document, MetadataValue
 from retrieval.points import DocumentRecord, make_point
 from retrieval.readers import read_document
-from retrieval.sources import Source, find_sources, is_below, source_id
+from retrieval.sources import Source, find_sources, is_below
 from retrieval.store import CollectionSpec
 from retrieval.vectorizer import TextEmbedder, text_index
 
@@ -55,6 +57,7 @@ class IngestReport:
 @dataclass(frozen=True)
 class _Pending:
     document: Document
+    sha256: str
     num_chunks: int
     chunk: Chunk
 
@@ -91,7 +94,7 @@ class Ingestor:
     def add(
         self, documents: Iterable[Document], optimize: bool = True, leaving: Collection[str] = ()
     ) -> IngestReport:
-        """Index documents; those whose content is indexed already cost a comparison.
+        """Index documents; those whose content is indexed already, cut alike, cost a comparison.
 
         `optimize` False leaves the search index to be built when more has been written. `leaving` are ids that will
         be removed: what has their content is no copy.
@@ -119,9 +122,10 @@ class Ingestor:
         A file that cannot be read is skipped with its reason, and an earlier version of it removed. Raises
         NotFound for a root without files.
         """
-        sources = {source.id: source for root in roots for source in find_sources(root)}
-        below = [source_id(root) for root in roots]
-        known = [id_ for id_ in self._known() if is_below(id_, below)]
+        found = [source for root in roots for source in find_sources(root)]
+        sources = {source.id: source for source in found}
+        listed = {source.root for source in found}
+        known = [id_ for id_ in self._known() if is_below(id_, listed)]
         leaving = {id_ for id_ in known if id_ not in sources}
         unreadable: list[Skipped] = []
         documents = _readable(sources.values(), metadata or {}, unreadable, self._on_document)
@@ -150,14 +154,15 @@ class Ingestor:
         owners = {record.content_sha256: id_ for id_, record in known.items() if id_ not in leaving}
         for document in documents:
             report.warnings += [f"{document.uri}: {warning}" for warning in document.content.warnings]
+            sha256 = self._chunker.sha256(document)
             before = known.get(document.id) if self._config.deduplicate else self._indexed(document.id)
-            if before is not None and before.content_sha256 == document.content_sha256:
+            if before is not None and before.content_sha256 == sha256:
                 report.num_unchanged += 1
                 self._on_document(document.id)
                 continue
             if before is not None and owners.get(before.content_sha256) == document.id:
                 del owners[before.content_sha256]
-            owner = owners.setdefault(document.content_sha256, document.id)
+            owner = owners.setdefault(sha256, document.id)
             if self._config.deduplicate and owner != document.id:
                 if before is not None:  # what it held before it became a copy
                     self._collections.delete_documents(self._config.collection, [document.id], self._tenant)
@@ -165,6 +170,8 @@ class Ingestor:
                 self._on_document(document.id)
                 continue
             chunks = self._chunker.cut(document)
+            if before is not None:
+                self._collections.mark_unfinished(self._config.collection, document.id, self._tenant)
             self._collections.delete_chunks_from(
                 self._config.collection, document.id, len(chunks), self._tenant
             )
@@ -173,7 +180,7 @@ class Ingestor:
             else:
                 report.num_updated += 1
             for chunk in (*chunks[1:], chunks[0]):
-                yield _Pending(document, len(chunks), chunk)
+                yield _Pending(document, sha256, len(chunks), chunk)
 
     def _write(self, window: Sequence[_Pending]) -> None:
         try:
@@ -181,7 +188,7 @@ class Ingestor:
         except InvalidInput as exc:
             raise _named(exc, window) from exc
         points = [
-            make_point(item.document, item.chunk, item.num_chunks, vector, self._tenant)
+            make_point(item.document, item.sha256, item.chunk, item.num_chunks, vector, self._tenant)
             for item, vector in zip(window, dense, strict=True)
         ]
         self._collections.upsert(self._config.collection, points)
@@ -224,10 +231,14 @@ def _readable(
     on_document: Callable[[str], None],
 ) -> Iterator[Document]:
     for source in sources:
+        # Any bytes name a file on Linux, but no store, tokenizer or JSON takes those that are no characters.
+        shown = source.id.encode(errors="backslashreplace").decode()
         try:
+            if shown != source.id:
+                raise DataError(f"{shown}: its name is not UTF-8; rename it")
             yield read_document(source.read(), source.id, source.id, metadata)
         except (DataError, Unprocessable, OSError) as exc:
-            unreadable.append(Skipped(source.id, str(exc)))
+            unreadable.append(Skipped(shown, str(exc)))
             on_document(source.id)
 
 

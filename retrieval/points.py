@@ -69,8 +69,12 @@ def point_id(tenant: str, document_id: str, position: int) -> str:
     return str(uuid.uuid5(_IDS, json.dumps([tenant, document_id, position])))
 
 
-def make_point(document: Document, chunk: Chunk, num_chunks: int, dense: np.ndarray, tenant: str) -> Point:
+def make_point(
+    document: Document, sha256: str, chunk: Chunk, num_chunks: int, dense: np.ndarray, tenant: str
+) -> Point:
     """The point of one of the `num_chunks` chunks of a document; `dense` is [dimension], float32.
+
+    `sha256` is `Chunker.sha256`: a document that has it need not be written again.
 
     Raises DataError naming the chunk when its vector has no direction.
     """
@@ -79,7 +83,7 @@ def make_point(document: Document, chunk: Chunk, num_chunks: int, dense: np.ndar
         "document_id": document.id,
         "title": document.title,
         "uri": document.uri,
-        "content_sha256": document.content_sha256,
+        "content_sha256": sha256,
         "num_chunks": num_chunks,
         "metadata": {key: _stored(value) for key, value in document.metadata.items()},
         "position": chunk.position,
@@ -116,14 +120,17 @@ def remade_point(stored: Scored, dense: np.ndarray) -> Point:
 
 def redescribed(stored: Scored, metadata: Mapping[str, MetadataValue]) -> Point:
     """The same chunk, scrolled with its vector, of a document with other metadata."""
-    assert stored.vector is not None
     described = {key: _stored(value) for key, value in metadata.items()}
     # The content hash covers the metadata. What it would be now is known only with the whole document at hand,
     # so it becomes one that no document has.
     before = stored.payload["content_sha256"]
     changed = hashlib.sha256(f"{before}{json.dumps(described, sort_keys=True)}".encode()).hexdigest()
-    payload = {**stored.payload, "metadata": described, "content_sha256": changed}
-    return Point(stored.id, stored.vector, weigh_document(stored_text(stored)), payload)
+    return _with_payload(stored, metadata=described, content_sha256=changed)
+
+
+def unfinished(stored: Scored) -> Point:
+    """The same first chunk, scrolled with its vector, of a document that is being written: it has no hash."""
+    return _with_payload(stored, content_sha256="")
 
 
 def stored_text(stored: Scored) -> str:
@@ -161,6 +168,12 @@ def make_record(first_chunk: Mapping[str, Any]) -> DocumentRecord:
         content_sha256=first_chunk["content_sha256"],
         metadata=_returned(first_chunk["metadata"]),
     )
+
+
+def _with_payload(stored: Scored, **changed: Any) -> Point:
+    """The same chunk with other values in its payload. What is embedded of it must not be among them."""
+    assert stored.vector is not None
+    return Point(stored.id, stored.vector, weigh_document(stored_text(stored)), {**stored.payload, **changed})
 
 
 def _stored(value: MetadataValue) -> Any:

@@ -11,7 +11,15 @@ from cluster.errors import Conflict, DataError, InvalidInput
 from cluster.tenants import DEFAULT_TENANT
 from retrieval.documents import MetadataValue
 from retrieval.filters import And, Filter, at_least, equals, one_of
-from retrieval.points import DocumentRecord, Hit, checked_fields, make_hit, make_record, redescribed
+from retrieval.points import (
+    DocumentRecord,
+    Hit,
+    checked_fields,
+    make_hit,
+    make_record,
+    redescribed,
+    unfinished,
+)
 from retrieval.search import SearchRequest, SearchResult, search
 from retrieval.store import CollectionInfo, CollectionSpec, Point, Scored, VectorStore
 
@@ -90,8 +98,14 @@ class Collections:
         tail = (equals("tenant", tenant), equals("document_id", document_id), at_least("position", position))
         return self._store.delete(collection, And(tail))
 
+    def mark_unfinished(self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT) -> None:
+        """Let a document be one that ingestion writes anew, whatever it holds. Searches find it as it is."""
+        first = And((_of(tenant, document_id), equals("position", 0)))
+        found = self._store.scroll(collection, first, 1, with_vectors=True)
+        self._store.upsert(collection, [unfinished(stored) for stored in found])
+
     def documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> list[DocumentRecord]:
-        """Every document of a tenant that is wholly indexed, by id."""
+        """Every document of a tenant that is wholly indexed, or was before an update that is not finished; by id."""
         where = And((equals("tenant", tenant), equals("position", 0)))
         records = [make_record(found.payload) for found in self._scrolled(collection, where)]
         return sorted(records, key=lambda record: record.document_id)
@@ -99,7 +113,7 @@ class Collections:
     def document(
         self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT
     ) -> DocumentRecord | None:
-        """One document, if it is wholly indexed."""
+        """One document, if it is wholly indexed, or was before an update that is not finished."""
         found = self._store.scroll(collection, And((_of(tenant, document_id), equals("position", 0))), 1)
         return make_record(found[0].payload) if found else None
 
@@ -123,6 +137,7 @@ class Collections:
         found = list(self._scrolled(collection, _of(tenant, document_id), with_vectors=True))
         # Position 0 last, as in ingestion: with it the document has its new metadata as a whole.
         found.sort(key=lambda stored: -stored.payload["position"])
+        self.mark_unfinished(collection, document_id, tenant)
         self.upsert(collection, [redescribed(stored, metadata) for stored in found])
         return len(found)
 

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
-from cluster.errors import NotFound
+from cluster.errors import DataError, NotFound
 from cluster.storage import GIVEN_ADDRESS, is_there, reaching
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file that can be read. `id` is its path below the working directory, or its whole path or URI."""
+    """A file that can be read. `id` is its path below the working directory, or its whole path or URI.
+
+    `root` is the whole path or URI of what was listed to find it.
+    """
 
     id: str
     location: str
+    root: str
 
     def read(self) -> bytes:
-        """Its bytes. Raises OSError."""
-        with fsspec.open(self.location, "rb") as file:
-            return bytes(file.read())
+        """Its bytes.
+
+        Raises OSError or DataError for a file that cannot be read, Unavailable for a store that is away.
+        """
+        if "://" not in self.root:
+            return Path(self.location.removeprefix("file://")).read_bytes()
+        with reaching(self.location, "read", GIVEN_ADDRESS) as (filesystem, path):
+            try:
+                return bytes(filesystem.cat_file(path))
+            except FileNotFoundError as exc:
+                raise DataError(f"{self.id} vanished after it was listed") from exc
 
 
 def find_sources(root: str) -> list[Source]:
@@ -32,6 +45,8 @@ def find_sources(root: str) -> list[Source]:
     Raises NotFound when there is nothing, Unavailable when the store of a URI cannot be reached.
     """
     with reaching(root, "list", GIVEN_ADDRESS) as (filesystem, path):
+        if isinstance(filesystem, LocalFileSystem):
+            path = _without_links(path)
         if not is_there(filesystem, path):
             found = []
         elif filesystem.isfile(path):
@@ -40,34 +55,45 @@ def find_sources(root: str) -> list[Source]:
             found = [name for name in filesystem.find(path) if not _is_hidden(name, path)]
     if not found:
         raise NotFound(f"no file at {root}; give a file, a folder with files, or a URI", "path")
+    top = _whole(filesystem, path)
     sources = (
-        Source(source_id(filesystem.unstrip_protocol(name)), _location(filesystem, name)) for name in found
+        Source(_short(_whole(filesystem, name)), str(filesystem.unstrip_protocol(name)), top)
+        for name in found
     )
     return sorted(sources, key=lambda source: source.id)
 
 
-def source_id(uri: str) -> str:
-    """The id of a file: the same from wherever it is named, and short below the working directory.
+def is_below(document_id: str, roots: Collection[str]) -> bool:
+    """Whether a document came from one of the roots, which are whole paths or URIs.
 
-    >>> source_id("s3://bucket/docs/leave.md")
-    's3://bucket/docs/leave.md'
+    >>> is_below("s3://bucket/docs/leave.md", ["s3://bucket/docs"])
+    True
     """
-    path = uri.removeprefix("file://").removeprefix("local://")
-    if "://" in path:
-        return path
-    absolute = Path(path).resolve()
+    whole = document_id if "://" in document_id else posixpath.join(Path.cwd().as_posix(), document_id)
+    return any(whole == root or whole.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+def _without_links(root: str) -> str:
+    """A root by the place where it is, so that its files have the same ids from wherever it is named.
+
+    Links below it are not resolved: by where they lead, their documents would be below no root, and stay when the
+    link is gone. So a root that is such a link keeps its name too.
+    """
+    folder, name = posixpath.split(root)
     return (
-        absolute.relative_to(Path.cwd()).as_posix() if absolute.is_relative_to(Path.cwd()) else str(absolute)
+        posixpath.join(posixpath.realpath(folder), name) if Path(root).is_file() else posixpath.realpath(root)
     )
 
 
-def is_below(document_id: str, roots: Sequence[str]) -> bool:
-    """Whether a document came from one of the roots (ids of files or folders)."""
-    return any(root in (".", document_id) or document_id.startswith(root.rstrip("/") + "/") for root in roots)
+def _whole(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
+    """An absolute path, or a URI as its store spells it, whichever alias the root was given by."""
+    return str(filesystem.unstrip_protocol(name)).removeprefix("file://")
 
 
-def _location(filesystem: fsspec.AbstractFileSystem, name: str) -> str:
-    return str(filesystem.unstrip_protocol(name))
+def _short(whole: str) -> str:
+    """The path below the working directory, where it is there."""
+    path = Path(whole)
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else whole
 
 
 def _is_hidden(name: str, root: str) -> bool:

@@ -66,7 +66,7 @@ def read_document(
         if not data.strip():
             raise Unprocessable("the file is empty", "file", "empty_file")
         content = reader_for(uri, data)(data)
-        if not content.text.strip():
+        if not content.text.strip() or not content.sections:
             raise Unprocessable("the file has no text", "file", "no_text")
     except (DataError, Unprocessable) as exc:
         raise type(exc)(f"{uri}: {exc.message}", exc.param, exc.code) from exc
@@ -82,7 +82,9 @@ def reader_for(uri: str, data: bytes) -> Reader:
     A web page saved under a wrong name is read as the web page it is. Raises DataError when nothing fits.
     """
     suffix = PurePosixPath(uri).suffix.lower()
-    if b"%PDF-" in data[:1024]:
+    is_text = suffix in READERS and suffix not in BINARY_READERS
+    # A PDF may have other bytes before its mark, but a text may speak of the mark.
+    if b"%PDF-" in (data[:5] if is_text else data[:1024]):
         return read_pdf
     if data.startswith(OLD_OFFICE_MAGIC):
         require_unprotected(data)
@@ -90,7 +92,7 @@ def reader_for(uri: str, data: bytes) -> Reader:
         office = office_reader_name(data)
         if office is not None:
             return BINARY_READERS[office]
-    if suffix in BINARY_READERS or suffix not in READERS:
+    if not is_text:
         if looks_like_html(data):
             return read_html
         if suffix in BINARY_READERS:

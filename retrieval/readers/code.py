@@ -19,7 +19,8 @@ def read_python(data: bytes) -> Content:
     text = clean(decode(data))
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        # Where expressions lie too deep in one another, the parser says that there is no memory.
         return read_text(data)
     line_starts = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
     cuts: list[tuple[int, str]] = [(0, "")]

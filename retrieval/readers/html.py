@@ -9,25 +9,40 @@ from markdownify import MarkdownConverter
 
 from retrieval.documents import Content
 from retrieval.readers.markdown import parse_markdown
+from retrieval.readers.parsing import parsing
 from retrieval.readers.text import clean
 
-# What is on the page but not of the document.
-FURNITURE = ["script", "style", "noscript", "template", "svg", "nav", "iframe", "form", "button"]
+# What is on the page but not of the document. Not `form`: ASP.NET and SharePoint wrap the whole page in one.
+FURNITURE = [
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "svg",
+    "nav",
+    "iframe",
+    "button",
+    "select",
+    "datalist",
+    "textarea",
+]
 
 
 def read_html(data: bytes) -> Content:
     """Title, headings, tables with captions and text; the encoding is the declared or the detected one."""
-    soup = BeautifulSoup(data, "lxml")
-    title = soup.title.get_text(" ", strip=True) if soup.title else ""
-    for tag in soup.find_all(FURNITURE):
-        tag.decompose()
-    for caption in soup.find_all("caption"):
-        # Above its table, where the converter takes it neither for a row nor drops it.
-        table = caption.find_parent("table")
-        if table is not None:
-            caption.name = "p"
-            table.insert_before(caption.extract())
-    content = parse_markdown(to_markdown(str(soup.body or soup)))
+    with parsing("HTML"):
+        soup = BeautifulSoup(data, "lxml")
+        title = soup.title.get_text(" ", strip=True) if soup.title else ""
+        for tag in soup.find_all(FURNITURE):
+            tag.decompose()
+        for caption in soup.find_all("caption"):
+            # Above its table, where the converter takes it neither for a row nor drops it.
+            table = caption.find_parent("table")
+            if table is not None:
+                caption.name = "p"
+                table.insert_before(caption.extract())
+        markdown = to_markdown(str(soup.body or soup))
+    content = parse_markdown(markdown)
     return replace(content, title=title or content.title)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from markdown_it import MarkdownIt
@@ -14,6 +15,16 @@ from retrieval.readers.text import clean, decode
 
 PARSER = MarkdownIt("commonmark").enable("table")
 
+# `---`, lines as YAML has them (`key: value`, indented, in a list, a comment, empty), `---`. A text between two
+# rules is none: one of its lines is prose. Read by lines, since front matter need not be valid YAML.
+FRONT_MATTER = re.compile(
+    r"---[ \t]*\n(?=\w)(?:(?:\w[\w .-]*:(?:[ \t].*)?|[ \t#\]}-].*)?\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)"
+)
+# In quotes or without; not the mark of a text on the lines below.
+FRONT_MATTER_TITLE = re.compile(
+    r"""^title:[ \t]*(?![|>]|""|'')(["']?)(\S.*?)\1[ \t]*$""", re.MULTILINE | re.IGNORECASE
+)
+
 
 @dataclass(frozen=True)
 class _Heading:
@@ -23,18 +34,30 @@ class _Heading:
 
 
 def read_markdown(data: bytes) -> Content:
-    """The file's text as it is, cut into sections at its headings."""
-    return parse_markdown(clean(decode(data)))
+    """The file's text as it is, cut into sections at its headings.
+
+    Front matter is in no section; its title is the document's.
+    """
+    text = clean(decode(data))
+    front_matter = FRONT_MATTER.match(text)
+    if front_matter is None:
+        return parse_markdown(text)
+    title = FRONT_MATTER_TITLE.search(front_matter[0])
+    content = parse_markdown(text, front_matter.end())
+    return replace(content, title=title[2] if title else content.title)
 
 
-def parse_markdown(text: str) -> Content:
-    """Sections and tables of Markdown text; the first top heading is the title."""
-    tokens = PARSER.parse(text)
+def parse_markdown(text: str, start: int = 0) -> Content:
+    """Sections and tables of Markdown text from `start` on, where a line begins; its first heading is the title."""
+    # Empty lines instead of those before, so that line numbers hold for the whole text.
+    tokens = PARSER.parse("\n" * text.count("\n", 0, start) + text[start:])
     # Lines as the parser counts them: ended by a line feed and by nothing else.
     line_starts = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
     headings = list(_headings(tokens, line_starts))
     tables = list(_tables(tokens, text, line_starts))
-    return Content(text, tuple(_sections(text, headings, tables)), headings[0].text if headings else None)
+    return Content(
+        text, tuple(_sections(text, start, headings, tables)), headings[0].text if headings else None
+    )
 
 
 def _headings(tokens: list[Token], line_starts: list[int]) -> Iterator[_Heading]:
@@ -46,8 +69,13 @@ def _headings(tokens: list[Token], line_starts: list[int]) -> Iterator[_Heading]
 
 
 def _plain(inline: Token) -> str:
-    """The words of a heading without its markup."""
-    return "".join(part.content for part in inline.children or () if part.type in ("text", "code_inline"))
+    """The words of a heading without its markup, on one line."""
+    words = {"softbreak": " ", "hardbreak": " "}
+    return "".join(
+        words.get(part.type, part.content)
+        for part in inline.children or ()
+        if part.type in ("text", "code_inline", *words)
+    )
 
 
 def _tables(tokens: list[Token], text: str, line_starts: list[int]) -> Iterator[Table]:
@@ -65,14 +93,13 @@ def _tables(tokens: list[Token], text: str, line_starts: list[int]) -> Iterator[
             caption = tokens[index + 1].content if token.type == "paragraph_open" else ""
 
 
-def _sections(text: str, headings: list[_Heading], tables: list[Table]) -> Iterator[Section]:
+def _sections(text: str, start: int, headings: list[_Heading], tables: list[Table]) -> Iterator[Section]:
     path: list[_Heading] = []
-    start = 0
     for heading, after in zip([None, *headings], [*headings, None], strict=True):
         if heading is not None:
             path = [above for above in path if above.level < heading.level] + [heading]
         end = after.start if after else len(text)
-        body = text[heading.start if heading else 0 : end]
+        body = text[heading.start if heading else start : end]
         # A heading without text of its own opens the section of the next one.
         if not _has_body(body, heading) and after is not None:
             continue

@@ -15,29 +15,25 @@ from cluster.errors import DataError, Unprocessable
 from retrieval.documents import Content, Section, Table
 from retrieval.readers.html import to_markdown
 from retrieval.readers.markdown import parse_markdown
+from retrieval.readers.parsing import parsing
 from retrieval.readers.text import clean
 
 # A few kilobytes of zip can claim to hold terabytes.
 MAX_UNPACKED_BYTES = 1 << 30
-DAMAGED = (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError, OSError)
 
 
 def read_docx(data: bytes) -> Content:
     """Headings, paragraphs, lists and tables of a Word file."""
-    try:
+    with parsing("Word"):
         html = mammoth.convert_to_html(io.BytesIO(data)).value
-    except DAMAGED as exc:
-        raise _damaged("Word", exc) from exc
     return parse_markdown(to_markdown(html))
 
 
 def read_pptx(data: bytes) -> Content:
     """One section for each slide with text: its title, its shapes in order, its notes."""
-    try:
+    with parsing("PowerPoint"):
         slides = list(pptx.Presentation(io.BytesIO(data)).slides)
         parts = [(number, *_slide(slide)) for number, slide in enumerate(slides, start=1)]
-    except DAMAGED as exc:
-        raise _damaged("PowerPoint", exc) from exc
     builder = _Builder()
     for number, title, text in parts:
         builder.add(text, (title,) if title else (), page=number)
@@ -46,11 +42,9 @@ def read_pptx(data: bytes) -> Content:
 
 def read_xlsx(data: bytes) -> Content:
     """One section for each sheet: a table whose first row is its header, named by the sheet."""
-    try:
+    with parsing("Excel"):
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         sheets = [(sheet.title, _rows(sheet)) for sheet in book]
-    except DAMAGED as exc:
-        raise _damaged("Excel", exc) from exc
     builder = _Builder()
     for name, rows in sheets:
         text = markdown_table(row for row in rows if any(row))
@@ -62,8 +56,9 @@ def read_xlsx(data: bytes) -> Content:
 def _rows(sheet: Any) -> list[list[str]]:
     sheet.reset_dimensions()  # what a file says of its own size may be less than it holds
     rows = [_cells(row) for row in sheet.iter_rows(values_only=True)]
-    width = max(map(len, rows), default=0)
-    return [row + [""] * (width - len(row)) for row in rows]
+    # A cell with a style and nothing in it, far to the right, would give each row hundreds of empty ones.
+    width = max((number for row in rows for number, cell in enumerate(row, start=1) if cell), default=0)
+    return [row[:width] + [""] * (width - len(row)) for row in rows]
 
 
 def office_reader_name(data: bytes) -> str | None:
@@ -71,12 +66,9 @@ def office_reader_name(data: bytes) -> str | None:
 
     Raises DataError for an archive that is damaged or unpacks to more than MAX_UNPACKED_BYTES.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = set(archive.namelist())
-            unpacked = sum(info.file_size for info in archive.infolist())
-    except DAMAGED as exc:
-        raise _damaged("zip", exc) from exc
+    with parsing("zip"), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = set(archive.namelist())
+        unpacked = sum(info.file_size for info in archive.infolist())
     if unpacked > MAX_UNPACKED_BYTES:
         raise DataError(
             f"the file unpacks to {unpacked} bytes; at most {MAX_UNPACKED_BYTES} are read", "file"
@@ -133,8 +125,9 @@ def _slide(slide: Any) -> tuple[str, str]:
     """Title and whole text of a slide."""
     title = slide.shapes.title
     parts = list(_shape_texts(slide.shapes))
-    if slide.has_notes_slide:
-        parts.append(slide.notes_slide.notes_text_frame.text)
+    # The page of notes stays when its text box is deleted.
+    if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame) is not None:
+        parts.append(notes.text)
     text = "\n\n".join(part for part in (clean(part).strip() for part in parts) if part)
     return (clean(title.text).strip() if title is not None else ""), text
 
@@ -152,7 +145,3 @@ def _shape_texts(shapes: Any) -> Iterator[str]:
 def _cells(values: Iterable[Any]) -> list[str]:
     texts = ("" if value is None else clean(str(value)) for value in values)
     return [" ".join(text.replace("|", " ").split()) for text in texts]
-
-
-def _damaged(kind: str, error: Exception) -> DataError:
-    return DataError(f"the {kind} file is damaged: {error}", "file", "damaged_file")

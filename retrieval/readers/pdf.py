@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 
 from pypdf import PageObject, PdfReader
-from pypdf.errors import DependencyError, PyPdfError
+from pypdf.errors import DependencyError
 
 from cluster.errors import DataError, Unprocessable
 from retrieval.documents import Content, Section
+from retrieval.readers.parsing import parsing
 from retrieval.readers.text import clean
-
-# What pypdf raises on a page whose objects are damaged; the other pages may be sound.
-PAGE_ERRORS = (PyPdfError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
 
 def read_pdf(data: bytes) -> Content:
@@ -20,18 +18,19 @@ def read_pdf(data: bytes) -> Content:
 
     Raises DataError for a damaged file, Unprocessable for a protected one and for one without text.
     """
-    try:
-        reader = PdfReader(io.BytesIO(data))
-        if reader.is_encrypted and not reader.decrypt(""):
+    with parsing("PDF"):
+        try:
+            reader = PdfReader(io.BytesIO(data))
+            if reader.is_encrypted and not reader.decrypt(""):
+                raise Unprocessable(
+                    "the PDF is protected by a password; save a copy without one", "file", "protected_file"
+                )
+            pages = list(reader.pages)
+            title = clean(str(reader.metadata.title or "")).strip() if reader.metadata else ""
+        except DependencyError as exc:
             raise Unprocessable(
-                "the PDF is protected by a password; save a copy without one", "file", "protected_file"
-            )
-        pages = list(reader.pages)
-        title = clean(str(reader.metadata.title or "")).strip() if reader.metadata else ""
-    except DependencyError as exc:
-        raise Unprocessable(f"the PDF's encryption cannot be read: {exc}", "file", "protected_file") from exc
-    except PAGE_ERRORS as exc:
-        raise DataError(f"the PDF is damaged: {exc}", "file", "damaged_file") from exc
+                f"the PDF's encryption cannot be read: {exc}", "file", "protected_file"
+            ) from exc
     texts, warnings = _texts(pages)
     if not any(texts):
         raise Unprocessable(
@@ -46,10 +45,12 @@ def _texts(pages: list[PageObject]) -> tuple[list[str], list[str]]:
     texts, warnings = [], []
     for number, page in enumerate(pages, start=1):
         try:
-            text = clean(page.extract_text()).strip()
-        except PAGE_ERRORS as exc:
+            # One page may be damaged, or need what is not installed, and the others be sound.
+            with parsing("PDF"):
+                text = clean(page.extract_text()).strip()
+        except (DataError, RecursionError) as exc:
             text = ""
-            warnings.append(f"page {number} cannot be read: {exc}")
+            warnings.append(f"page {number} cannot be read: {exc.__cause__ or exc}")
         else:
             if not text:
                 warnings.append(f"page {number} has no text; it may be scanned")

@@ -46,6 +46,7 @@ NAMES_WITHOUT_A_NOUN = {"utils", "util", "common", "helpers", "helper", "misc"}
 BOUNDARIES = {
     "training/fit.py::_fit": "the thread that trains: whatever ends it is raised again in the one that waits",
     "retrieval/edge_store.py::_translated": "the engine raises nothing but bare Exception",
+    "retrieval/readers/parsing.py::parsing": "somebody else's parser, which names no more than some of its errors",
     "serving/requests.py::__call__": "the request: whatever is left becomes a 500 with the request's id",
     "serving/conductor.py::_round": "the background round: the fault is logged and the next round tries again",
     "serving/batching.py::_run_batch": "the background task: the fault is told to each waiting request",

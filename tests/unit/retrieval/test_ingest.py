@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from cluster.errors import DataError, NotFound, StoreUnavailable, Unavailable
 from retrieval.client import CollectionsClient
@@ -43,6 +49,23 @@ def test_the_same_document_again_changes_nothing(client: CollectionsClient) -> N
     assert first.num_chunks == count > 3
     assert (again.num_unchanged, again.num_chunks) == (1, 0)
     assert client.count("c") == count
+
+
+@pytest.mark.parametrize(
+    "changed", [{"chunk_tokens": 30}, {"chunk_overlap_tokens": 10}, {"context_tokens": 0}]
+)
+def test_a_document_that_is_to_be_cut_otherwise_is_written_again(
+    client: CollectionsClient, changed: dict[str, int]
+) -> None:
+    first, copy = document("a", LONG), replace(document("b", LONG), title="a")
+    ingestor(client).add([first])
+    config = CONFIG.model_copy(update=changed)
+    report = Ingestor(client, HashEmbedder(), config).add([first, copy])
+    assert (report.num_updated, [skipped.uri for skipped in report.skipped]) == (1, ["b"])
+    fresh = CollectionsClient(InProcess(Collections(ExactStore())))
+    Ingestor(fresh, HashEmbedder(), config).add([first])
+    assert client.chunks("c", "a") == fresh.chunks("c", "a")
+    assert Ingestor(client, HashEmbedder(), config).add([first]).num_unchanged == 1
 
 
 def test_a_shorter_version_leaves_no_chunk_of_the_longer_one(client: CollectionsClient) -> None:
@@ -144,6 +167,39 @@ def test_an_interrupted_document_does_not_count_as_indexed_and_is_finished_later
     assert client.count("c") == sum(record.num_chunks for record in client.documents("c"))
 
 
+@pytest.mark.parametrize("after", [0, 1, 2, 4])
+def test_a_document_that_was_changed_back_after_a_broken_update_is_whole_again(after: int) -> None:
+    store = Killed(-1)
+    client = CollectionsClient(InProcess(Collections(store)))
+    old, new = LONG, LONG[:400].replace("Sentence", "Line")
+    ingestor(client).add([document("a", old)])
+    store.left = after
+    with pytest.raises(StoreUnavailable):
+        ingestor(client).add([document("a", new)])
+    store.left = -1
+    # It is known meanwhile, opening and all, so that it is removed if its file goes.
+    assert [record.document_id for record in client.documents("c")] == ["a"]
+    assert client.search("c", SearchRequest("Sentence number 0", mode=Mode.BM25)).hits[0].position == 0
+    report = ingestor(client).add([document("a", old)])
+    assert report.num_updated == (1 if after else 0)
+    chunks = client.chunks("c", "a")
+    assert len(chunks) == client.documents("c")[0].num_chunks
+    assert all(old[chunk.start : chunk.end] == chunk.text for chunk in chunks)
+    assert ingestor(client).add([document("a", old)]).num_unchanged == 1
+
+
+def test_a_document_whose_metadata_were_changed_in_part_is_written_anew() -> None:
+    store = Killed(-1)
+    client = CollectionsClient(InProcess(Collections(store)))
+    ingestor(client).add([document("a", LONG)])
+    store.left = 3
+    with pytest.raises(StoreUnavailable):
+        client.set_metadata("c", "a", {"team": "hr"})
+    store.left = -1
+    assert ingestor(client).add([document("a", LONG)]).num_updated == 1
+    assert not any(chunk.metadata for chunk in client.chunks("c", "a"))
+
+
 class Broken(HashEmbedder):
     """Yields zeros for one text."""
 
@@ -189,6 +245,81 @@ def test_a_folder_is_mirrored(client: CollectionsClient, tmp_path: Path) -> None
     assert sorted(names) == ["b.txt", "elsewhere"]
 
 
+def ids(client: CollectionsClient) -> list[str]:
+    return [record.document_id for record in client.documents("c")]
+
+
+def test_the_working_directory_removes_nothing_that_came_from_elsewhere(
+    client: CollectionsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other = tmp_path / "here", tmp_path / "other"
+    for file in (here / "docs" / "a.md", here / "b.md", other / "c.md"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"# {file.stem}\n\nText.")
+    monkeypatch.chdir(here)
+    far = "s3://bucket/d.md"
+    ingestor(client).add([document(far, "From a bucket.")])
+    ingestor(client).add_paths(["docs", "b.md", str(other)])
+    assert ids(client) == sorted([str(other / "c.md"), "b.md", "docs/a.md", far])
+    (here / "docs" / "a.md").unlink()
+    assert ingestor(client).add_paths(["."]).num_removed == 1
+    assert ids(client) == sorted([str(other / "c.md"), "b.md", far])
+    # By another name it is the same folder: nothing is indexed twice, and what vanished is removed.
+    (here / "b.md").unlink()
+    report = ingestor(client).add_paths([".."])
+    assert (report.num_added, report.num_unchanged, report.num_removed) == (0, 1, 1)
+    assert ids(client) == sorted([str(other / "c.md"), far])
+
+
+def test_a_link_is_named_by_where_it_lies_and_leaves_the_index_with_its_file(
+    client: CollectionsClient, tmp_path: Path
+) -> None:
+    folder, secret = tmp_path / "docs", tmp_path / "secret.md"
+    folder.mkdir()
+    secret.write_text("Leads here.")
+    (folder / "a.md").write_text("Alpha.")
+    (folder / "link.md").symlink_to(secret)
+    (tmp_path / "alias").symlink_to(folder)
+    ingestor(client).add_paths([str(tmp_path / "alias")])
+    linked = str(folder / "link.md")
+    assert ids(client) == [str(folder / "a.md"), linked]
+    assert ingestor(client).add_paths([linked]).num_unchanged == 1
+    (folder / "link.md").unlink()
+    assert ingestor(client).add_paths([str(folder)]).num_removed == 1
+    assert ids(client) == [str(folder / "a.md")]
+
+
+def test_a_root_by_an_alias_of_its_uri_is_mirrored_too(client: CollectionsClient) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in "ab":
+        memory.pipe(f"/aliased/{name}.md", f"# {name}".encode())
+    try:
+        ingestor(client).add_paths(["memory://aliased"])
+        assert ids(client) == ["memory:///aliased/a.md", "memory:///aliased/b.md"]
+        memory.rm("/aliased/b.md")
+        assert ingestor(client).add_paths(["memory://aliased"]).num_removed == 1
+        assert ids(client) == ["memory:///aliased/a.md"]
+    finally:
+        memory.rm("/aliased", recursive=True)
+
+
+def test_a_damaged_file_and_a_name_that_is_not_utf_8_do_not_keep_out_the_rest(
+    client: CollectionsClient, tmp_path: Path
+) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as parts:
+        parts.writestr("word/document.xml", "<w:document")
+    (tmp_path / "a.docx").write_bytes(archive.getvalue())
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.md")).write_text("Beta.")
+    (tmp_path / "z.md").write_text("Zeta.")
+    report = ingestor(client).add_paths([str(tmp_path)])
+    assert ids(client) == [str(tmp_path / "z.md")]
+    assert [(Path(skipped.uri).name, skipped.reason.split(": ")[1]) for skipped in report.skipped] == [
+        ("a.docx", "the Word file is damaged"),
+        (r"caf\udce9.md", "its name is not UTF-8; rename it"),
+    ]
+
+
 def test_a_file_that_became_unreadable_leaves_the_index(client: CollectionsClient, tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("Alpha.")
@@ -211,3 +342,25 @@ def test_a_store_of_documents_that_does_not_answer_is_unavailable(
 ) -> None:
     with pytest.raises(Unavailable, match="no answer"):
         ingestor(client).add_paths([f"{store_away}/docs"])
+
+
+def test_a_store_that_goes_away_while_files_are_read_takes_nothing_from_the_index(
+    client: CollectionsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = "memory://going-away"
+    for name in ("a", "b"):
+        fsspec.filesystem("memory").pipe_file(f"{root}/{name}.txt", f"Text of {name}.".encode())
+    ingestor(client).add_paths([root])
+
+    def fail(self: object, path: str, **_: object) -> bytes:
+        raise OSError("no answer")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
+    with pytest.raises(Unavailable, match="no answer"):
+        ingestor(client).add_paths([root])
+    assert len(client.documents("c")) == 2
+
+
+def test_a_file_is_read_by_its_name_whatever_is_in_it(client: CollectionsClient, tmp_path: Path) -> None:
+    (tmp_path / "std::vector.md").write_text("A vector grows.")
+    assert ingestor(client).add_paths([str(tmp_path)]).num_added == 1

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import re
 import sys
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 
 import openpyxl
 import pptx
 import pytest
+from openpyxl.styles import Font
 from pptx.util import Inches
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
@@ -127,6 +131,35 @@ def test_markdown_is_kept_as_it_is_and_cut_at_its_headings() -> None:
     ]
 
 
+def test_front_matter_names_the_document_and_is_in_no_section() -> None:
+    matter = '---\ntitle: "Leave: the rules"\ntags:\n  - hr\n# old\ndate: 2024-01-01\n---\n'
+    document = read(matter + "Preface.\n\n# Leave\n\n| a |\n|---|\n| b |\n", "a.md")
+    assert document.title == "Leave: the rules"
+    assert document.text.startswith(matter)
+    assert spans(document) == [
+        ((), None, "Preface."),
+        (("Leave",), None, "# Leave\n\n| a |\n|---|\n| b |"),
+    ]
+    (table,) = document.content.sections[1].tables
+    assert document.text[table.start : table.end] == "| a |\n|---|\n| b |\n"
+    assert read("---\ndate: 2024\n---\n# Leave\n\nDays.\n", "a.md").title == "Leave"
+    with pytest.raises(Unprocessable, match=r"a\.md: the file has no text"):
+        read("---\ntitle: Leave\n---\n", "a.md")
+
+
+@pytest.mark.parametrize(
+    "text", ["---\n\nNote: one.\n\n---\nTwo.", "---\nNote: one\nis prose.\n\n---\nTwo.", "---\na: b\n\nTwo."]
+)
+def test_a_text_between_rules_is_no_front_matter(text: str) -> None:
+    found = spans(read(text, "a.md"))
+    assert found[0][2].startswith("---")
+    assert found[-1][2].endswith("Two.")
+
+
+def test_a_heading_over_two_lines_is_one_line() -> None:
+    assert read("Leave\npolicy\n======\n\nDays.\n", "a.md").title == "Leave policy"
+
+
 def test_offsets_hold_with_characters_that_some_take_for_line_ends() -> None:
     document = read("a\u2028b\x0cc\u0085d\n\n# H\n\ntext", "a.md")
     assert spans(document)[1] == (("H",), None, "# H\n\ntext")
@@ -141,6 +174,13 @@ def test_html_keeps_the_document_and_drops_the_page_around_it() -> None:
     (section,) = document.content.sections
     assert section.headings == ("Leave",)
     assert section.tables[0].header.startswith("Codes\n| what | code |")
+
+
+def test_a_page_that_is_one_form_is_read_without_its_controls() -> None:
+    page = """<html><head><title>Intranet</title></head><body><form id="aspnetForm"><h1>Leave</h1>
+    <select><option>All sites</option></select><textarea>Say it</textarea><input value="Go"><p>27 days.</p>
+    </form></body></html>"""
+    assert read(page, "a.html").text == "# Leave\n\n27 days.\n"
 
 
 def test_html_under_another_name_is_read_as_html() -> None:
@@ -162,6 +202,26 @@ def test_a_pdf_is_cut_at_its_pages_and_a_bad_page_does_not_lose_the_others() -> 
 
 def test_a_pdf_by_its_content_whatever_its_name() -> None:
     assert read(make_pdf(["Hello."]), "a.txt").text == "Hello."
+
+
+@pytest.mark.parametrize("filter_name", ["/JBIG2Decode", "/NoSuchDecode"])
+def test_a_page_in_a_form_that_cannot_be_decoded_does_not_lose_the_others(filter_name: str) -> None:
+    writer = PdfWriter(clone_from=io.BytesIO(make_pdf(["First page.", "Second page."])))
+    contents = writer.pages[1]["/Contents"].get_object()
+    assert isinstance(contents, DictionaryObject)
+    contents[NameObject("/Filter")] = NameObject(filter_name)
+    buffer = io.BytesIO()
+    writer.write(buffer)
+    document = read(buffer.getvalue(), "a.pdf")
+    assert document.text == "First page."
+    (warning,) = document.content.warnings
+    assert warning.startswith("page 2 cannot be read: ")
+    assert "damaged" not in warning
+
+
+@pytest.mark.parametrize("name", ["a.md", "a.py", "a.html"])
+def test_a_text_that_speaks_of_pdfs_is_no_pdf(name: str) -> None:
+    assert "%PDF-" in read("# A PDF begins with `%PDF-`.\n", name).text
 
 
 def test_a_scanned_pdf_says_how_many_pages_have_no_text() -> None:
@@ -198,6 +258,23 @@ def test_a_presentation_has_its_slides_for_pages() -> None:
     assert document.text.endswith("Say it slowly.")
 
 
+def test_notes_whose_text_box_was_deleted_do_not_spoil_the_presentation() -> None:
+    deck = pptx.Presentation(io.BytesIO(make_pptx()))
+    notes = deck.slides[0].notes_slide.notes_text_frame._txBody.getparent()
+    notes.getparent().remove(notes)
+    buffer = io.BytesIO()
+    deck.save(buffer)
+    assert read(buffer.getvalue(), "a.pptx").text.endswith("| 2024 | 17 |")
+
+
+def test_empty_columns_at_the_right_of_a_sheet_are_left_out() -> None:
+    book = openpyxl.load_workbook(io.BytesIO(make_xlsx()))
+    book.worksheets[0]["ZZ1"].font = Font(bold=True)
+    buffer = io.BytesIO()
+    book.save(buffer)
+    assert read(buffer.getvalue(), "a.xlsx").text == read(make_xlsx(), "a.xlsx").text
+
+
 def test_a_workbook_has_a_section_for_each_sheet() -> None:
     document = read(make_xlsx(), "a.xlsx")
     (section,) = document.content.sections
@@ -206,16 +283,86 @@ def test_a_workbook_has_a_section_for_each_sheet() -> None:
     assert section.tables[0].header == "Prices\n| item | euros |\n|---|---|"
 
 
-def test_a_workbook_that_understates_its_size_is_read_whole() -> None:
-    with zipfile.ZipFile(io.BytesIO(make_xlsx())) as whole:
-        parts = {name: whole.read(name) for name in whole.namelist()}
-    sheet = "xl/worksheets/sheet1.xml"
-    parts[sheet] = re.sub(rb'<dimension ref="[^"]+"', b'<dimension ref="A1"', parts[sheet])
+def changed_part(archive: bytes, part: str, change: Callable[[bytes], bytes]) -> bytes:
+    """The same archive with one of its parts changed."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in parts.items():
-            archive.writestr(name, data)
-    assert read(buffer.getvalue(), "a.xlsx").text == read(make_xlsx(), "a.xlsx").text
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(old.read(name)) if name == part else old.read(name))
+    return buffer.getvalue()
+
+
+def test_a_workbook_that_understates_its_size_is_read_whole() -> None:
+    understated = changed_part(
+        make_xlsx(),
+        "xl/worksheets/sheet1.xml",
+        lambda sheet: re.sub(rb'<dimension ref="[^"]+"', b'<dimension ref="A1"', sheet),
+    )
+    assert read(understated, "a.xlsx").text == read(make_xlsx(), "a.xlsx").text
+
+
+SOUND = {
+    "a.pdf": make_pdf(["One.", "Two."]),
+    "a.docx": make_docx(paragraph("Leave", "Heading1") + paragraph("Days.")),
+    "a.pptx": make_pptx(),
+    "a.xlsx": make_xlsx(),
+    "a.html": HTML.encode(),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("a.docx", "word/document.xml"),
+        ("a.pptx", "ppt/presentation.xml"),
+        ("a.pptx", "ppt/slides/slide1.xml"),
+        ("a.xlsx", "xl/workbook.xml"),
+        ("a.xlsx", "xl/worksheets/sheet1.xml"),
+    ],
+)
+def test_an_office_file_whose_xml_breaks_off_is_damaged(name: str, part: str) -> None:
+    with pytest.raises(DataError, match=f"^{name}: the .* file is damaged: ") as caught:
+        read(changed_part(SOUND[name], part, lambda xml: xml[:-20]), name)
+    assert caught.value.code == "damaged_file"
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(8, 1), (10, 99)],  # of the central directory's entry: the flag of encryption, the way of compression
+)
+def test_an_archive_whose_parts_cannot_be_unpacked_is_damaged(offset: int, value: int) -> None:
+    data = bytearray(SOUND["a.xlsx"])
+    for entry in re.finditer(rb"PK\x01\x02", SOUND["a.xlsx"]):
+        data[entry.start() + offset] = value
+    with pytest.raises(DataError, match=r"a\.xlsx: the Excel file is damaged: "):
+        read(bytes(data), "a.xlsx")
+
+
+def mutant(data: bytes, rng: random.Random) -> bytes:
+    """The data cut short, with some bytes changed, or with some left out."""
+    place, length = rng.randrange(len(data)), rng.randrange(1, 60)
+    changed = bytes(rng.randrange(256) for _ in range(length))
+    return data[:place] + rng.choice([b"", changed + data[place + length :], data[place + length :]])
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_damaged_file_of_any_kind_is_told_as_such(name: str) -> None:
+    rng = random.Random(7)
+    for number in range(12):
+        data = SOUND[name]
+        # What is damaged inside a sound archive gets past the check of its parts.
+        if zipfile.is_zipfile(io.BytesIO(data)) and number % 3:
+            parts = zipfile.ZipFile(io.BytesIO(data)).namelist()
+            damaged = changed_part(data, rng.choice(parts), lambda part: mutant(part, rng))
+        else:
+            damaged = mutant(data, rng)
+        with suppress(HamletError):
+            read(damaged, name)
+
+
+def test_code_too_deep_for_the_parser_is_read_as_text() -> None:
+    text = "x = " + "-" * 20_000 + "1\n"
+    assert spans(read(text, "a.py")) == [((), None, text.strip())]
 
 
 @pytest.mark.parametrize(
