@@ -71,6 +71,9 @@ class TuningConfig(Section):
     seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="One training run for each.")
     overrides: tuple[str, ...] = Field((), description="key=value for every run, such as epochs=3.")
 
+    def overrides_key(self, key: str) -> bool:
+        return any(override.startswith(f"{key}=") for override in self.overrides)
+
     @model_validator(mode="after")
     def _seeds_differ(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
@@ -210,7 +213,9 @@ class CompareConfig(ServiceConfig):
         description="JSONL: id, question, answer, accept, kind, document; see examples/handbook/README.md."
     )
     training: Location | None = Field(
-        None, description="JSONL that the tuned model was trained on; test questions found in it are refused."
+        None,
+        description="JSONL that {tuned} and {raft} are trained on, in place of the rows that tuning.config names; "
+        "test questions found in it are refused.",
     )
     documents: Path | None = Field(None, description="Folder that is ingested before anything is asked.")
     collection: str | None = Field(
@@ -269,6 +274,8 @@ class CompareConfig(ServiceConfig):
         if self.training is not None and self.making is not None:
             raise ValueError("training and making both give the training rows; leave one of them out")
         has_rows = self.training is not None or self.making is not None
+        if has_rows and self.tuning is not None and self.tuning.overrides_key("data.path"):
+            raise ValueError("tuning.overrides names data.path; give those rows as training, and only there")
         if RAFT in self.placeholders and not (has_rows and self.documents is not None):
             raise ValueError(
                 f"cells name {RAFT}, which reads passages of the documents above the rows of training; give "
