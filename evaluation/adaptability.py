@@ -127,7 +127,7 @@ def _watch(
                 changes[cell] = Change(
                     cell=cell, way=way, seconds=None, before=before[cell], after=before[cell]
                 )
-    return ingesting.result(), changes
+    return ingesting.result().seconds, changes
 
 
 def _until_new(

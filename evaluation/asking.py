@@ -113,10 +113,11 @@ async def _ask(
     config: ServiceConfig, requests: Sequence[Request], keep: Callable[[Answer], None], at_once: int
 ) -> None:
     queue = iter(requests)  # shared by the workers, which all run in this thread
+    at_once = min(at_once, len(requests))
 
     async def work(client: AsyncOpenAI) -> None:
         for request in queue:
-            keep(await _ask_one(client, request))
+            keep(await _ask_one(client, request, at_once))
 
     await _at_once(config, work, at_once)
 
@@ -144,7 +145,7 @@ async def _at_once(
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _ask_one(client: AsyncOpenAI, request: Request) -> Answer:
+async def _ask_one(client: AsyncOpenAI, request: Request, at_once: int) -> Answer:
     """Ask one question, streamed, since only a stream shows when the first token came."""
     sent_at = time.perf_counter()
     stream: Any = await client.chat.completions.create(
@@ -161,7 +162,7 @@ async def _ask_one(client: AsyncOpenAI, request: Request) -> Answer:
     async for chunk in stream:
         heard.add(chunk, (time.perf_counter() - sent_at) * 1000)
     total_ms = (time.perf_counter() - sent_at) * 1000
-    return heard.answer(request, total_ms)
+    return heard.answer(request, total_ms, at_once)
 
 
 class _Heard:
@@ -188,7 +189,7 @@ class _Heard:
             for note in (choice.delta.model_extra or {}).get("annotations") or []:
                 self._cited.append(note["file_citation"]["filename"])
 
-    def answer(self, request: Request, total_ms: float) -> Answer:
+    def answer(self, request: Request, total_ms: float, at_once: int) -> Answer:
         return Answer(
             cell=request.cell,
             question_id=request.question.id,
@@ -201,6 +202,7 @@ class _Heard:
             hits=tuple(Hit.model_validate(hit) for hit in self._extension.get("hits") or []),
             ttft_ms=total_ms if self._ttft_ms is None else self._ttft_ms,
             total_ms=total_ms,
+            at_once=at_once,
             stage_ms=self._extension.get("stage_ms") or {},
             prompt_tokens=self._tokens[0],
             completion_tokens=self._tokens[1],

@@ -18,10 +18,11 @@ from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, wait_until_ready
 from evaluation.config import CompareConfig, retrieves
 from evaluation.data_dependency import Point, data_points
-from evaluation.indexing import ingest
+from evaluation.indexing import documents_digest, ingest
 from evaluation.judging import judge_answers
 from evaluation.kept import Kept, once, write_whole
 from evaluation.making import Made, with_made_training
+from evaluation.policy import AUTO
 from evaluation.questions import (
     GENERAL_QUESTIONS,
     Question,
@@ -41,7 +42,7 @@ BLOCK_QUESTIONS = 24
 
 
 class Ingested(Kept):
-    seconds: float
+    seconds: float | None  # None where documents were in the collection before
 
 
 def prepare(config: CompareConfig) -> list[Question]:
@@ -61,6 +62,7 @@ def requests_of(
     are made among others of their own cell: a batch that holds one adapter costs all of its answers the adapter.
     """
     asked = list(questions)
+    documents = documents_digest(config.documents)
     blocks = [asked[start : start + BLOCK_QUESTIONS] for start in range(0, len(asked), BLOCK_QUESTIONS)]
     return [
         Request(
@@ -72,6 +74,8 @@ def requests_of(
             config.seed,
             variant,
             config.collection if retrieves(name) else None,
+            config.base_url,
+            documents if retrieves(name) or name == AUTO else "",
         )
         for block in blocks
         for cell, model in config.cells.items()
@@ -144,15 +148,16 @@ def publish(results: Results, report: Report) -> Report:
     )
 
 
-def _ingest(config: CompareConfig, watcher: Watcher) -> float:
-    """Ingest the documents; returns the seconds of the first time, when there was everything to do."""
+def _ingest(config: CompareConfig, watcher: Watcher) -> float | None:
+    """Ingest the documents; returns the seconds of the first time, if there was everything to do then."""
     if config.documents is None:
-        return 0.0
+        return None
     watcher.stage("ingesting")
     assert config.collection is not None
-    seconds = ingest(config.documents, config.collection)
-    asked = (config.documents, config.collection)
-    return once(config.output, "ingest", asked, Ingested, lambda: Ingested(seconds=seconds)).seconds
+    done = ingest(config.documents, config.collection)
+    found = Ingested(seconds=done.seconds if done.is_whole else None)
+    asked = (documents_digest(config.documents), config.collection)
+    return once(config.output, "ingest", asked, Ingested, lambda: found).seconds
 
 
 def _general(config: CompareConfig, trained: Sequence[TrainedModel]) -> tuple[list[Question], list[Request]]:
@@ -185,7 +190,16 @@ def _adaptability(
     if config.adaptability is None:
         return None
     watcher.stage("adaptability")
-    asked = (config.adaptability, config.cells, [run.model for run in trained])
+    asked = (
+        config.adaptability,
+        config.cells,
+        config.system_prompts,
+        config.max_tokens,
+        config.seed,
+        config.base_url,
+        documents_digest(config.documents),
+        [run.model for run in trained],
+    )
     return once(
         config.output,
         "adaptability",

@@ -192,7 +192,9 @@ def _asked(
     out: Path,
     watcher: Watcher,
 ) -> list[Pair]:
-    requests = [_request(making, model, passage, seed) for passage in passages]
+    requests = [
+        _request(making, model, passage, seed)._replace(base_url=service.base_url) for passage in passages
+    ]
     with AnswerLog(out.with_suffix(".replies.jsonl")) as log:
         watcher.stage("making questions", sum(log.find(request) is None for request in requests))
         replies = ask_all(service, requests, log, watcher.answered)

@@ -14,7 +14,10 @@ from evaluation.adaptability import Change, Told, Way, told
 from evaluation.config import AdaptabilityConfig, CostConfig
 from evaluation.cost import break_evens, cell_cost, fixed_seconds_per_query
 from evaluation.data_dependency import Point, little_data_scores, part_of_files
+from evaluation.indexing import adds_all, documents_digest
 from evaluation.scalability import IndexSize, Load, Scalability, project_search
+from retrieval.console import print_report
+from retrieval.ingest import IngestReport
 
 CHANGE = AdaptabilityConfig(
     document="leave.md",
@@ -143,3 +146,30 @@ def test_search_time_is_projected_with_the_logarithm_of_the_size() -> None:
     ]
     assert project_search(sizes, [100_000]) == pytest.approx({100_000: 2.5})
     assert project_search(sizes[:1], [100_000]) == {}
+
+
+@pytest.mark.parametrize(
+    ("report", "is_whole"),
+    [
+        (IngestReport(num_added=12), True),
+        (IngestReport(num_added=12, num_unchanged=1), False),
+        (IngestReport(num_added=1, num_updated=1), False),
+        (IngestReport(num_unchanged=12), False),
+    ],
+)
+def test_only_an_ingestion_of_every_document_is_timed_as_one(
+    report: IngestReport, is_whole: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_report("handbook", report)
+    assert adds_all(capsys.readouterr().out) is is_whole
+
+
+def test_the_digest_of_documents_changes_with_their_names_and_content(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("one")
+    digests = [documents_digest(None), documents_digest(tmp_path)]
+    (tmp_path / "a.md").write_text("two")
+    digests.append(documents_digest(tmp_path))
+    (tmp_path / "a.md").rename(tmp_path / "b.md")
+    digests.append(documents_digest(tmp_path))
+    assert len(set(digests)) == len(digests)
+    assert documents_digest(tmp_path) == digests[-1]
