@@ -17,6 +17,7 @@ from cluster.errors import ConfigError, HamletError, NotFound, Unavailable
 from cluster.registry import Registry
 from cluster.router_policy import read_policy
 from evaluation import __main__ as evaluation
+from serving.authentication import access_of
 
 MakeCard = Callable[..., ModelCard]
 
@@ -46,6 +47,53 @@ def test_a_score_makes_a_key_where_keys_are_asked_for_and_ends_it(monkeypatch: p
     [_, own] = ApiKeys().list()
     assert secret.endswith(own.hint)
     assert own.revoked_at is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/vector_stores/vs_handbook/search"),
+        ("GET", "/v1/models"),
+    ],
+)
+def test_the_own_key_allows_every_path_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    keys = ApiKeys()
+    keys.create(DEFAULT_TENANT, DEFAULT_SCOPES, "", None)
+    with evaluation._own_key(DEFAULT_TENANT):
+        [_, own] = keys.list()
+    access = access_of(method, path)
+    assert access.area is None or own.allows(access.area, access.writes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "has_key"),
+    [
+        ([], True),
+        (["--base-url", "https://teacher.example/v1"], False),
+        (["--maker", "gaps"], False),
+    ],
+)
+def test_questions_are_made_with_an_own_key_where_our_service_makes_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], has_key: bool
+) -> None:
+    seen: list[bool] = []
+
+    def made(*_: Any) -> None:
+        seen.append("OPENAI_API_KEY" in os.environ)
+        raise Unavailable("nobody serves here")
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(evaluation, "passages_of", lambda _: [])
+    monkeypatch.setattr(evaluation, "make_questions", made)
+    ApiKeys().create(DEFAULT_TENANT, DEFAULT_SCOPES, "", None)
+    command = ["questions", str(tmp_path), "--out", str(tmp_path / "chat.jsonl"), *arguments]
+    assert isinstance(CliRunner().invoke(evaluation.app, command).exception, Unavailable)
+    assert seen == [has_key]
+    assert "OPENAI_API_KEY" not in os.environ
 
 
 def test_a_score_asks_with_the_key_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
