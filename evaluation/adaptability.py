@@ -76,6 +76,17 @@ def told(text: str, old: Sequence[str], new: Sequence[str]) -> Told:
     return Told.NEW if has_new else Told.OLD
 
 
+def check_change(config: CompareConfig) -> None:
+    """Raise DataError unless the document states the fact, and the training rows where they are changed too."""
+    change = config.adaptability
+    if change is None:
+        return
+    assert config.documents is not None
+    _text_of(config.documents / change.document, change)
+    if change.retrain and config.tuned_cells and config.training is not None:
+        _changed_rows(config.training, change)
+
+
 def measure_adaptability(
     config: CompareConfig, trained: Sequence[TrainedModel], run_id: str, trainer: Trainer
 ) -> Adaptability:
@@ -184,25 +195,42 @@ def _retrained(
 
 def _write_changed_rows(config: CompareConfig, change: AdaptabilityConfig, target: Path) -> int:
     assert config.training is not None
-    # Not splitlines(), which also cuts at characters that JSON strings may hold.
-    lines = config.training.read_text(encoding="utf-8").split("\n")
-    changed = [line.replace(change.find, change.replace) for line in lines]
+    changed, num_changed = _changed_rows(config.training, change)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("\n".join(changed), encoding="utf-8")
-    num_changed = sum(a != b for a, b in zip(lines, changed, strict=True))
-    if not num_changed:
-        raise DataError(f"{config.training} does not hold {change.find!r}", "adaptability.find")
     return num_changed
 
 
+def _changed_rows(training: Path, change: AdaptabilityConfig) -> tuple[list[str], int]:
+    """All lines of the rows with the new fact, and how many of them are changed."""
+    # Not splitlines(), which also cuts at characters that JSON strings may hold.
+    lines = training.read_text(encoding="utf-8").split("\n")
+    changed = [line.replace(change.find, change.replace) for line in lines]
+    num_changed = sum(a != b for a, b in zip(lines, changed, strict=True))
+    if not num_changed:
+        raise DataError(
+            f"no row of {training} holds {change.find!r}, so re-training cannot teach its change; set "
+            "adaptability.retrain to false, or change a fact that the rows state in these words",
+            "adaptability.find",
+        )
+    return changed, num_changed
+
+
 def _edit(path: Path, change: AdaptabilityConfig) -> None:
+    path.write_text(_text_of(path, change).replace(change.find, change.replace), encoding="utf-8")
+
+
+def _text_of(path: Path, change: AdaptabilityConfig) -> str:
+    remedy = "name a text document below `documents` and words of it, or leave adaptability out"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
-        raise DataError(f"cannot read {change.document}: {exc.strerror}", "adaptability.document") from exc
+        raise DataError(f"cannot read {path}: {exc.strerror}; {remedy}", "adaptability.document") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path} is not UTF-8 text; {remedy}", "adaptability.document") from exc
     if change.find not in text:
-        raise DataError(f"{change.document} does not hold {change.find!r}", "adaptability.find")
-    path.write_text(text.replace(change.find, change.replace), encoding="utf-8")
+        raise DataError(f"{path} does not hold {change.find!r}; {remedy}", "adaptability.find")
+    return text
 
 
 def _ask(config: CompareConfig, change: AdaptabilityConfig, cell: str, model: str, collection: str) -> str:

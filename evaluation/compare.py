@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 import orjson
 
 from cluster.reports import Report, Reports, ReportStatus
-from evaluation.adaptability import Adaptability, measure_adaptability
+from evaluation.adaptability import Adaptability, check_change, measure_adaptability
 from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, wait_until_ready
-from evaluation.config import CompareConfig, retrieves
+from evaluation.config import CompareConfig, Maker, retrieves
 from evaluation.data_dependency import Point, data_points
 from evaluation.indexing import documents_digest, ingest
 from evaluation.judging import judge_answers
@@ -34,7 +34,7 @@ from evaluation.report import render
 from evaluation.results import Measured, Results, collect
 from evaluation.routes import route_rows
 from evaluation.scalability import Scalability, measure_scalability
-from evaluation.tuning import TrainedModel, Trainer, named, run_id_of, train_as_job, train_seeds
+from evaluation.tuning import TrainedModel, Trainer, named, own_data, run_id_of, train_as_job, train_seeds
 from evaluation.watching import Watcher
 
 # Several times the questions in flight, so that only the first and last of a block share a batch with another cell.
@@ -46,10 +46,21 @@ class Ingested(Kept):
 
 
 def prepare(config: CompareConfig) -> list[Question]:
-    """The questions. Raises DataError for a faulty file or for leakage, before anything is asked."""
+    """The questions. Raises what is at fault in the files and keys that are named, before anything is asked.
+
+    DataError for a faulty file, for leakage and for a fact that does not stand where it is changed; ConfigError for
+    a training file that cannot be read and for a key that is not set.
+    """
     questions = load_questions(config.questions)
     if config.training is not None:
         check_leakage(questions, config.training)
+    if config.tuning is not None:
+        own_data(config.tuning)
+    check_change(config)
+    if config.judge is not None:
+        config.judge.service(config)
+    if config.making is not None and config.making.maker is Maker.MODEL:
+        config.making.service(config)
     return limited(questions, config.limit_per_kind)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cluster.errors import ConfigError
 from cluster.storage import local_copy
@@ -99,6 +100,17 @@ class FormConfig(Section):
     pattern: str = Field(description="Regular expression that the whole answer must match.")
     description: str = Field("the required form", description="The same in words, for the report.")
     weight: float = Field(0.2, ge=0, lt=1, description="Part of customization that the form makes up.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as exc:
+            raise ValueError(
+                f"form.pattern is no regular expression: {exc}; write \\ before a character that stands for itself"
+            ) from exc
+        return pattern
 
 
 class CostConfig(Section):

@@ -1,4 +1,4 @@
-"""A comparison that is run again, with asking and ingesting played: what is asked anew, and what a figure is of."""
+"""A comparison with asking and ingesting played: what is refused first, what is asked anew, what a figure is of."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from cluster.errors import ConfigError, DataError, HamletError
 from evaluation import asking
 from evaluation import compare as comparing
 from evaluation.adaptability import Adaptability, Change, Way
 from evaluation.answers import Answer, Request
 from evaluation.compare import compare, prepare
-from evaluation.config import CompareConfig, ServiceConfig
+from evaluation.config import CompareConfig, ServiceConfig, load_config
 from evaluation.indexing import Ingest
 from evaluation.results import Results
 
@@ -135,3 +136,52 @@ def test_ingesting_costs_what_it_took_when_there_was_everything_to_do(world: Wor
     assert elsewhere.measured.ingest_s is None, "the collection was there: 3 s are those of doing nothing"
     assert not_measured(elsewhere)
     assert "ingesting not measured" in (world.config.output / "full" / "report.html").read_text()
+
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "compare-handbook.yaml"
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        (
+            "tuning.config=examples/smolm2.yaml",
+            ConfigError,
+            r"tuning\.config: cannot read examples/smolm2\.yaml",
+        ),
+        ("adaptability.document=leaf.md", DataError, r"leaf\.md: No such file.*leave adaptability out"),
+        ("adaptability.document=.", DataError, "leave adaptability out"),
+        ("adaptability.find=27 weeks", DataError, r"leave\.md does not hold '27 weeks'"),
+        ("adaptability.find=Every employee has 27 days", DataError, r"no row of .*train\.jsonl holds"),
+        (
+            "judge={model: m, base_url: 'https://judge.example/v1', api_key_env: NO_SUCH_KEY}",
+            ConfigError,
+            "NO_SUCH_KEY is not set",
+        ),
+    ],
+)
+def test_a_fault_of_the_configuration_is_told_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, override: str, error: type[HamletError], message: str
+) -> None:
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    with pytest.raises(error, match=message):
+        prepare(load_config(EXAMPLE, [override]))
+
+
+def test_the_key_of_a_model_that_makes_the_rows_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    teacher = "making={base_url: 'https://teacher.example/v1', api_key_env: NO_SUCH_KEY}"
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
+        prepare(load_config(EXAMPLE, ["training=", teacher]))
+
+
+def test_rows_that_are_not_trained_on_again_need_not_state_the_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    once = ["adaptability.find=Every employee has 27 days", "adaptability.retrain=false"]
+    assert prepare(load_config(EXAMPLE, once))
+
+
+def test_a_document_that_is_no_text_is_named(world: World) -> None:
+    world.document.write_bytes(b"%PDF\xff")
+    with pytest.raises(DataError, match=r"leave\.md is not UTF-8 text"):
+        prepare(world.config)

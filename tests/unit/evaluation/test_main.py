@@ -15,8 +15,10 @@ from cluster.api_keys import DEFAULT_SCOPES, DEFAULT_TENANT, ApiKeys
 from cluster.cards import ModelCard, ModelKind
 from cluster.errors import ConfigError, HamletError, NotFound, Unavailable
 from cluster.registry import Registry
+from cluster.reports import Reports, ReportStatus
 from cluster.router_policy import read_policy
 from evaluation import __main__ as evaluation
+from evaluation.config import CompareConfig
 from serving.authentication import access_of
 
 MakeCard = Callable[..., ModelCard]
@@ -101,6 +103,29 @@ def test_a_score_asks_with_the_key_that_it_is_given(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OPENAI_API_KEY", "mine")
     assert score(monkeypatch) == "mine"
     assert len(ApiKeys().list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (NotFound("no such model"), "no such model"),
+        (KeyboardInterrupt(), "interrupted; the same command goes on from here"),
+        (KeyError("usage"), "KeyError: 'usage'"),
+    ],
+)
+def test_a_report_never_stays_running_when_its_comparison_has_ended(
+    tmp_path: Path, fault: BaseException, told: str
+) -> None:
+    config = CompareConfig(questions=QUESTIONS, cells={"plain": "m"}, output=tmp_path / "out")
+
+    def end() -> None:
+        with evaluation._kept_report(config):
+            raise fault
+
+    with pytest.raises(type(fault)):
+        end()
+    [report] = Reports().list()
+    assert (report.status, report.error) == (ReportStatus.FAILED, told)
 
 
 ROUTES = {"id": "ft:minilm:acme:routes:1", "labels": ("plain", "rag")}

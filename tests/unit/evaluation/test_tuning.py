@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from cluster.cards import ModelCard
-from cluster.errors import ConfigError
 from cluster.registry import Registry
 from evaluation import tuning
 from evaluation.config import CompareConfig, TuningConfig
@@ -98,18 +97,3 @@ def test_without_rows_in_the_comparison_the_training_file_names_them(
 ) -> None:
     config = comparison.model_copy(update={"training": None, "cells": {"tuned": "{tuned}"}})
     assert trained_on(config) == [[]]
-
-
-def test_rows_that_are_named_in_two_places_are_refused(comparison: CompareConfig) -> None:
-    given = comparison.model_dump() | {
-        "tuning": {"config": "tune.yaml", "overrides": ["data.path=other.jsonl"]}
-    }
-    with pytest.raises(ValueError, match=r"names data\.path; give those rows as training"):
-        CompareConfig.model_validate(given)
-
-
-def test_a_training_file_that_is_not_there_is_named(comparison: CompareConfig) -> None:
-    assert comparison.tuning is not None
-    missing = comparison.tuning.model_copy(update={"config": Path("smolm2.yaml")})
-    with pytest.raises(ConfigError, match=r"tuning\.config: cannot read smolm2\.yaml"):
-        tuning.own_data(missing)
