@@ -260,7 +260,11 @@ class CompareConfig(ServiceConfig):
     confidence: float = Field(
         0.95, gt=0.5, lt=1, description="Of intervals; 1 - confidence is the test level."
     )
-    num_resamples: int = Field(5000, ge=200, description="Bootstrap and permutation samples.")
+    num_resamples: int = Field(
+        5000,
+        ge=200,
+        description="Bootstrap and permutation samples; permutations are more where many pairs of cells need them.",
+    )
     numeric_tolerance: float = Field(0.0, ge=0, description="Relative error allowed in a numeric answer.")
     weights: Weights = Field(default_factory=Weights)
     output: Path = Field(description="Folder for answers.jsonl, results.json and report.html.")
