@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -119,47 +118,58 @@ def _watch(
 ) -> tuple[float, dict[str, Change]]:
     """Ingest the changed folder, and go on asking the cells that retrieve until they know."""
     started = time.monotonic()
+    changes = {
+        cell: Change(
+            cell=cell, way=_way(config, cell, name), seconds=None, before=before[cell], after=before[cell]
+        )
+        for cell, name in names.items()
+    }
+    searching = {cell: found for cell, found in changes.items() if found.way is Way.REINGEST}
     with ThreadPoolExecutor(1) as pool:
         ingesting = pool.submit(ingest, folder, collection)
-        changes = {}
-        for cell, name in names.items():
-            if retrieves(name):
-                changes[cell] = _until_new(
-                    partial(_ask, config, change, cell, name, collection),
-                    ingesting.done,
-                    change,
-                    Change(
-                        cell=cell, way=Way.REINGEST, seconds=None, before=before[cell], after=before[cell]
-                    ),
-                    started,
-                )
-            else:
-                way = Way.NOT_TRIED if cell in config.tuned_cells else Way.NONE
-                changes[cell] = Change(
-                    cell=cell, way=way, seconds=None, before=before[cell], after=before[cell]
-                )
+        changes |= _until_new(
+            lambda cell: _ask(config, change, cell, names[cell], collection),
+            ingesting.done,
+            change,
+            searching,
+            started,
+        )
     return ingesting.result().seconds, changes
 
 
+def _way(config: CompareConfig, cell: str, name: str) -> Way:
+    """How a cell can learn of the change by ingesting alone."""
+    if retrieves(name):
+        return Way.REINGEST
+    return Way.NOT_TRIED if cell in config.tuned_cells else Way.NONE
+
+
 def _until_new(
-    ask: Callable[[], str],
+    ask: Callable[[str], str],
     is_changed: Callable[[], bool],
     change: AdaptabilityConfig,
-    found: Change,
+    searching: Mapping[str, Change],
     started: float,
-) -> Change:
-    meanwhile: dict[Told, int] = {}
-    num_wrong_after = 0
-    while True:
-        was_changed = is_changed()
-        text = ask()
-        what = told(text, change.old, change.new)
-        if what is Told.NEW or num_wrong_after == MAX_WRONG_AFTER:
-            seconds = time.monotonic() - started if what is Told.NEW else None
-            return found.model_copy(update={"seconds": seconds, "after": text, "meanwhile": meanwhile})
-        meanwhile[what] = meanwhile.get(what, 0) + 1
-        num_wrong_after += was_changed
-        time.sleep(ASK_EVERY_S)
+) -> dict[str, Change]:
+    """Ask every cell that is not done, round by round, so that no cell's time holds the wait for another."""
+    done: dict[str, Change] = {}
+    meanwhile: dict[str, dict[Told, int]] = {cell: {} for cell in searching}
+    num_wrong_after = dict.fromkeys(searching, 0)
+    while len(done) < len(searching):
+        for cell in [cell for cell in searching if cell not in done]:
+            was_changed = is_changed()
+            text = ask(cell)
+            what = told(text, change.old, change.new)
+            if what is Told.NEW or num_wrong_after[cell] == MAX_WRONG_AFTER:
+                seconds = time.monotonic() - started if what is Told.NEW else None
+                update = {"seconds": seconds, "after": text, "meanwhile": meanwhile[cell]}
+                done[cell] = searching[cell].model_copy(update=update)
+            else:
+                meanwhile[cell][what] = meanwhile[cell].get(what, 0) + 1
+                num_wrong_after[cell] += was_changed
+        if len(done) < len(searching):
+            time.sleep(ASK_EVERY_S)
+    return done
 
 
 def _retrained(
