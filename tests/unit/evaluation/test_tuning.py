@@ -43,7 +43,7 @@ def trained_on(monkeypatch: pytest.MonkeyPatch, make_card: MakeCard) -> Callable
     """Trains as a comparison does; returns what each run was told of its data, without the seed."""
     runs: list[list[str]] = []
 
-    def trainer(_tuning: TuningConfig, _run_id: str, overrides: Sequence[str]) -> tuple[str, float]:
+    def trainer(tuning: TuningConfig, run_id: str, overrides: Sequence[str]) -> tuple[str, float]:
         runs.append([override for override in overrides if override.startswith("data.")])
         card = make_card(id=f"ft:m:hamlet:{len(runs)}:1")
         Registry().register(card)
