@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from cluster import cli
-from cluster.api_keys import ApiKeys, Area
+from cluster.api_keys import READ_SUFFIX, ApiKeys, Area
 from cluster.errors import HamletError
 from cluster.registry import Registry
 from cluster.reports import Report, Reports, ReportStatus
@@ -47,6 +47,8 @@ from evaluation.tuning import run_id_of
 from evaluation.watching import ReportWatcher, TerminalWatcher
 
 KEY_LIFE_S = 24 * 3600.0
+# What `evaluation/asking.py` calls: chats, the list of models, and searches for the rows of {raft}.
+KEY_SCOPES = (Area.INFERENCE, Area.VECTOR_STORES + READ_SUFFIX)
 
 app = typer.Typer(
     help="Measure which way answers best: `python -m evaluation compare examples/compare-handbook.yaml`.",
@@ -210,10 +212,12 @@ def make(
         min_pairs=min_pairs,
     )
     asked = [question.question for question in load_questions(tests)] if tests else []
-    with TerminalWatcher() as watcher:
+    service = ServiceConfig(base_url=base_url, api_key_env=api_key_env, concurrency=concurrency)
+    # A teacher elsewhere never sees a key of ours.
+    asks_ours = maker is Maker.MODEL and base_url == ServiceConfig().base_url
+    with _own_key(DEFAULT_TENANT) if asks_ours else nullcontext(), TerminalWatcher() as watcher:
         watcher.stage("cutting documents")
         passages = passages_of(documents)
-        service = ServiceConfig(base_url=base_url, api_key_env=api_key_env, concurrency=concurrency)
         made = make_questions(making, service, passages, asked, seed, out, watcher)
     require_enough(made, min_pairs, out)
     typer.echo(f"{made.text} They are in {out}.")
@@ -226,7 +230,7 @@ def _own_key(tenant: str) -> Iterator[None]:
     if "OPENAI_API_KEY" in os.environ or not keys.list():
         yield
         return
-    key, secret = keys.create(tenant, (Area.INFERENCE,), "evaluation", KEY_LIFE_S)
+    key, secret = keys.create(tenant, KEY_SCOPES, "evaluation", KEY_LIFE_S)
     os.environ["OPENAI_API_KEY"] = secret
     try:
         yield
@@ -243,8 +247,12 @@ def _kept_report(config: CompareConfig) -> Iterator[Report]:
     state = announced.model_copy(update={"error": None})
     try:
         yield state
-    except (HamletError, KeyboardInterrupt) as exc:
-        error = str(exc) or "interrupted; the same command goes on from here"
+    except KeyboardInterrupt:
+        error = "interrupted; the same command goes on from here"
+        reports.save(state.model_copy(update={"status": ReportStatus.FAILED, "error": error}))
+        raise
+    except Exception as exc:  # whatever it was, nobody must wait for this report
+        error = str(exc) if isinstance(exc, HamletError) else f"{type(exc).__name__}: {exc}"
         reports.save(state.model_copy(update={"status": ReportStatus.FAILED, "error": error}))
         raise
 

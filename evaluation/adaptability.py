@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -75,6 +74,17 @@ def told(text: str, old: Sequence[str], new: Sequence[str]) -> Told:
     return Told.NEW if has_new else Told.OLD
 
 
+def check_change(config: CompareConfig) -> None:
+    """Raise DataError unless the document states the fact, and the training rows where they are changed too."""
+    change = config.adaptability
+    if change is None:
+        return
+    assert config.documents is not None
+    _text_of(config.documents / change.document, change)
+    if change.retrain and config.tuned_cells and config.training is not None:
+        _changed_rows(config.training, change)
+
+
 def measure_adaptability(
     config: CompareConfig, trained: Sequence[TrainedModel], run_id: str, trainer: Trainer
 ) -> Adaptability:
@@ -107,47 +117,58 @@ def _watch(
 ) -> tuple[float, dict[str, Change]]:
     """Ingest the changed folder, and go on asking the cells that retrieve until they know."""
     started = time.monotonic()
+    changes = {
+        cell: Change(
+            cell=cell, way=_way(config, cell, name), seconds=None, before=before[cell], after=before[cell]
+        )
+        for cell, name in names.items()
+    }
+    searching = {cell: found for cell, found in changes.items() if found.way is Way.REINGEST}
     with ThreadPoolExecutor(1) as pool:
         ingesting = pool.submit(ingest, folder, collection)
-        changes = {}
-        for cell, name in names.items():
-            if retrieves(name):
-                changes[cell] = _until_new(
-                    partial(_ask, config, change, cell, name, collection),
-                    ingesting.done,
-                    change,
-                    Change(
-                        cell=cell, way=Way.REINGEST, seconds=None, before=before[cell], after=before[cell]
-                    ),
-                    started,
-                )
-            else:
-                way = Way.NOT_TRIED if cell in config.tuned_cells else Way.NONE
-                changes[cell] = Change(
-                    cell=cell, way=way, seconds=None, before=before[cell], after=before[cell]
-                )
-    return ingesting.result(), changes
+        changes |= _until_new(
+            lambda cell: _ask(config, change, cell, names[cell], collection),
+            ingesting.done,
+            change,
+            searching,
+            started,
+        )
+    return ingesting.result().seconds, changes
+
+
+def _way(config: CompareConfig, cell: str, name: str) -> Way:
+    """How a cell can learn of the change by ingesting alone."""
+    if retrieves(name):
+        return Way.REINGEST
+    return Way.NOT_TRIED if cell in config.tuned_cells else Way.NONE
 
 
 def _until_new(
-    ask: Callable[[], str],
+    ask: Callable[[str], str],
     is_changed: Callable[[], bool],
     change: AdaptabilityConfig,
-    found: Change,
+    searching: Mapping[str, Change],
     started: float,
-) -> Change:
-    meanwhile: dict[Told, int] = {}
-    num_wrong_after = 0
-    while True:
-        was_changed = is_changed()
-        text = ask()
-        what = told(text, change.old, change.new)
-        if what is Told.NEW or num_wrong_after == MAX_WRONG_AFTER:
-            seconds = time.monotonic() - started if what is Told.NEW else None
-            return found.model_copy(update={"seconds": seconds, "after": text, "meanwhile": meanwhile})
-        meanwhile[what] = meanwhile.get(what, 0) + 1
-        num_wrong_after += was_changed
-        time.sleep(ASK_EVERY_S)
+) -> dict[str, Change]:
+    """Ask every cell that is not done, round by round, so that no cell's time holds the wait for another."""
+    done: dict[str, Change] = {}
+    meanwhile: dict[str, dict[Told, int]] = {cell: {} for cell in searching}
+    num_wrong_after = dict.fromkeys(searching, 0)
+    while len(done) < len(searching):
+        for cell in [cell for cell in searching if cell not in done]:
+            was_changed = is_changed()
+            text = ask(cell)
+            what = told(text, change.old, change.new)
+            if what is Told.NEW or num_wrong_after[cell] == MAX_WRONG_AFTER:
+                seconds = time.monotonic() - started if what is Told.NEW else None
+                update = {"seconds": seconds, "after": text, "meanwhile": meanwhile[cell]}
+                done[cell] = searching[cell].model_copy(update=update)
+            else:
+                meanwhile[cell][what] = meanwhile[cell].get(what, 0) + 1
+                num_wrong_after[cell] += was_changed
+        if len(done) < len(searching):
+            time.sleep(ASK_EVERY_S)
+    return done
 
 
 def _retrained(
@@ -183,25 +204,42 @@ def _retrained(
 
 def _write_changed_rows(config: CompareConfig, change: AdaptabilityConfig, target: Path) -> int:
     assert config.training is not None
-    # Not splitlines(), which also cuts at characters that JSON strings may hold.
-    lines = config.training.read_text(encoding="utf-8").split("\n")
-    changed = [line.replace(change.find, change.replace) for line in lines]
+    changed, num_changed = _changed_rows(config.training, change)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("\n".join(changed), encoding="utf-8")
-    num_changed = sum(a != b for a, b in zip(lines, changed, strict=True))
-    if not num_changed:
-        raise DataError(f"{config.training} does not hold {change.find!r}", "adaptability.find")
     return num_changed
 
 
+def _changed_rows(training: Path, change: AdaptabilityConfig) -> tuple[list[str], int]:
+    """All lines of the rows with the new fact, and how many of them are changed."""
+    # Not splitlines(), which also cuts at characters that JSON strings may hold.
+    lines = training.read_text(encoding="utf-8").split("\n")
+    changed = [line.replace(change.find, change.replace) for line in lines]
+    num_changed = sum(a != b for a, b in zip(lines, changed, strict=True))
+    if not num_changed:
+        raise DataError(
+            f"no row of {training} holds {change.find!r}, so re-training cannot teach its change; set "
+            "adaptability.retrain to false, or change a fact that the rows state in these words",
+            "adaptability.find",
+        )
+    return changed, num_changed
+
+
 def _edit(path: Path, change: AdaptabilityConfig) -> None:
+    path.write_text(_text_of(path, change).replace(change.find, change.replace), encoding="utf-8")
+
+
+def _text_of(path: Path, change: AdaptabilityConfig) -> str:
+    remedy = "name a text document below `documents` and words of it, or leave adaptability out"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
-        raise DataError(f"cannot read {change.document}: {exc.strerror}", "adaptability.document") from exc
+        raise DataError(f"cannot read {path}: {exc.strerror}; {remedy}", "adaptability.document") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path} is not UTF-8 text; {remedy}", "adaptability.document") from exc
     if change.find not in text:
-        raise DataError(f"{change.document} does not hold {change.find!r}", "adaptability.find")
-    path.write_text(text.replace(change.find, change.replace), encoding="utf-8")
+        raise DataError(f"{path} does not hold {change.find!r}; {remedy}", "adaptability.find")
+    return text
 
 
 def _ask(config: CompareConfig, change: AdaptabilityConfig, cell: str, model: str, collection: str) -> str:

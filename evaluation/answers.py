@@ -44,6 +44,7 @@ class Answer(BaseModel):
     hits: tuple[Hit, ...] = ()
     ttft_ms: float
     total_ms: float
+    at_once: int = Field(1, ge=1, description="Questions in flight while it was asked.")
     stage_ms: dict[str, float] = {}
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -59,7 +60,11 @@ class Answer(BaseModel):
 
 
 class Request(NamedTuple):
-    """One question for one cell. `collection` is searched in place of the service's own."""
+    """One question for one cell. `collection` is searched in place of the service's own.
+
+    `base_url` and `documents`, a digest of what is searched, are not sent: another service or other documents
+    give another answer to the same words.
+    """
 
     cell: str
     model: str
@@ -69,6 +74,8 @@ class Request(NamedTuple):
     seed: int
     variant: str = ""
     collection: str | None = None
+    base_url: str = ""
+    documents: str = ""
 
     @property
     def messages(self) -> list[Any]:
@@ -82,7 +89,8 @@ class Request(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        asked = json.dumps([self.model, self.messages, self.max_tokens, self.seed, self.collection])
+        sent = [self.model, self.messages, self.max_tokens, self.seed, self.collection]
+        asked = json.dumps([*sent, self.base_url, self.documents])
         return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 

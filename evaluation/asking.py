@@ -13,6 +13,7 @@ import openai
 from openai import AsyncOpenAI, OpenAI
 
 from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from cluster.router_policy import AUTO
 from evaluation.answers import Answer, AnswerLog, Hit, Request
 from evaluation.config import CompareConfig, ServiceConfig, retrieves
 from evaluation.questions import Question
@@ -26,9 +27,13 @@ def cell_request(
     model: str,
     question: Question,
     collection: str | None,
+    documents: str = "",
     variant: str = "",
 ) -> Request:
-    """A question for a cell by the name of its model, which searches `collection` if it retrieves at all."""
+    """A question for a cell by the name of its model, which searches `collection` if it retrieves at all.
+
+    `documents` is the digest of what lies in there.
+    """
     return Request(
         cell,
         model,
@@ -38,6 +43,8 @@ def cell_request(
         config.seed,
         variant,
         collection if retrieves(model) else None,
+        config.base_url,
+        documents if retrieves(model) or model == AUTO else "",
     )
 
 
@@ -135,10 +142,11 @@ async def _ask(
     config: ServiceConfig, requests: Sequence[Request], keep: Callable[[Answer], None], at_once: int
 ) -> None:
     queue = iter(requests)  # shared by the workers, which all run in this thread
+    at_once = min(at_once, len(requests))
 
     async def work(client: AsyncOpenAI) -> None:
         for request in queue:
-            keep(await _ask_one(client, request))
+            keep(await _ask_one(client, request, at_once))
 
     await _at_once(config, work, at_once)
 
@@ -166,7 +174,7 @@ async def _at_once(
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _ask_one(client: AsyncOpenAI, request: Request) -> Answer:
+async def _ask_one(client: AsyncOpenAI, request: Request, at_once: int) -> Answer:
     """Ask one question, streamed, since only a stream shows when the first token came."""
     sent_at = time.perf_counter()
     stream: Any = await client.chat.completions.create(
@@ -183,7 +191,7 @@ async def _ask_one(client: AsyncOpenAI, request: Request) -> Answer:
     async for chunk in stream:
         heard.add(chunk, (time.perf_counter() - sent_at) * 1000)
     total_ms = (time.perf_counter() - sent_at) * 1000
-    return heard.answer(request, total_ms)
+    return heard.answer(request, total_ms, at_once)
 
 
 class _Heard:
@@ -210,7 +218,7 @@ class _Heard:
             for note in (choice.delta.model_extra or {}).get("annotations") or []:
                 self._cited.append(note["file_citation"]["filename"])
 
-    def answer(self, request: Request, total_ms: float) -> Answer:
+    def answer(self, request: Request, total_ms: float, at_once: int) -> Answer:
         return Answer(
             cell=request.cell,
             question_id=request.question.id,
@@ -223,6 +231,7 @@ class _Heard:
             hits=tuple(Hit.model_validate(hit) for hit in self._extension.get("hits") or []),
             ttft_ms=total_ms if self._ttft_ms is None else self._ttft_ms,
             total_ms=total_ms,
+            at_once=at_once,
             stage_ms=self._extension.get("stage_ms") or {},
             prompt_tokens=self._tokens[0],
             completion_tokens=self._tokens[1],

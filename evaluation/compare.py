@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 import orjson
 
 from cluster.reports import Report, Reports, ReportStatus
-from evaluation.adaptability import Adaptability, measure_adaptability
+from evaluation.adaptability import Adaptability, check_change, measure_adaptability
 from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, cell_request, wait_until_ready
-from evaluation.config import CompareConfig, retrieves
+from evaluation.config import CompareConfig, Maker, retrieves
 from evaluation.data_dependency import Point, data_points
-from evaluation.indexing import ingest
+from evaluation.indexing import documents_digest, ingest
 from evaluation.judging import judge_answers
 from evaluation.kept import Kept, once, write_whole
 from evaluation.making import Made, with_made_training
@@ -33,7 +33,7 @@ from evaluation.report import render
 from evaluation.results import Measured, Results, collect
 from evaluation.routes import route_rows
 from evaluation.scalability import Scalability, measure_scalability
-from evaluation.tuning import TrainedModel, Trainer, named, run_id_of, train_as_job, train_seeds
+from evaluation.tuning import TrainedModel, Trainer, named, own_data, run_id_of, train_as_job, train_seeds
 from evaluation.watching import Watcher
 
 # Several times the questions in flight, so that only the first and last of a block share a batch with another cell.
@@ -41,14 +41,25 @@ BLOCK_QUESTIONS = 24
 
 
 class Ingested(Kept):
-    seconds: float
+    seconds: float | None  # None where documents were in the collection before
 
 
 def prepare(config: CompareConfig) -> list[Question]:
-    """The questions. Raises DataError for a faulty file or for leakage, before anything is asked."""
+    """The questions. Raises what is at fault in the files and keys that are named, before anything is asked.
+
+    DataError for a faulty file, for leakage and for a fact that does not stand where it is changed; ConfigError for
+    a training file that cannot be read and for a key that is not set.
+    """
     questions = load_questions(config.questions)
     if config.training is not None:
         check_leakage(questions, config.training)
+    if config.tuning is not None:
+        own_data(config.tuning)
+    check_change(config)
+    if config.judge is not None:
+        config.judge.service(config)
+    if config.making is not None and config.making.maker is Maker.MODEL:
+        config.making.service(config)
     return limited(questions, config.limit_per_kind)
 
 
@@ -61,9 +72,10 @@ def requests_of(
     are made among others of their own cell: a batch that holds one adapter costs all of its answers the adapter.
     """
     asked = list(questions)
+    documents = documents_digest(config.documents)
     blocks = [asked[start : start + BLOCK_QUESTIONS] for start in range(0, len(asked), BLOCK_QUESTIONS)]
     return [
-        cell_request(config, cell, name, question, config.collection, variant)
+        cell_request(config, cell, name, question, config.collection, documents, variant)
         for block in blocks
         for cell, model in config.cells.items()
         for variant, name in named(model, trained)
@@ -135,15 +147,16 @@ def publish(results: Results, report: Report) -> Report:
     )
 
 
-def _ingest(config: CompareConfig, watcher: Watcher) -> float:
-    """Ingest the documents; returns the seconds of the first time, when there was everything to do."""
+def _ingest(config: CompareConfig, watcher: Watcher) -> float | None:
+    """Ingest the documents; returns the seconds of the first time, if there was everything to do then."""
     if config.documents is None:
-        return 0.0
+        return None
     watcher.stage("ingesting")
     assert config.collection is not None
-    seconds = ingest(config.documents, config.collection)
-    asked = (config.documents, config.collection)
-    return once(config.output, "ingest", asked, Ingested, lambda: Ingested(seconds=seconds)).seconds
+    done = ingest(config.documents, config.collection)
+    found = Ingested(seconds=done.seconds if done.is_whole else None)
+    asked = (documents_digest(config.documents), config.collection)
+    return once(config.output, "ingest", asked, Ingested, lambda: found).seconds
 
 
 def _general(config: CompareConfig, trained: Sequence[TrainedModel]) -> tuple[list[Question], list[Request]]:
@@ -176,7 +189,16 @@ def _adaptability(
     if config.adaptability is None:
         return None
     watcher.stage("adaptability")
-    asked = (config.adaptability, config.cells, [run.model for run in trained])
+    asked = (
+        config.adaptability,
+        config.cells,
+        config.system_prompts,
+        config.max_tokens,
+        config.seed,
+        config.base_url,
+        documents_digest(config.documents),
+        [run.model for run in trained],
+    )
     return once(
         config.output,
         "adaptability",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cluster.errors import ConfigError
 from cluster.router_policy import RAG_SUFFIX
@@ -71,6 +72,9 @@ class TuningConfig(Section):
     seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="One training run for each.")
     overrides: tuple[str, ...] = Field((), description="key=value for every run, such as epochs=3.")
 
+    def overrides_key(self, key: str) -> bool:
+        return any(override.startswith(f"{key}=") for override in self.overrides)
+
     @model_validator(mode="after")
     def _seeds_differ(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
@@ -96,6 +100,17 @@ class FormConfig(Section):
     pattern: str = Field(description="Regular expression that the whole answer must match.")
     description: str = Field("the required form", description="The same in words, for the report.")
     weight: float = Field(0.2, ge=0, lt=1, description="Part of customization that the form makes up.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as exc:
+            raise ValueError(
+                f"form.pattern is no regular expression: {exc}; write \\ before a character that stands for itself"
+            ) from exc
+        return pattern
 
 
 class CostConfig(Section):
@@ -210,7 +225,9 @@ class CompareConfig(ServiceConfig):
         description="JSONL: id, question, answer, accept, kind, document; see examples/handbook/README.md."
     )
     training: Location | None = Field(
-        None, description="JSONL that the tuned model was trained on; test questions found in it are refused."
+        None,
+        description="JSONL that {tuned} and {raft} are trained on, in place of the rows that tuning.config names; "
+        "test questions found in it are refused.",
     )
     documents: Path | None = Field(None, description="Folder that is ingested before anything is asked.")
     collection: str | None = Field(
@@ -243,7 +260,11 @@ class CompareConfig(ServiceConfig):
     confidence: float = Field(
         0.95, gt=0.5, lt=1, description="Of intervals; 1 - confidence is the test level."
     )
-    num_resamples: int = Field(5000, ge=200, description="Bootstrap and permutation samples.")
+    num_resamples: int = Field(
+        5000,
+        ge=200,
+        description="Bootstrap and permutation samples; permutations are more where many pairs of cells need them.",
+    )
     numeric_tolerance: float = Field(0.0, ge=0, description="Relative error allowed in a numeric answer.")
     weights: Weights = Field(default_factory=Weights)
     output: Path = Field(description="Folder for answers.jsonl, results.json and report.html.")
@@ -269,6 +290,8 @@ class CompareConfig(ServiceConfig):
         if self.training is not None and self.making is not None:
             raise ValueError("training and making both give the training rows; leave one of them out")
         has_rows = self.training is not None or self.making is not None
+        if has_rows and self.tuning is not None and self.tuning.overrides_key("data.path"):
+            raise ValueError("tuning.overrides names data.path; give those rows as training, and only there")
         if RAFT in self.placeholders and not (has_rows and self.documents is not None):
             raise ValueError(
                 f"cells name {RAFT}, which reads passages of the documents above the rows of training; give "

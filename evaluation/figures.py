@@ -60,7 +60,7 @@ def cell_figures(
         cell=cell,
         model=model,
         served_models=tuple(sorted({name for models in served.values() for name in models})),
-        measures={name: _interval(values, level) for name, values in _measures(scores).items()},
+        measures={name: _interval(values, len(served), level) for name, values in _measures(scores).items()},
         right_by_run={
             variant: float(np.mean([score.is_right for score in scores if score.variant == variant]))
             for variant in served
@@ -76,10 +76,15 @@ def cell_figures(
     )
 
 
-def _interval(values: Mapping[str, Sequence[float]], level: Level) -> Interval | None:
-    """Over questions, each with the mean of its training runs."""
-    means = [float(np.mean(own)) for own in values.values()]
-    return mean_interval(means, level.confidence, level.num_resamples, level.seed) if means else None
+def _interval(values: Mapping[str, Sequence[float]], num_runs: int, level: Level) -> Interval | None:
+    """Over questions and training runs; over the means of questions where some run lacks the measure."""
+    if not values:
+        return None
+    if all(len(own) == num_runs for own in values.values()):
+        sample = np.array(list(values.values())).T
+    else:
+        sample = np.array([[np.mean(own) for own in values.values()]])
+    return mean_interval(sample, level.confidence, level.num_resamples, level.seed)
 
 
 def _measures(scores: Sequence[Score]) -> dict[str, dict[str, list[float]]]:

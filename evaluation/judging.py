@@ -64,7 +64,12 @@ def judge_answers(
     service = judge.service(config)
     by_id = {question.id: question for question in questions}
     asked = [answer for answer in answers if by_id[answer.question_id].kind is not Kind.SMALLTALK]
-    requests = [_request(judge.model, by_id[answer.question_id], answer, config.seed) for answer in asked]
+    requests = [
+        _request(judge.model, by_id[answer.question_id], answer, config.seed)._replace(
+            base_url=service.base_url
+        )
+        for answer in asked
+    ]
     distinct = list({request.question.id: request for request in requests}.values())
     with AnswerLog(config.output / "judge.jsonl") as log:
         watcher.stage("judging", sum(log.find(request) is None for request in distinct))

@@ -143,9 +143,8 @@ def with_made_training(
     Raises DataError when too few pairs are kept, or none states the fact that is to change, before anything
     is trained; else as `make_questions`.
     """
-    making, tuning = config.making, config.tuning
+    making = config.making
     assert making is not None
-    assert tuning is not None
     assert config.documents is not None
     watcher.stage("cutting documents")
     out = config.output / "made" / "training.jsonl"
@@ -164,9 +163,7 @@ def with_made_training(
     # Named by its content: other rows are another training.
     rows = out.with_name(f"training-{hashlib.sha256(content.encode()).hexdigest()[:12]}.jsonl").resolve()
     write_whole(rows, content.encode())
-    overrides = (*tuning.overrides, f"data.path={rows}", "data.validation_path=null")
-    update = {"training": rows, "tuning": tuning.model_copy(update={"overrides": overrides})}
-    return config.model_copy(update=update), sorted_by_split(questions, made.held_out), made
+    return config.model_copy(update={"training": rows}), sorted_by_split(questions, made.held_out), made
 
 
 def require_enough(made: Made, min_pairs: int, out: Path) -> None:
@@ -195,7 +192,9 @@ def _asked(
     out: Path,
     watcher: Watcher,
 ) -> list[Pair]:
-    requests = [_request(making, model, passage, seed) for passage in passages]
+    requests = [
+        _request(making, model, passage, seed)._replace(base_url=service.base_url) for passage in passages
+    ]
     with AnswerLog(out.with_suffix(".replies.jsonl")) as log:
         watcher.stage("making questions", sum(log.find(request) is None for request in requests))
         replies = ask_all(service, requests, log, watcher.answered)

@@ -35,6 +35,8 @@ def render(results: Results) -> str:
         row_names=ROW_NAMES,
         stages=dict.fromkeys(stage for figures in results.cells for stage in figures.stages),
         projected_replicas=PROJECTED_REPLICAS,
+        # Not the configuration's: a comparison may go on with another number.
+        in_flight=" or ".join(map(str, sorted({answer.at_once for answer in results.measured.answers}))),
     )
 
 

@@ -40,7 +40,7 @@ class Measured:
     trained: Sequence[TrainedModel] = ()
     made: Made | None = None
     judged: Judged | None = None
-    ingest_s: float = 0.0
+    ingest_s: float | None = None
     general_questions: Sequence[Question] = ()
     general_answers: Sequence[Answer] = ()
     data: Sequence[Point] = ()
@@ -114,7 +114,6 @@ def collect(config: CompareConfig, measured: Measured, made_at: datetime) -> Res
     level = Level(config.confidence, config.num_resamples, config.seed)
     costs = tuple(_cost(config, cell, measured) for cell in config.cells)
     basis = Basis(
-        concurrency=config.concurrency,
         form_weight=config.form.weight if config.form else 0.0,
         fixed_s=fixed_seconds_per_query(costs, config.cost),
         studied=_studied(config, measured),
@@ -170,6 +169,10 @@ def not_measured(config: CompareConfig, measured: Measured) -> Iterable[str]:
         yield "Training rows by people: they were made from the documents, and checked by rules, not by reading."
     if not measured.trained:
         yield "Training cost: no model was trained here, so the cost is that of answering."
+    if measured.ingest_s is None and any(map(retrieves, config.cells.values())):
+        yield (
+            "Ingesting: documents were in the collection before, so the time to index them all is not in the cost."
+        )
     if not measured.general_answers:
         yield "Forgetting: what the tuned model lost of its general abilities."
     if config.form is None:
@@ -200,15 +203,15 @@ def _version(name: str) -> str:
 
 
 def _cost(config: CompareConfig, cell: str, measured: Measured) -> CellCost:
-    """A query takes its share of the machine: its time over the number of questions in flight."""
     own = [answer for answer in measured.answers if answer.cell == cell]
     runs = runs_of(config.cells[cell], measured.trained)
     return cell_cost(
         cell,
         config.cost,
         training_s=float(np.mean([run.seconds for run in runs])) if runs else 0.0,
-        ingest_s=measured.ingest_s if retrieves(config.cells[cell]) else 0.0,
-        query_s=float(np.mean([answer.total_ms for answer in own])) / 1000 / config.concurrency,
+        ingest_s=(measured.ingest_s or 0.0) if retrieves(config.cells[cell]) else 0.0,
+        # Questions in flight share the machine: as many as were in flight with this answer.
+        query_s=float(np.mean([answer.total_ms / answer.at_once for answer in own])) / 1000,
         tokens_per_query=float(np.mean([a.prompt_tokens + a.completion_tokens for a in own])),
     )
 

@@ -44,7 +44,6 @@ class Basis:
     `studied`: row to cell to score, for rows that are measured by a study.
     """
 
-    concurrency: int = 1
     form_weight: float = 0.0
     fixed_s: Mapping[str, float] = field(default_factory=dict)
     studied: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -52,10 +51,11 @@ class Basis:
 
 def row_values(table: Table, basis: Basis) -> dict[str, dict[str, Values]]:
     """Row to cell to scores, [num_runs, num_questions] or [1, 1] for a study, in the order of ROW_NAMES."""
-    seconds = {
-        cell: _matrix(runs, lambda score: max(score.total_ms, 1e-3) / 1000) for cell, runs in table.items()
+    seconds = {cell: _seconds(runs, lambda score: score.total_ms) for cell, runs in table.items()}
+    cost = {
+        cell: _seconds(runs, lambda score: score.total_ms / score.at_once) + basis.fixed_s.get(cell, 0.0)
+        for cell, runs in table.items()
     }
-    cost = {cell: own / basis.concurrency + basis.fixed_s.get(cell, 0.0) for cell, own in seconds.items()}
     rows = {
         "customization": {
             cell: _matrix(runs, lambda score: customization(score, basis.form_weight))
@@ -101,6 +101,10 @@ def shares_of_measured(weights: Mapping[str, float], measured: Sequence[str]) ->
 
 def _matrix(runs: Sequence[Sequence[Score]], value: Callable[[Score], float]) -> Values:
     return np.array([[value(score) for score in run] for run in runs])
+
+
+def _seconds(runs: Sequence[Sequence[Score]], ms: Callable[[Score], float]) -> Values:
+    return _matrix(runs, lambda score: max(ms(score), 1e-3) / 1000)
 
 
 def _least_over_own(needed: Mapping[str, Values]) -> dict[str, Values]:

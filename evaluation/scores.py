@@ -31,6 +31,7 @@ class Score:
     total_ms: float
     variant: str = ""
     has_form: bool | None = None
+    at_once: int = 1  # questions in flight, which share the machine
 
 
 def score(answer: Answer, question: Question, numeric_tolerance: float, form: str | None = None) -> Score:
@@ -65,6 +66,7 @@ def score(answer: Answer, question: Question, numeric_tolerance: float, form: st
         total_ms=answer.total_ms,
         variant=answer.variant,
         has_form=metrics.has_form(answer.text, form) if form and is_answerable else None,
+        at_once=answer.at_once,
     )
 
 

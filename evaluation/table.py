@@ -8,6 +8,8 @@ from fractions import Fraction
 import numpy as np
 
 from evaluation.adaptability import Way
+from evaluation.config import retrieves
+from evaluation.cost import CellCost
 from evaluation.figures import CellFigures
 from evaluation.results import Results
 from evaluation.rows import ROW_MEANINGS, ROW_NAMES
@@ -80,13 +82,15 @@ def data_texts(results: Results) -> dict[str, tuple[str, str]]:
 
 def cost_texts(results: Results) -> dict[str, tuple[str, str]]:
     currency = results.config.cost.currency
+
+    def once(cost: CellCost) -> str:
+        spent = f"{money(cost.fixed_money)} {currency} once, {duration(cost.fixed_s)} of the machine"
+        if results.measured.ingest_s is None and retrieves(results.config.cells[cost.cell]):
+            return f"{spent}; ingesting not measured" if cost.fixed_s else "ingesting not measured"
+        return spent if cost.fixed_s else "nothing at first"
+
     return {
-        cost.cell: (
-            f"{money(cost.query_money * 1000)} {currency} for 1,000 queries",
-            f"{money(cost.fixed_money)} {currency} once, {duration(cost.fixed_s)} of the machine"
-            if cost.fixed_s
-            else "nothing at first",
-        )
+        cost.cell: (f"{money(cost.query_money * 1000)} {currency} for 1,000 queries", once(cost))
         for cost in results.costs
     }
 

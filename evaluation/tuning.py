@@ -14,10 +14,11 @@ from typing import Protocol
 
 from cluster import jobs
 from cluster.connection import dashboard_url, prepare_client
-from cluster.errors import JobFailed, NotFound
+from cluster.errors import ConfigError, JobFailed, NotFound
 from cluster.registry import Registry
 from cluster.reports import new_report_id
 from cluster.submission import submit, submit_command
+from cluster.yaml_config import Section, load_yaml_config
 from evaluation.config import TUNED, CompareConfig, TuningConfig, placeholder_in
 from evaluation.kept import Kept, once, write_whole
 from evaluation.raft import write_rows_with_passages
@@ -40,6 +41,17 @@ class TrainedModel(Kept):
     def name_in(self, model: str) -> str:
         """The name that is asked for, where a cell's model name holds the placeholder."""
         return model.replace(self.placeholder, self.model)
+
+
+class OwnData(Section, extra="ignore"):
+    """The rows that the training's own file names; what else it holds is read by `python -m training`."""
+
+    path: str | None = None
+    validation_path: str | None = None
+
+
+class TrainingFile(Section, extra="ignore"):
+    data: OwnData = OwnData()
 
 
 class Trainer(Protocol):
@@ -117,15 +129,35 @@ def named(model: str, trained: Sequence[TrainedModel]) -> list[tuple[str, str]]:
 def _rows_of(
     config: CompareConfig, placeholder: str, rows: Path | None, collection: str | None
 ) -> Sequence[str]:
-    """Overrides that name the rows to train on; none where the training's own file does."""
-    if placeholder == TUNED:
-        return [f"data.path={rows}"] if rows is not None else []
+    """Overrides that name the rows to train on: those of `training`, or of the training's own file without it."""
     rows, collection = rows or config.training, collection or config.collection
+    if placeholder == TUNED:
+        return [] if rows is None else [f"data.path={rows}", *_validation_rows(config)]
     assert rows is not None
     assert collection is not None
     path = write_rows_with_passages(config, rows, collection)
     # The training's own validation rows have no passages.
     return [f"data.path={path}", "data.validation_path=null", *config.raft.overrides]
+
+
+def _validation_rows(config: CompareConfig) -> Sequence[str]:
+    """The validation rows of the training's own file go with its own rows, and with no others."""
+    tuning, training = config.tuning, config.training
+    assert tuning is not None
+    assert training is not None
+    own = own_data(tuning)
+    is_own = own.path is not None and Path(own.path).resolve() == training.resolve()
+    if own.validation_path is None or is_own or tuning.overrides_key("data.validation_path"):
+        return []
+    return ["data.validation_path=null"]
+
+
+def own_data(tuning: TuningConfig) -> OwnData:
+    """What the training's own file says of its rows. Raises ConfigError when it cannot be read."""
+    try:
+        return load_yaml_config(TrainingFile, tuning.config).data
+    except ConfigError as exc:
+        raise ConfigError(f"tuning.config: {exc.message}", "tuning.config") from exc
 
 
 def _sha256(file: Path | None) -> str:

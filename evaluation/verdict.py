@@ -23,6 +23,7 @@ from evaluation.scores import Score
 from evaluation.statistics import (
     Interval,
     Values,
+    enough_resamples,
     holm,
     least_p_value,
     mcnemar,
@@ -194,7 +195,8 @@ def judge_kinds(table: Table, level: Level) -> tuple[Ruling, ...]:
     }
     pairs = list(combinations(table, 2))
     sides = [(right[kind][first], right[kind][second]) for kind in kinds for first, second in pairs]
-    p_values = [_p_value_of_right(first, second, level) for first, second in sides]
+    fine = _fine_enough(level, len(sides))
+    p_values = [_p_value_of_right(first, second, fine) for first, second in sides]
     # With few questions most pairs differ on too few to tell anything: they must not hide what can be told.
     least = [least_p_value(first.mean(axis=0), second.mean(axis=0)) for first, second in sides]
     corrected = iter(holm(p_values, least, 1 - level.confidence))
@@ -214,6 +216,7 @@ def _p_value_of_right(first: Values, second: Values, level: Level) -> float:
 
 def _permutation_pairs(utility: Mapping[str, Values], level: Level) -> dict[tuple[str, str], float]:
     pairs = list(combinations(utility, 2))
+    level = _fine_enough(level, len(pairs))
     p_values = [
         paired_permutation(
             utility[first].mean(axis=0), utility[second].mean(axis=0), level.num_resamples, level.seed
@@ -221,6 +224,12 @@ def _permutation_pairs(utility: Mapping[str, Values], level: Level) -> dict[tupl
         for first, second in pairs
     ]
     return dict(zip(pairs, holm(p_values), strict=True))
+
+
+def _fine_enough(level: Level, num_tests: int) -> Level:
+    """With more permutations where those asked for could tell nothing apart among so many tests."""
+    least = enough_resamples(num_tests, 1 - level.confidence)
+    return replace(level, num_resamples=max(level.num_resamples, least))
 
 
 def _rule(

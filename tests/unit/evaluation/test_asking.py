@@ -50,7 +50,15 @@ def test_a_last_line_cut_short_by_a_crash_is_dropped_and_the_next_answer_is_whol
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": "other"}, {"max_tokens": 9}, {"seed": 1}, {"system_prompt": "x"}]
+    "change",
+    [
+        {"model": "other"},
+        {"max_tokens": 9},
+        {"seed": 1},
+        {"system_prompt": "x"},
+        {"base_url": "http://elsewhere/v1"},
+        {"documents": "another digest"},
+    ],
 )
 def test_another_request_is_asked_anew(tmp_path: Path, change: dict[str, Any]) -> None:
     with AnswerLog(tmp_path / "answers.jsonl") as log:

@@ -67,6 +67,8 @@ def test_the_quick_form_trains_once_and_leaves_the_whole_report_alone() -> None:
         ("concurrency", "form key=value"),
         ("name.first=x", "not a section"),
         ("cells={}", "cells"),
+        (r"form.pattern='It is (\d+'", r"form\.pattern is no regular expression.*position 6"),
+        ("tuning.overrides=[data.path=other.jsonl]", "give those rows as training"),
     ],
 )
 def test_a_fault_is_named(override: str, message: str) -> None:

@@ -15,9 +15,12 @@ from cluster.api_keys import DEFAULT_SCOPES, ApiKeys
 from cluster.cards import ModelCard, ModelKind
 from cluster.errors import ConfigError, HamletError, NotFound, Unavailable
 from cluster.registry import Registry
+from cluster.reports import Reports, ReportStatus
 from cluster.router_policy import read_policy
 from cluster.tenants import DEFAULT_TENANT
 from evaluation import __main__ as evaluation
+from evaluation.config import CompareConfig
+from serving.authentication import access_of
 
 MakeCard = Callable[..., ModelCard]
 
@@ -49,11 +52,81 @@ def test_a_score_makes_a_key_where_keys_are_asked_for_and_ends_it(monkeypatch: p
     assert own.revoked_at is not None
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/vector_stores/vs_handbook/search"),
+        ("GET", "/v1/models"),
+    ],
+)
+def test_the_own_key_allows_every_path_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    keys = ApiKeys()
+    keys.create(DEFAULT_TENANT, DEFAULT_SCOPES, "", None)
+    with evaluation._own_key(DEFAULT_TENANT):
+        [_, own] = keys.list()
+    access = access_of(method, path)
+    assert access.area is None or own.allows(access.area, access.writes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "has_key"),
+    [
+        ([], True),
+        (["--base-url", "https://teacher.example/v1"], False),
+        (["--maker", "gaps"], False),
+    ],
+)
+def test_questions_are_made_with_an_own_key_where_our_service_makes_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], has_key: bool
+) -> None:
+    seen: list[bool] = []
+
+    def made(*_: Any) -> None:
+        seen.append("OPENAI_API_KEY" in os.environ)
+        raise Unavailable("nobody serves here")
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(evaluation, "passages_of", lambda _: [])
+    monkeypatch.setattr(evaluation, "make_questions", made)
+    ApiKeys().create(DEFAULT_TENANT, DEFAULT_SCOPES, "", None)
+    command = ["questions", str(tmp_path), "--out", str(tmp_path / "chat.jsonl"), *arguments]
+    assert isinstance(CliRunner().invoke(evaluation.app, command).exception, Unavailable)
+    assert seen == [has_key]
+    assert "OPENAI_API_KEY" not in os.environ
+
+
 def test_a_score_asks_with_the_key_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     ApiKeys().create(DEFAULT_TENANT, DEFAULT_SCOPES, "", None)
     monkeypatch.setenv("OPENAI_API_KEY", "mine")
     assert score(monkeypatch) == "mine"
     assert len(ApiKeys().list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (NotFound("no such model"), "no such model"),
+        (KeyboardInterrupt(), "interrupted; the same command goes on from here"),
+        (KeyError("usage"), "KeyError: 'usage'"),
+    ],
+)
+def test_a_report_never_stays_running_when_its_comparison_has_ended(
+    tmp_path: Path, fault: BaseException, told: str
+) -> None:
+    config = CompareConfig(questions=QUESTIONS, cells={"plain": "m"}, output=tmp_path / "out")
+
+    def end() -> None:
+        with evaluation._kept_report(config):
+            raise fault
+
+    with pytest.raises(type(fault)):
+        end()
+    [report] = Reports().list()
+    assert (report.status, report.error) == (ReportStatus.FAILED, told)
 
 
 ROUTES = {"id": "ft:minilm:acme:routes:1", "labels": ("plain", "rag")}

@@ -162,12 +162,6 @@ def test_a_comparison_trains_on_the_made_rows_and_is_told_which_questions_they_t
     changed, sorted_questions, made = with_made_training(config, questions, Counting())
     assert changed.training is not None
     assert len(rows_of(changed.training)) == made.num_kept == 3
-    assert changed.tuning is not None
-    assert changed.tuning.overrides == (
-        "epochs=2",
-        f"data.path={changed.training}",
-        "data.validation_path=null",
-    )
     assert {q.document for q in sorted_questions if q.kind is Kind.UNTAUGHT} == set(made.held_out)
 
 

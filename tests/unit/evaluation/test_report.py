@@ -4,16 +4,22 @@ import json
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.errors import Conflict
 from evaluation.answers import Answer, Hit
 from evaluation.config import CompareConfig
+from evaluation.figures import cell_figures
+from evaluation.judging import Judged
 from evaluation.questions import Kind, Question
 from evaluation.report import percent, render
 from evaluation.results import Measured, Results, collect
+from evaluation.scores import score_all
 from evaluation.statistics import Interval
+from evaluation.verdict import Level, by_cell, judge_kinds
 
 HOSTILE = "<script>alert(1)</script>"
 QUESTIONS = [
@@ -25,13 +31,19 @@ QUESTIONS = [
 ]
 
 
-def results(tmp_path: Path, served: tuple[str, str, str] = ("m", "m", "m")) -> Results:
+def results(
+    tmp_path: Path,
+    served: tuple[str, str, str] = ("m", "m", "m"),
+    judged: Judged | None = None,
+    **changes: Any,
+) -> Results:
     config = CompareConfig(
         name=f"Test {HOSTILE}",
         questions=tmp_path,
         cells={"plain": "m", "rag": "m+rag"},
         output=tmp_path,
         num_resamples=200,
+        **changes,
     )
     answers = [
         Answer(
@@ -51,7 +63,7 @@ def results(tmp_path: Path, served: tuple[str, str, str] = ("m", "m", "m")) -> R
         for question, model in zip(QUESTIONS, served, strict=True)
         for cell in config.cells
     ]
-    return collect(config, Measured(QUESTIONS, answers), datetime(2026, 1, 2, tzinfo=UTC))
+    return collect(config, Measured(QUESTIONS, answers, judged=judged), datetime(2026, 1, 2, tzinfo=UTC))
 
 
 class Page(HTMLParser):
@@ -123,6 +135,44 @@ def test_the_figures_are_plain_json(tmp_path: Path) -> None:
     figures = json.loads(json.dumps(results(tmp_path).as_json()))
     assert figures["conclusion"]["all questions"] == "no difference"
     assert len(figures["scores"]) == 6
+
+
+def test_the_method_says_how_the_answers_were_judged(tmp_path: Path) -> None:
+    plain = render(results(tmp_path))
+    assert "No model judged any answer." in plain
+    assert "or a number that differs" not in plain
+    judge = Judged(model="big", num_judged=3, num_unreadable=0, agreement=1.0, kappa=1.0, right={})
+    other = render(results(tmp_path, judged=judge, numeric_tolerance=0.02))
+    assert "No model judged any answer." not in other
+    assert "What the judge (big) says" in other
+    assert "or a number that differs from it by at most 2 %" in other
+
+
+def test_the_interval_of_a_measure_holds_the_spread_between_training_runs() -> None:
+    rng = np.random.default_rng(1)
+    questions = [Question(id=str(n), question="?", kind=Kind.TAUGHT, answer="27") for n in range(100)]
+    answers = [
+        Answer(
+            cell="tuned",
+            question_id=question.id,
+            variant=f"seed {p_right}",
+            request="0",
+            model=f"m{p_right}",
+            text="27" if rng.random() < p_right else "28",
+            ttft_ms=1,
+            total_ms=2,
+        )
+        for p_right in (0.4, 0.6, 0.8)
+        for question in questions
+    ]
+    scores = score_all(answers, questions)
+    level = Level()
+    figures = cell_figures("tuned", "{tuned}", answers, scores, level)
+    [ruling] = judge_kinds(by_cell(scores), level)
+    right, of_kind = figures.measures["right"], ruling.cells["tuned"]
+    assert right is not None
+    assert right.high - right.low > 0.25, "the runs alone differ by 0.4"
+    assert (right.low, right.high) == pytest.approx((of_kind.low, of_kind.high), abs=0.02)
 
 
 def test_a_cell_answered_by_two_models_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ from evaluation.scores import Score
 
 
 def score(
-    cell: str, question_id: str, total_ms: float, right: bool = True, form: bool | None = None
+    cell: str,
+    question_id: str,
+    total_ms: float,
+    right: bool = True,
+    form: bool | None = None,
+    at_once: int = 2,
 ) -> Score:
     return Score(
         cell=cell,
@@ -28,6 +33,7 @@ def score(
         ttft_ms=1,
         total_ms=total_ms,
         has_form=form,
+        at_once=at_once,
     )
 
 
@@ -60,9 +66,7 @@ def test_rows_hold_a_value_for_each_run_and_question() -> None:
             [score("tuned", "q1", 200), score("tuned", "q2", 50)],
         ],
     }
-    rows = row_values(
-        table, Basis(concurrency=2, fixed_s={"tuned": 0.1}, studied={"adaptability": {"rag": 1.0}})
-    )
+    rows = row_values(table, Basis(fixed_s={"tuned": 0.1}, studied={"adaptability": {"rag": 1.0}}))
     assert list(rows) == ["customization", "computational_cost", "adaptability", "inference_time"]
     assert np.allclose(rows["inference_time"]["tuned"], [[0.5, 1.0]] * 2)
     assert np.allclose(rows["inference_time"]["rag"], [[1.0, 0.5]])

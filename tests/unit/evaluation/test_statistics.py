@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.statistics import holm, least_p_value, mcnemar, mean_interval, paired_permutation
+from evaluation.statistics import (
+    enough_resamples,
+    holm,
+    least_p_value,
+    mcnemar,
+    mean_interval,
+    paired_permutation,
+)
 
 
 def test_mcnemar_counts_only_the_questions_on_which_two_cells_differ() -> None:
@@ -21,6 +28,17 @@ def test_the_permutation_test_of_four_equal_differences_is_two_in_sixteen() -> N
 def test_holm_corrects_in_the_order_of_size_and_never_falls() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("num_tests", [1, 6, 24, 100])
+@pytest.mark.parametrize("test_level", [0.05, 0.01])
+def test_enough_permutations_let_the_clearest_difference_survive_the_correction(
+    num_tests: int, test_level: float
+) -> None:
+    num_resamples = enough_resamples(num_tests, test_level)
+    p_value = paired_permutation([1.0] * 60, [0.0] * 60, num_resamples, 0)
+    assert holm([p_value] * num_tests)[0] < test_level
+    assert enough_resamples(6, 0.05) == 241
 
 
 def test_the_least_p_value_is_that_of_all_differing_questions_on_one_side() -> None:

@@ -14,7 +14,10 @@ from evaluation.adaptability import Change, Told, Way, told
 from evaluation.config import AdaptabilityConfig, CostConfig
 from evaluation.cost import break_evens, cell_cost, fixed_seconds_per_query
 from evaluation.data_dependency import Point, little_data_scores, part_of_files
+from evaluation.indexing import adds_all, documents_digest
 from evaluation.scalability import IndexSize, Load, Scalability, project_search
+from retrieval.console import print_report
+from retrieval.ingest import IngestReport
 
 CHANGE = AdaptabilityConfig(
     document="leave.md",
@@ -45,12 +48,15 @@ def watched(answers: list[str], num_before_change: int) -> Change:
     given = iter(answers)
     asked: list[str] = []
 
-    def ask() -> str:
+    def ask(_cell: str) -> str:
         asked.append(next(given))
         return asked[-1]
 
-    found = Change(cell="rag", way=Way.REINGEST, seconds=None, before="27", after="27")
-    return adaptability._until_new(ask, lambda: len(asked) >= num_before_change, CHANGE, found, started=0.0)
+    found = {"rag": Change(cell="rag", way=Way.REINGEST, seconds=None, before="27", after="27")}
+    changes = adaptability._until_new(
+        ask, lambda: len(asked) >= num_before_change, CHANGE, found, started=0.0
+    )
+    return changes["rag"]
 
 
 def test_a_cell_is_asked_until_it_tells_the_new_fact_and_old_answers_are_counted() -> None:
@@ -64,6 +70,41 @@ def test_a_cell_that_stays_wrong_after_the_change_never_learned_it() -> None:
     change = watched(["27."] * 9, num_before_change=2)
     assert change.seconds is None
     assert change.meanwhile[Told.OLD] <= 5
+
+
+class Clock:
+    """In place of the module `time`: sleeping and answering take time, and nothing else does."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize("order", [("rag", "tuned+rag"), ("tuned+rag", "rag")])
+def test_a_cell_does_not_wait_for_the_one_that_is_listed_before_it(
+    monkeypatch: pytest.MonkeyPatch, order: tuple[str, str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(adaptability, "time", clock)
+    answer_s, changed_at_s = 2.0, 14.0
+
+    def ask(cell: str) -> str:
+        clock.now += answer_s
+        return "31" if cell == "rag" and clock.now > changed_at_s else "27"
+
+    found = {
+        cell: Change(cell=cell, way=Way.REINGEST, seconds=None, before="27", after="27") for cell in order
+    }
+    changes = adaptability._until_new(ask, lambda: clock.now >= changed_at_s, CHANGE, found, started=0.0)
+    round_s = len(order) * answer_s + adaptability.ASK_EVERY_S
+    assert changes["rag"].seconds is not None
+    assert changed_at_s < changes["rag"].seconds <= changed_at_s + round_s
+    assert changes["tuned+rag"].seconds is None
 
 
 def test_a_fact_that_does_not_stand_in_the_document_is_refused(tmp_path: Path) -> None:
@@ -143,3 +184,30 @@ def test_search_time_is_projected_with_the_logarithm_of_the_size() -> None:
     ]
     assert project_search(sizes, [100_000]) == pytest.approx({100_000: 2.5})
     assert project_search(sizes[:1], [100_000]) == {}
+
+
+@pytest.mark.parametrize(
+    ("report", "is_whole"),
+    [
+        (IngestReport(num_added=12), True),
+        (IngestReport(num_added=12, num_unchanged=1), False),
+        (IngestReport(num_added=1, num_updated=1), False),
+        (IngestReport(num_unchanged=12), False),
+    ],
+)
+def test_only_an_ingestion_of_every_document_is_timed_as_one(
+    report: IngestReport, is_whole: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_report("handbook", report)
+    assert adds_all(capsys.readouterr().out) is is_whole
+
+
+def test_the_digest_of_documents_changes_with_their_names_and_content(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("one")
+    digests = [documents_digest(None), documents_digest(tmp_path)]
+    (tmp_path / "a.md").write_text("two")
+    digests.append(documents_digest(tmp_path))
+    (tmp_path / "a.md").rename(tmp_path / "b.md")
+    digests.append(documents_digest(tmp_path))
+    assert len(set(digests)) == len(digests)
+    assert documents_digest(tmp_path) == digests[-1]

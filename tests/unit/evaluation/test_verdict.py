@@ -157,3 +157,10 @@ def test_the_spread_between_trainings_widens_the_interval() -> None:
         return value.high - value.low
 
     assert width(apart) > 1.5 * width(alike)
+
+
+def test_so_few_resamples_that_they_could_tell_nothing_are_made_more() -> None:
+    p_right = {"a": {"1": 1.0, "2": 1.0}, "b": {"": 0.0}, "c": {"": 0.0}, "d": {"": 0.0}}
+    verdict = judge(simulate_runs(0, p_right), Weights(), Level(num_resamples=200))
+    assert verdict.overall.winner == "a"
+    assert [ruling.winner for ruling in verdict.kinds] == ["a", "a"]
