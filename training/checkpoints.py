@@ -34,6 +34,7 @@ class CheckpointMarker(BaseModel):
     step: int = Field(ge=0, description="Optimizer steps done.")
     world_size: int = Field(gt=0)
     config: dict[str, Any] = Field(description="The resolved config of the run.")
+    data_sha256: str | None = Field(None, description="Digest of the run's rows; older markers have none.")
     files: dict[str, int] = Field(description="Size in bytes of each file.")
 
 
@@ -50,11 +51,17 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def mark_complete(uri: str, *, step: int, world_size: int, config: Mapping[str, Any]) -> None:
+def mark_complete(
+    uri: str, *, step: int, world_size: int, config: Mapping[str, Any], data_sha256: str | None
+) -> None:
     """Write the marker of a checkpoint whose files have all arrived."""
     filesystem, path = fsspec.core.url_to_fs(uri)
     marker = CheckpointMarker(
-        step=step, world_size=world_size, config=dict(config), files=_sizes(filesystem, path)
+        step=step,
+        world_size=world_size,
+        config=dict(config),
+        data_sha256=data_sha256,
+        files=_sizes(filesystem, path),
     )
     filesystem.pipe_file(f"{path}/{MARKER}", marker.model_dump_json().encode())
 
@@ -91,7 +98,7 @@ def wait_for_step(run_uri: str, step: int, deadline_s: float = 120.0) -> str:
 
 
 def require_same_run(marker: CheckpointMarker, config: Mapping[str, Any], global_batch_size: int) -> None:
-    """Refuse to go on from a checkpoint of other rows, another model or another schedule.
+    """Refuse to go on from a checkpoint of another model, other settings or another schedule.
 
     Raises Conflict naming each key with its old and new value, before anything is started.
     """
@@ -108,6 +115,19 @@ def require_same_run(marker: CheckpointMarker, config: Mapping[str, Any], global
         raise Conflict(
             f"the run was begun with another config: {'; '.join(changed)}; go on with the old values, or "
             "start a new run"
+        )
+
+
+def require_same_rows(marker: CheckpointMarker, data_sha256: str, source: str) -> None:
+    """Refuse to go on with rows that changed under the same name. Raises Conflict.
+
+    A step is a place in an epoch's order, which follows from the number of rows and their lengths.
+    """
+    if marker.data_sha256 not in (None, data_sha256):
+        raise Conflict(
+            f"the run was begun on other rows: their SHA-256 was {marker.data_sha256:.16} and is "
+            f"{data_sha256:.16}, read from {source}; bring the old rows back, or start a new run",
+            "data",
         )
 
 

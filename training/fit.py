@@ -109,7 +109,9 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
             checkpoint_config=_checkpoints_kept(config),
             callbacks=[
                 FailFast(),
-                MarkComplete(f"{inputs.run_uri}/{attempt}", config.model_dump(mode="json")),
+                MarkComplete(
+                    f"{inputs.run_uri}/{attempt}", config.model_dump(mode="json"), inputs.data_sha256
+                ),
             ],
         ),
     )

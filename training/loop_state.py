@@ -15,7 +15,8 @@ class LoopInputs:
 
     `run_uri` is the run's folder of checkpoints; `resume_uri` the checkpoint to begin from, when there is one.
     `export_uri` is where the model is exported to, None when it is not; `adapter_uri`, followed by its step,
-    where each epoch's adapter is, when it shall be.
+    where each epoch's adapter is, when it shall be. `data_sha256` is the digest of the run's rows, for its
+    checkpoints; None when no run goes on from them.
     """
 
     config: FinetuneConfig
@@ -26,6 +27,7 @@ class LoopInputs:
     event_log: Any
     resume_uri: str | None = None
     adapter_uri: str | None = None
+    data_sha256: str | None = None
 
 
 @dataclass(frozen=True)

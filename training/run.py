@@ -20,6 +20,7 @@ from training.checkpoints import (
     FoundCheckpoint,
     delete_others,
     newest_complete,
+    require_same_rows,
     require_same_run,
     require_world_size,
 )
@@ -94,6 +95,11 @@ def run(config: FinetuneConfig, identity: Identity | None = None) -> ModelCard:
     identity = identity or identity_of(config)
     checkpoint = _checkpoint_to_resume(config, identity)
     prepared = prepare(config)
+    if checkpoint is not None:
+        require_same_rows(checkpoint.marker, prepared.rows.sha256, prepared.rows.description)
+    if identity.resumes and config.early_stopping_patience is None:
+        # With patience an older one may be the best, and is gone back to.
+        delete_others(identity.run_uri, checkpoint)
     folder = RunFolder(identity.run_name)
     folder.open(config)
     try:
@@ -112,8 +118,6 @@ def _checkpoint_to_resume(config: FinetuneConfig, identity: Identity) -> FoundCh
     if found is not None:
         require_same_run(found.marker, config.model_dump(mode="json"), config.global_batch_size)
         require_world_size(found.marker, config.scaling.num_workers, config.scaling.zero_stage)
-    if config.early_stopping_patience is None:  # else an older one may be the best, and is gone back to
-        delete_others(identity.run_uri, found)
     return found
 
 
@@ -160,6 +164,7 @@ class _Run:
             event_log,
             resume_uri=checkpoint.uri if checkpoint else None,
             adapter_uri=f"{self._identity.export_uri}-ckpt-step-" if adapters else None,
+            data_sha256=self._prepared.rows.sha256,
         )
         board = TensorBoard(self._folder.path)
         sinks: list[Sink] = [

@@ -13,6 +13,7 @@ from training.checkpoints import (
     folder_name,
     mark_complete,
     newest_complete,
+    require_same_rows,
     require_same_run,
     require_world_size,
     wait_for_step,
@@ -37,7 +38,7 @@ def checkpoint(run: Path, attempt: str, step: int, *, complete: bool = True) -> 
     (folder / "state" / "weights.pt").write_bytes(b"w" * 100)
     (folder / "progress.json").write_text("{}")
     if complete:
-        mark_complete(str(folder), step=step, world_size=2, config={"epochs": 3})
+        mark_complete(str(folder), step=step, world_size=2, config={"epochs": 3}, data_sha256="5e")
     return folder
 
 
@@ -105,6 +106,20 @@ def test_another_global_batch_is_refused_with_both_numbers() -> None:
     now = config_of(batch={"micro_batch_size_per_gpu": 4})
     with pytest.raises(Conflict, match="the global batch was 8 rows and is 4"):
         require_same_run(saved(config_of()), now.model_dump(mode="json"), now.global_batch_size)
+
+
+def test_rows_that_changed_under_the_same_path_are_refused_with_both_digests() -> None:
+    marker = saved(config_of()).model_copy(update={"data_sha256": "a" * 64})
+    require_same_rows(marker, "a" * 64, "rows.jsonl")
+    with pytest.raises(
+        Conflict, match=r"other rows: .* was a{16} and is b{16}, read from rows\.jsonl; bring"
+    ):
+        require_same_rows(marker, "b" * 64, "rows.jsonl")
+
+
+def test_a_marker_of_an_older_version_knows_no_digest_and_is_gone_on_from() -> None:
+    older = saved(config_of()).model_dump(exclude={"data_sha256"})
+    require_same_rows(CheckpointMarker.model_validate(older), "b" * 64, "rows.jsonl")
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
