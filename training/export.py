@@ -16,9 +16,9 @@ from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import upload_folder
 from training.config import FinetuneConfig, TaskName
-from training.encoder_modules import write_sentence_files
 from training.engine import Engine
 from training.modules import build_module
+from training.sentence_files import write_sentence_files
 
 
 def export_model(
