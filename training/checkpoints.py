@@ -25,6 +25,9 @@ MARKER = "complete.json"
 # the gradient. Of `batch` and `scaling` only the global batch matters, which is compared by itself.
 FREE_KEYS = ("name", "batch", "scaling", "output", "checkpoint_every_steps", "early_stopping_patience")
 
+# What each worker writes: all of the optimizer's state, its shard of that, or its shard of the weights too.
+FILES_OF_STAGE = {0: "all", 1: "optimizer", 2: "optimizer", 3: "weights"}
+
 
 class CheckpointMarker(BaseModel):
     """What makes a checkpoint complete, in its `complete.json`."""
@@ -131,15 +134,22 @@ def require_same_rows(marker: CheckpointMarker, data_sha256: str, source: str) -
         )
 
 
-def require_world_size(marker: CheckpointMarker, num_workers: int, zero_stage: int) -> None:
-    """Refuse another number of workers where each one's shard is only its own. Raises Conflict.
+def require_same_shards(marker: CheckpointMarker, num_workers: int, zero_stage: int) -> None:
+    """Refuse a ZeRO stage or a number of workers for which the checkpoint's files are not cut. Raises Conflict.
 
-    Without ZeRO every worker holds everything, so any number can go on.
+    Without ZeRO every worker holds everything, so any number can go on. Stages 1 and 2 write the same files.
     """
-    if zero_stage > 0 and marker.world_size != num_workers:
+    saved_stage = int(marker.config["scaling"]["zero_stage"])
+    if FILES_OF_STAGE[saved_stage] != FILES_OF_STAGE[zero_stage]:
+        raise Conflict(
+            f"the checkpoint was saved with ZeRO stage {saved_stage}, asked stage {zero_stage}, which writes "
+            f"and reads other files; resume with scaling.zero_stage={saved_stage}",
+            "scaling.zero_stage",
+        )
+    if saved_stage > 0 and marker.world_size != num_workers:
         raise Conflict(
             f"the checkpoint was saved with {marker.world_size} workers, asked {num_workers}: with ZeRO stage "
-            f"{zero_stage} it is cut for that number; resume with scaling.num_workers={marker.world_size}",
+            f"{saved_stage} it is cut for that number; resume with scaling.num_workers={marker.world_size}",
             "scaling.num_workers",
         )
 

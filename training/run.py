@@ -22,7 +22,7 @@ from training.checkpoints import (
     newest_complete,
     require_same_rows,
     require_same_run,
-    require_world_size,
+    require_same_shards,
 )
 from training.config import FinetuneConfig
 from training.examples import pad_token_id
@@ -117,7 +117,7 @@ def _checkpoint_to_resume(config: FinetuneConfig, identity: Identity) -> FoundCh
         _say(f"warning: the checkpoint {name} is not complete and is passed over")
     if found is not None:
         require_same_run(found.marker, config.model_dump(mode="json"), config.global_batch_size)
-        require_world_size(found.marker, config.scaling.num_workers, config.scaling.zero_stage)
+        require_same_shards(found.marker, config.scaling.num_workers, config.scaling.zero_stage)
     return found
 
 
