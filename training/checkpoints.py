@@ -114,6 +114,10 @@ def require_same_run(marker: CheckpointMarker, config: Mapping[str, Any], global
     saved_batch = _global_batch_size(marker.config)
     if saved_batch != global_batch_size:
         changed.append(f"the global batch was {saved_batch} rows and is {global_batch_size}")
+    patience = config.get("early_stopping_patience")
+    if patience is not None and marker.config.get("early_stopping_patience") is None:
+        # Without it only the newest are kept: the best epoch's, which would be gone back to, may be deleted.
+        changed.append(f"early_stopping_patience was None and is {patience}")
     if changed:
         raise Conflict(
             f"the run was begun with another config: {'; '.join(changed)}; go on with the old values, or "

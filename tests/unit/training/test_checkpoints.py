@@ -108,6 +108,14 @@ def test_another_global_batch_is_refused_with_both_numbers() -> None:
         require_same_run(saved(config_of()), now.model_dump(mode="json"), now.global_batch_size)
 
 
+def test_patience_may_change_and_go_but_not_come() -> None:
+    without, two, three = (config_of(early_stopping_patience=patience) for patience in (None, 2, 3))
+    for before, now in ((two, three), (two, without)):
+        require_same_run(saved(before), now.model_dump(mode="json"), now.global_batch_size)
+    with pytest.raises(Conflict, match="early_stopping_patience was None and is 2; go on with the old"):
+        require_same_run(saved(without), two.model_dump(mode="json"), two.global_batch_size)
+
+
 def test_rows_that_changed_under_the_same_path_are_refused_with_both_digests() -> None:
     marker = saved(config_of()).model_copy(update={"data_sha256": "a" * 64})
     require_same_rows(marker, "a" * 64, "rows.jsonl")
