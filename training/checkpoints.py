@@ -26,6 +26,9 @@ MARKER = "complete.json"
 # the gradient. Of `batch` and `scaling` only the global batch matters, which is compared by itself.
 FREE_KEYS = ("name", "batch", "scaling", "output", "checkpoint_every_steps", "early_stopping_patience")
 
+# What each worker writes: all of the optimizer's state, its shard of that, or its shard of the weights too.
+FILES_OF_STAGE = {0: "all", 1: "optimizer", 2: "optimizer", 3: "weights"}
+
 
 class CheckpointMarker(BaseModel):
     """What makes a checkpoint complete, in its `complete.json`."""
@@ -35,6 +38,7 @@ class CheckpointMarker(BaseModel):
     step: int = Field(ge=0, description="Optimizer steps done.")
     world_size: int = Field(gt=0)
     config: dict[str, Any] = Field(description="The resolved config of the run.")
+    data_sha256: str | None = Field(None, description="Digest of the run's rows; older markers have none.")
     files: dict[str, int] = Field(description="Size in bytes of each file.")
 
 
@@ -51,11 +55,17 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def mark_complete(uri: str, *, step: int, world_size: int, config: Mapping[str, Any]) -> None:
+def mark_complete(
+    uri: str, *, step: int, world_size: int, config: Mapping[str, Any], data_sha256: str | None
+) -> None:
     """Write the marker of a checkpoint whose files have all arrived."""
     with reaching(uri, "write") as (filesystem, path):
         marker = CheckpointMarker(
-            step=step, world_size=world_size, config=dict(config), files=_sizes(filesystem, path)
+            step=step,
+            world_size=world_size,
+            config=dict(config),
+            data_sha256=data_sha256,
+            files=_sizes(filesystem, path),
         )
         filesystem.pipe_file(f"{path}/{MARKER}", marker.model_dump_json().encode())
 
@@ -94,7 +104,7 @@ def wait_for_step(run_uri: str, step: int, deadline_s: float = 120.0) -> str:
 
 
 def require_same_run(marker: CheckpointMarker, config: Mapping[str, Any], global_batch_size: int) -> None:
-    """Refuse to go on from a checkpoint of other rows, another model or another schedule.
+    """Refuse to go on from a checkpoint of another model, other settings or another schedule.
 
     Raises Conflict naming each key with its old and new value, before anything is started.
     """
@@ -107,6 +117,10 @@ def require_same_run(marker: CheckpointMarker, config: Mapping[str, Any], global
     saved_batch = _global_batch_size(marker.config)
     if saved_batch != global_batch_size:
         changed.append(f"the global batch was {saved_batch} rows and is {global_batch_size}")
+    patience = config.get("early_stopping_patience")
+    if patience is not None and marker.config.get("early_stopping_patience") is None:
+        # Without it only the newest are kept: the best epoch's, which would be gone back to, may be deleted.
+        changed.append(f"early_stopping_patience was None and is {patience}")
     if changed:
         raise Conflict(
             f"the run was begun with another config: {'; '.join(changed)}; go on with the old values, or "
@@ -114,15 +128,35 @@ def require_same_run(marker: CheckpointMarker, config: Mapping[str, Any], global
         )
 
 
-def require_world_size(marker: CheckpointMarker, num_workers: int, zero_stage: int) -> None:
-    """Refuse another number of workers where each one's shard is only its own. Raises Conflict.
+def require_same_rows(marker: CheckpointMarker, data_sha256: str, source: str) -> None:
+    """Refuse to go on with rows that changed under the same name. Raises Conflict.
 
-    Without ZeRO every worker holds everything, so any number can go on.
+    A step is a place in an epoch's order, which follows from the number of rows and their lengths.
     """
-    if zero_stage > 0 and marker.world_size != num_workers:
+    if marker.data_sha256 not in (None, data_sha256):
+        raise Conflict(
+            f"the run was begun on other rows: their SHA-256 was {marker.data_sha256:.16} and is "
+            f"{data_sha256:.16}, read from {source}; bring the old rows back, or start a new run",
+            "data",
+        )
+
+
+def require_same_shards(marker: CheckpointMarker, num_workers: int, zero_stage: int) -> None:
+    """Refuse a ZeRO stage or a number of workers for which the checkpoint's files are not cut. Raises Conflict.
+
+    Without ZeRO every worker holds everything, so any number can go on. Stages 1 and 2 write the same files.
+    """
+    saved_stage = int(marker.config["scaling"]["zero_stage"])
+    if FILES_OF_STAGE[saved_stage] != FILES_OF_STAGE[zero_stage]:
+        raise Conflict(
+            f"the checkpoint was saved with ZeRO stage {saved_stage}, asked stage {zero_stage}, which writes "
+            f"and reads other files; resume with scaling.zero_stage={saved_stage}",
+            "scaling.zero_stage",
+        )
+    if saved_stage > 0 and marker.world_size != num_workers:
         raise Conflict(
             f"the checkpoint was saved with {marker.world_size} workers, asked {num_workers}: with ZeRO stage "
-            f"{zero_stage} it is cut for that number; resume with scaling.num_workers={marker.world_size}",
+            f"{saved_stage} it is cut for that number; resume with scaling.num_workers={marker.world_size}",
             "scaling.num_workers",
         )
 

@@ -74,9 +74,10 @@ class FailFast(UserCallback):
 class MarkComplete(UserCallback):
     """Writes the marker of a checkpoint when every rank has reported it."""
 
-    def __init__(self, attempt_uri: str, config: dict[str, Any]) -> None:
+    def __init__(self, attempt_uri: str, config: dict[str, Any], data_sha256: str | None) -> None:
         self._attempt_uri = attempt_uri
         self._config = config
+        self._data_sha256 = data_sha256
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
@@ -89,4 +90,5 @@ class MarkComplete(UserCallback):
             step=int(metrics[0]["step"]),
             world_size=len(metrics),
             config=self._config,
+            data_sha256=self._data_sha256,
         )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +14,6 @@ from training.pairs import RIGHT
 
 # Cosines are multiplied by this before the softmax, as in sentence-transformers' MultipleNegativesRankingLoss.
 SCALE = 20.0
-# What makes a folder of weights a sentence-transformers model.
-SENTENCE_FILES = (
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling",
-)
 
 
 class MaskedModule(nn.Module):
@@ -130,37 +120,3 @@ def collate_texts(examples: Sequence[Example], pad_token_id: int) -> dict[str, T
 def is_scored(labels: Sequence[int]) -> bool:
     """Whether labels are scores. A row without weight has none to tell by."""
     return any(label not in (RIGHT, IGNORE) for label in labels)
-
-
-def uses_first_token(folder: Path) -> bool:
-    """How the model in `folder` makes one vector of many: of its first token, else their mean."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return False
-    config = json.loads(path.read_text(encoding="utf-8"))
-    return bool(config.get("pooling_mode_cls_token")) or config.get("pooling_mode") == "cls"
-
-
-def write_sentence_files(base: Path, folder: Path, max_length_tokens: int) -> None:
-    """Make `folder`, which holds the weights, a sentence-transformers model: as its base is, else mean pooling."""
-    if (base / "modules.json").is_file():
-        for name in SENTENCE_FILES:
-            if (base / name).is_dir():
-                shutil.copytree(base / name, folder / name)
-            elif (base / name).is_file():
-                shutil.copy(base / name, folder / name)
-        return
-    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
-    modules = [
-        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for number, (path, kind) in enumerate(kinds.items())
-    ]
-    hidden_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
-    pooling = {"word_embedding_dimension": hidden_size, "pooling_mode_mean_tokens": True}
-    (folder / "1_Pooling").mkdir()
-    for name, content in {
-        "modules.json": modules,
-        "1_Pooling/config.json": pooling,
-        "sentence_bert_config.json": {"max_seq_length": max_length_tokens, "do_lower_case": False},
-    }.items():
-        (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import upload_folder
 from training.config import FinetuneConfig, TaskName
-from training.encoder_modules import write_sentence_files
 from training.engine import Engine
 from training.modules import build_module
+from training.sentence_files import write_sentence_files
 
 
 def export_model(
@@ -46,8 +48,13 @@ def export_model(
 
 def _save(model: Any, weights: dict[str, Tensor], config: FinetuneConfig, folder: Path) -> None:
     if not config.method.trains_adapter:
+        if config.task.is_generative:
+            # transformers refuses to write settings that it only warned of when it read them.
+            model.generation_config = GenerationConfig()
         # Weights that do not train (buffers, tied heads) come from the model itself.
         model.save_pretrained(folder, state_dict={**_whole_state(model), **weights})
+        if config.task.is_generative:
+            _copy_generation_config(resolve_model(config.model), folder)
         return
     if not config.exports_adapter:
         model = _whole_copy(model, config)
@@ -61,6 +68,13 @@ def _save(model: Any, weights: dict[str, Tensor], config: FinetuneConfig, folder
     # The reference, not the path it had on this machine: the card's base is what serving resolves.
     content["base_model_name_or_path"] = config.model
     adapter.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _copy_generation_config(base: Path, folder: Path) -> None:
+    """How the model in `folder` samples and where it stops: as its base, also where that leaves it to its config."""
+    (folder / GENERATION_CONFIG_NAME).unlink()
+    if (base / GENERATION_CONFIG_NAME).is_file():
+        shutil.copy(base / GENERATION_CONFIG_NAME, folder)
 
 
 def _whole_copy(model: Any, config: FinetuneConfig) -> Any:

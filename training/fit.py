@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.errors import ConfigError, HamletError, JobFailed
 from training.config import FinetuneConfig, Method
 from training.controller import FailFast, MarkComplete, first_failure
-from training.loop_state import LoopInputs, LoopResult
+from training.loop_state import CHECKPOINT_SCORE, LoopInputs, LoopResult
 from training.progress import POLL_EVERY_S, EventLog, EventReader, Sink
 from training.workers import torch_config
 
@@ -109,7 +109,9 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
             checkpoint_config=_checkpoints_kept(config),
             callbacks=[
                 FailFast(),
-                MarkComplete(f"{inputs.run_uri}/{attempt}", config.model_dump(mode="json")),
+                MarkComplete(
+                    f"{inputs.run_uri}/{attempt}", config.model_dump(mode="json"), inputs.data_sha256
+                ),
             ],
         ),
     )
@@ -137,7 +139,7 @@ def _checkpoints_kept(config: FinetuneConfig) -> ray.train.CheckpointConfig:
     if config.early_stopping_patience is None:
         return ray.train.CheckpointConfig(num_to_keep=2)
     return ray.train.CheckpointConfig(
-        num_to_keep=1, checkpoint_score_attribute="validation_loss", checkpoint_score_order="min"
+        num_to_keep=1, checkpoint_score_attribute=CHECKPOINT_SCORE, checkpoint_score_order="min"
     )
 
 

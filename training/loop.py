@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from training.examples import Dataset
 from training.export import export_model
 from training.feed import Feed
 from training.heartbeat import Heartbeat
-from training.loop_state import LoopInputs, LoopResult, Progress
+from training.loop_state import CHECKPOINT_SCORE, LoopInputs, LoopResult, Progress
 from training.meter import Meter, agree, peak_memory_bytes
 from training.modules import build_module
 from training.packing import num_rows, split
@@ -220,12 +219,7 @@ class _Worker:
         progress = self._progress
         training_loss = progress.epoch_loss_sum / max(1, progress.epoch_targets)
         event = EpochEvent(epoch + 1, progress.step, training_loss, validation_loss, metrics)
-        best = progress.best_epoch
-        if best is None or validation_loss < best.validation_loss:
-            best = event
-        self._progress = replace(
-            progress, epoch_loss_sum=0.0, epoch_targets=0, last_epoch=event, best_epoch=best
-        )
+        self._progress = progress.after(event)
         self._post(event)
         self._checkpoint()
         if self._inputs.adapter_uri is not None:
@@ -263,11 +257,8 @@ class _Worker:
         # In the worker's own folder of the Ray session, which goes with it if this process is killed.
         folder = tempfile.mkdtemp(prefix="checkpoint-", dir=Path.cwd())
         self._engine.save(Path(folder), asdict(self._progress))
-        event = self._progress.last_epoch
-        # What the best checkpoint is told by: one within an epoch is none, it has not been evaluated.
-        score = event.validation_loss if event.step == step else math.inf
         ray.train.report(
-            {"step": step, "validation_loss": score},
+            {"step": step, CHECKPOINT_SCORE: self._progress.score},
             checkpoint=ray.train.Checkpoint.from_directory(folder),
             checkpoint_dir_name=folder_name(step),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,

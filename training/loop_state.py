@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.config import FinetuneConfig, Precision
 from training.progress import EpochEvent
+
+# The figure that Ray Train is told of each checkpoint, see `Progress.score`.
+CHECKPOINT_SCORE = "score"
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,8 @@ class LoopInputs:
 
     `run_uri` is the run's folder of checkpoints; `resume_uri` the checkpoint to begin from, when there is one.
     `export_uri` is where the model is exported to, None when it is not; `adapter_uri`, followed by its step,
-    where each epoch's adapter is, when it shall be.
+    where each epoch's adapter is, when it shall be. `data_sha256` is the digest of the run's rows, for its
+    checkpoints; None when no run goes on from them.
     """
 
     config: FinetuneConfig
@@ -26,6 +31,7 @@ class LoopInputs:
     event_log: Any
     resume_uri: str | None = None
     adapter_uri: str | None = None
+    data_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,26 @@ class Progress:
         epochs = {"last_epoch": EpochEvent(**value["last_epoch"])}
         return Progress(**{**value, **epochs, "best_epoch": EpochEvent(**best) if best else None})
 
+    def after(self, event: EpochEvent) -> Progress:
+        """Once an epoch is evaluated. Of equal ones the first stays the best; one whose loss is no number never is."""
+        loss, best = event.validation_loss, self.best_epoch
+        if math.isfinite(loss) and (best is None or loss < best.validation_loss):
+            best = event
+        return replace(self, epoch_loss_sum=0.0, epoch_targets=0, last_epoch=event, best_epoch=best)
+
+    @property
+    def score(self) -> float:
+        """What Ray Train keeps the best checkpoint by: the validation loss of one that is the best so far.
+
+        Infinite for any other, one within an epoch included, so that Ray keeps what the run goes back to:
+        by the losses alone it would keep the last of equal ones.
+        """
+        best = self.best_epoch
+        return best.validation_loss if best is not None and best.step == self.step else math.inf
+
     @property
     def epochs_without_improvement(self) -> int:
-        return self.last_epoch.epoch - self.best_epoch.epoch if self.best_epoch else 0
+        return self.last_epoch.epoch - (self.best_epoch.epoch if self.best_epoch else 0)
 
 
 @dataclass(frozen=True)

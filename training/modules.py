@@ -24,10 +24,11 @@ from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import local_folder
 from training.config import FinetuneConfig, Method, TaskName
-from training.encoder_modules import EmbeddingModule, MaskedModule, collate_texts, uses_first_token
+from training.encoder_modules import EmbeddingModule, MaskedModule, collate_texts
 from training.examples import IGNORE, Example, pad_token_id
 from training.language_modules import LanguageModule, PreferenceModule
 from training.packing import positions, split
+from training.sentence_files import sentence_form
 
 CPU = torch.device("cpu")
 
@@ -79,7 +80,7 @@ def _module_of(config: FinetuneConfig, model: Any, folder: Path) -> nn.Module:
     if config.task is TaskName.DPO:
         return PreferenceModule(model, config.dpo.beta)
     if config.task is TaskName.EMBEDDING:
-        return EmbeddingModule(model, uses_first_token=uses_first_token(folder))
+        return EmbeddingModule(model, uses_first_token=sentence_form(folder).uses_first_token)
     return LanguageModule(model)
 
 

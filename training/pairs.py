@@ -15,6 +15,7 @@ from cluster.errors import DataError
 from training.examples import MILLIONTHS, Dataset, Example, Examples
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
+from training.sentence_files import SentenceForm
 from training.sources import Rows
 
 # Column names people use: of the text that asks, of what belongs to it, and of what does not.
@@ -66,8 +67,11 @@ def score_of(columns: Mapping[str, Any]) -> float | None:
     return score if -1 <= score <= 1 else None
 
 
-def prepare_pairs(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset:
-    """Tokenise rows. The texts of a row stand one after the other, told apart by `segment_ids`."""
+def prepare_pairs(rows: Rows, tokenizer: Any, max_length_tokens: int, form: SentenceForm) -> Dataset:
+    """Tokenise rows. The texts of a row stand one after the other, told apart by `segment_ids`.
+
+    The first has the query's prompt, the others have the document's, as in a search.
+    """
     names = pair_columns(rows.train[0].columns)
     for what, some in (("training file", rows.train), ("validation file", rows.validation)):
         for row in some:
@@ -80,8 +84,8 @@ def prepare_pairs(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset
     )
     if names[-1] != "score":
         held_out = with_distractors(held_out)
-    train, cut = _encode(texts, labels, tokenizer, max_length_tokens)
-    validation, _ = _encode(held_out, held_out_labels, tokenizer, max_length_tokens)
+    train, cut = _encode(texts, labels, tokenizer, max_length_tokens, form)
+    validation, _ = _encode(held_out, held_out_labels, tokenizer, max_length_tokens, form)
     notices = [f"{cut} of {len(train)} rows were cut to {max_length_tokens} tokens a text"] if cut else []
     return Dataset(train, validation, (), tuple(notices))
 
@@ -124,14 +128,19 @@ def _label(row: Row, names: tuple[str, ...]) -> int:
 
 
 def _encode(
-    rows: Sequence[list[str]], labels: Sequence[int], tokenizer: Any, max_length_tokens: int
+    rows: Sequence[list[str]],
+    labels: Sequence[int],
+    tokenizer: Any,
+    max_length_tokens: int,
+    form: SentenceForm,
 ) -> tuple[Examples, int]:
     """The examples of all rows, and of how many a text was cut."""
     num_cut = 0
 
     def encoded() -> Iterator[Example]:
         nonlocal num_cut
-        for texts, label in zip(rows, labels, strict=True):
+        for (query, *passages), label in zip(rows, labels, strict=True):
+            texts = [form.query_prompt + query, *(form.document_prompt + text for text in passages)]
             found = tokenizer(texts, truncation=True, max_length=max_length_tokens)
             num_cut += any(encoding.overflowing for encoding in found.encodings or ())
             ids = [token for text in found["input_ids"] for token in text]

@@ -13,6 +13,7 @@ from training.mlm import prepare_mlm
 from training.packing import packed
 from training.pairs import prepare_pairs
 from training.preferences import prepare_preferences
+from training.sentence_files import sentence_form
 from training.sft import prepare_sft
 from training.sources import Rows, load_rows
 
@@ -35,14 +36,15 @@ def prepare(config: FinetuneConfig) -> Prepared:
     """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(config.model), local_files_only=True)
+    base = resolve_model(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     rows = load_rows(config.data)
     if config.task is TaskName.CLASSIFICATION:
         dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
     elif config.task is TaskName.MLM:
         dataset = prepare_mlm(rows, tokenizer, config.max_length_tokens, config.seed)
     elif config.task is TaskName.EMBEDDING:
-        dataset = prepare_pairs(rows, tokenizer, config.max_length_tokens)
+        dataset = prepare_pairs(rows, tokenizer, config.max_length_tokens, sentence_form(base))
     elif config.task is TaskName.DPO:
         dataset = prepare_preferences(rows, tokenizer, config.max_length_tokens)
     else:

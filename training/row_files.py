@@ -242,11 +242,28 @@ def _scan_parquet(path: Path) -> Iterator[Scanned]:
         for batch in file.iter_batches():
             for columns in batch.to_pylist():
                 number += 1
-                yield Scanned(Row(number, columns), "")
+                yield Scanned(Row(number, without_filled_nulls(columns)), "")
     except (pyarrow.ArrowInvalid, OSError) as exc:
         raise DataError(
             f"{path}: not Parquet, or cut off ({exc}); write the file again", "data.path"
         ) from exc
+
+
+def without_filled_nulls(columns: dict[str, Any]) -> dict[str, Any]:
+    """A row of Arrow with its columns as they were written.
+
+    Arrow gives the objects of one column the keys of all of them, null where a row had none: a call's
+    arguments would be those of every other function too. A null column stays, as a table's does.
+    """
+    return {name: _without_nulls(value) for name, value in columns.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
 
 
 def _at_line(found: dict[str, Any] | Fault, line: int) -> Row | Fault:

@@ -20,8 +20,9 @@ from training.checkpoints import (
     FoundCheckpoint,
     delete_others,
     newest_complete,
+    require_same_rows,
     require_same_run,
-    require_world_size,
+    require_same_shards,
 )
 from training.config import FinetuneConfig
 from training.examples import pad_token_id
@@ -94,6 +95,11 @@ def run(config: FinetuneConfig, identity: Identity | None = None) -> ModelCard:
     identity = identity or identity_of(config)
     checkpoint = _checkpoint_to_resume(config, identity)
     prepared = prepare(config)
+    if checkpoint is not None:
+        require_same_rows(checkpoint.marker, prepared.rows.sha256, prepared.rows.description)
+    if identity.resumes and config.early_stopping_patience is None:
+        # With patience an older one may be the best, and is gone back to.
+        delete_others(identity.run_uri, checkpoint)
     folder = RunFolder(identity.run_name)
     folder.open(config)
     try:
@@ -111,9 +117,7 @@ def _checkpoint_to_resume(config: FinetuneConfig, identity: Identity) -> FoundCh
         _say(f"warning: the checkpoint {name} is not complete and is passed over")
     if found is not None:
         require_same_run(found.marker, config.model_dump(mode="json"), config.global_batch_size)
-        require_world_size(found.marker, config.scaling.num_workers, config.scaling.zero_stage)
-    if config.early_stopping_patience is None:  # else an older one may be the best, and is gone back to
-        delete_others(identity.run_uri, found)
+        require_same_shards(found.marker, config.scaling.num_workers, config.scaling.zero_stage)
     return found
 
 
@@ -160,6 +164,7 @@ class _Run:
             event_log,
             resume_uri=checkpoint.uri if checkpoint else None,
             adapter_uri=f"{self._identity.export_uri}-ckpt-step-" if adapters else None,
+            data_sha256=self._prepared.rows.sha256,
         )
         board = TensorBoard(self._folder.path)
         sinks: list[Sink] = [

@@ -16,7 +16,7 @@ from cluster.hub import hub_is_reachable
 from cluster.storage import local_copy
 from training.config import DataConfig
 from training.faults import Fault
-from training.row_files import Row, data_files, scan
+from training.row_files import Row, data_files, scan, without_filled_nulls
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,11 @@ def _from_hub(reference: str, config: DataConfig) -> Rows:
             f"the data hub cannot be reached for {reference}; give data.path or data.fallback_path",
             "data.hub",
         ) from exc
-    train = [Row(number, dict(row)) for number, row in enumerate(splits["train"], 1)]
+    train = [Row(number, without_filled_nulls(row)) for number, row in enumerate(splits["train"], 1)]
     if "validation" in splits:
-        validation = [Row(number, dict(row)) for number, row in enumerate(splits["validation"], 1)]
+        validation = [
+            Row(number, without_filled_nulls(row)) for number, row in enumerate(splits["validation"], 1)
+        ]
     else:
         train, validation = split_by_hash(train, config.validation_share)
     return Rows(train[: config.limit], validation[: config.limit], reference)

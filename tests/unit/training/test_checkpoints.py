@@ -13,8 +13,9 @@ from training.checkpoints import (
     folder_name,
     mark_complete,
     newest_complete,
+    require_same_rows,
     require_same_run,
-    require_world_size,
+    require_same_shards,
     wait_for_step,
 )
 from training.config import FinetuneConfig
@@ -37,7 +38,7 @@ def checkpoint(run: Path, attempt: str, step: int, *, complete: bool = True) -> 
     (folder / "state" / "weights.pt").write_bytes(b"w" * 100)
     (folder / "progress.json").write_text("{}")
     if complete:
-        mark_complete(str(folder), step=step, world_size=2, config={"epochs": 3})
+        mark_complete(str(folder), step=step, world_size=2, config={"epochs": 3}, data_sha256="5e")
     return folder
 
 
@@ -119,16 +120,53 @@ def test_another_global_batch_is_refused_with_both_numbers() -> None:
         require_same_run(saved(config_of()), now.model_dump(mode="json"), now.global_batch_size)
 
 
+def test_patience_may_change_and_go_but_not_come() -> None:
+    without, two, three = (config_of(early_stopping_patience=patience) for patience in (None, 2, 3))
+    for before, now in ((two, three), (two, without)):
+        require_same_run(saved(before), now.model_dump(mode="json"), now.global_batch_size)
+    with pytest.raises(Conflict, match="early_stopping_patience was None and is 2; go on with the old"):
+        require_same_run(saved(without), two.model_dump(mode="json"), two.global_batch_size)
+
+
+def test_rows_that_changed_under_the_same_path_are_refused_with_both_digests() -> None:
+    marker = saved(config_of()).model_copy(update={"data_sha256": "a" * 64})
+    require_same_rows(marker, "a" * 64, "rows.jsonl")
+    with pytest.raises(
+        Conflict, match=r"other rows: .* was a{16} and is b{16}, read from rows\.jsonl; bring"
+    ):
+        require_same_rows(marker, "b" * 64, "rows.jsonl")
+
+
+def test_a_marker_of_an_older_version_knows_no_digest_and_is_gone_on_from() -> None:
+    older = saved(config_of()).model_dump(exclude={"data_sha256"})
+    require_same_rows(CheckpointMarker.model_validate(older), "b" * 64, "rows.jsonl")
+
+
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_another_number_of_workers_is_refused_with_both_numbers_under_zero(zero_stage: int) -> None:
-    marker = saved(config_of(), world_size=4)
+    marker = saved(config_of(scaling={"zero_stage": zero_stage}), world_size=4)
     with pytest.raises(Conflict, match="saved with 4 workers, asked 2"):
-        require_world_size(marker, 2, zero_stage)
-    require_world_size(marker, 4, zero_stage)
+        require_same_shards(marker, 2, zero_stage)
+    require_same_shards(marker, 4, zero_stage)
 
 
 def test_without_zero_any_number_of_workers_goes_on() -> None:
-    require_world_size(saved(config_of(), world_size=4), 2, 0)
+    require_same_shards(saved(config_of(scaling={"zero_stage": 0}), world_size=4), 2, 0)
+
+
+@pytest.mark.parametrize(("before", "now"), [(0, 1), (0, 2), (2, 0), (2, 3), (3, 1), (3, 0)])
+def test_a_stage_that_writes_other_files_is_refused_with_both_stages(before: int, now: int) -> None:
+    marker = saved(config_of(scaling={"zero_stage": before}), world_size=4)
+    with pytest.raises(Conflict, match=f"ZeRO stage {before}, asked stage {now}, .*zero_stage={before}"):
+        require_same_shards(marker, 2, now)
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1)])
+def test_stages_that_write_the_same_files_go_on_from_each_other(before: int, now: int) -> None:
+    marker = saved(config_of(scaling={"zero_stage": before}), world_size=4)
+    require_same_shards(marker, 4, now)
+    with pytest.raises(Conflict, match="saved with 4 workers, asked 2"):
+        require_same_shards(marker, 2, now)
 
 
 def test_a_checkpoint_that_was_just_saved_is_waited_for_and_found(tmp_path: Path) -> None:

@@ -55,11 +55,11 @@ def test_a_checkpoint_counts_once_every_rank_has_reported_it(tmp_path: Path) -> 
     (folder / "shard-0").write_bytes(b"1234")
     assert newest_complete(str(tmp_path / "run"))[0] is None
     reports = [{"step": 26, "validation_loss": 0.5}] * 2
-    callback = MarkComplete(str(tmp_path / "run" / "attempt-a"), {"epochs": 3})
+    callback = MarkComplete(str(tmp_path / "run" / "attempt-a"), {"epochs": 3}, "5e")
     callback.after_report(None, reports, None)  # type: ignore[arg-type]
     assert newest_complete(str(tmp_path / "run"))[0] is None
     callback.after_report(None, reports, SimpleNamespace(path=str(folder)))  # type: ignore[arg-type]
     found, _ = newest_complete(str(tmp_path / "run"))
     assert found is not None
     assert (found.marker.step, found.marker.world_size, found.marker.files) == (26, 2, {"shard-0": 4})
-    assert found.marker.config == {"epochs": 3}
+    assert (found.marker.config, found.marker.data_sha256) == ({"epochs": 3}, "5e")

@@ -14,6 +14,7 @@ from training.examples import Dataset, Example
 from training.modules import weightless
 from training.pairs import RIGHT, pair_columns, pair_faults, pair_metrics, prepare_pairs, with_distractors
 from training.row_files import Row
+from training.sentence_files import SentenceForm
 from training.sources import Rows
 
 
@@ -49,9 +50,20 @@ def test_a_score_outside_its_range_is_refused(score: Any) -> None:
 
 def test_all_texts_of_a_row_stand_in_one_example(word_tokenizer: PreTrainedTokenizerFast) -> None:
     rows = rows_of(*({"query": f"the {letter}", "passage": "cat sat on"} for letter in "ab"))
-    dataset: Dataset = prepare_pairs(rows, word_tokenizer, 8)
+    dataset: Dataset = prepare_pairs(rows, word_tokenizer, 8, SentenceForm())
     assert dataset.train[0].segment_ids == [0, 0, 0, 0, 1, 1, 1, 1, 1]
     assert dataset.train[0].labels == [RIGHT]
+
+
+def test_the_prompts_of_the_base_stand_before_query_and_passages(
+    word_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    rows = rows_of({"query": "cat", "passage": "sat"}, {"query": "dog", "passage": "ran"})
+    form = SentenceForm(query_prompt="q ", document_prompt="d ")
+    dataset: Dataset = prepare_pairs(rows, word_tokenizer, 8, form)
+    assert word_tokenizer.decode(dataset.train[0].input_ids) == "[CLS] q cat [SEP] [CLS] d sat [SEP]"
+    held_out = word_tokenizer.decode(dataset.validation[0].input_ids)
+    assert held_out == "[CLS] q cat [SEP] [CLS] d sat [SEP] [CLS] d ran [SEP]"
 
 
 def test_distractors_are_passages_of_other_rows_and_the_same_every_time() -> None:

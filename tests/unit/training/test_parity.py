@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,21 @@ def test_an_export_evaluates_as_the_module_it_came_from(
     assert loss == pytest.approx(tally.loss, rel=1e-4)
     assert config.exports_adapter == (method == "lora")
     assert (tmp_path / "export" / "adapter_config.json").exists() == (method == "lora")
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.6, "top_p": 0.9, "eos_token_id": 2}, None])
+def test_an_export_samples_as_its_base_also_where_transformers_would_not_write_that(
+    base: Path, tmp_path: Path, settings: dict[str, Any] | None
+) -> None:
+    file = base / "generation_config.json"
+    file.unlink()
+    if settings is not None:
+        file.write_text(json.dumps(settings))
+    module = build_module(config_of(base), base, (), frozen_dtype=torch.float32)
+    export = tmp_path / "export"
+    export_model(StillEngine(module), module, config_of(base), str(export), is_writer=True)  # type: ignore[arg-type]
+    exported = export / "generation_config.json"
+    assert (json.loads(exported.read_text()) if exported.exists() else None) == settings
 
 
 def test_only_the_writer_writes(base: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import fsspec
 import pyarrow
 import pyarrow.parquet
@@ -176,6 +177,42 @@ def test_parquet_keeps_types_and_nulls(tmp_path: Path) -> None:
     write(path, path.read_bytes()[:-30])
     with pytest.raises(DataError, match=r"rows\.parquet: not Parquet"):
         read_file(path)
+
+
+def calling(name: str, arguments: dict[str, Any], *messages: dict[str, Any]) -> dict[str, Any]:
+    """A row that calls the function `name`, whose schema has the arguments' keys."""
+    call = {"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}}
+    parameters = {"type": "object", "properties": {key: {"type": "string"} for key in arguments}}
+    return {
+        "messages": [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "tool_calls": [call]},
+            *messages,
+        ],
+        "tools": [{"type": "function", "function": {"name": name, "parameters": parameters}}],
+    }
+
+
+CALLS = [
+    calling("weather", {"city": "Oslo"}),
+    calling("mail", {"to": "Ann"}, {"role": "tool", "tool_call_id": "c1", "content": "sent"}),
+]
+
+
+def test_an_object_in_parquet_has_its_own_keys_and_not_those_of_other_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(CALLS), path)
+    assert columns(path) == columns(write(tmp_path / "rows.jsonl", jsonl(CALLS))) == CALLS
+
+
+def test_an_object_of_the_hub_has_its_own_keys_and_not_those_of_other_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split = datasets.Dataset.from_list(CALLS)
+    monkeypatch.setattr(sources, "hub_is_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: {"train": split, "validation": split})
+    rows = load_rows(DataConfig(hub="acme/calls"))
+    assert [row.columns for row in rows.train] == [row.columns for row in rows.validation] == CALLS
 
 
 @pytest.mark.parametrize(
