@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from cluster.errors import Conflict, DataError, NotFound
 from retrieval.client import CollectionsClient
-from retrieval.config import Distance
+from retrieval.config import Distance, retrieval_config
 from retrieval.migrate import pages
 from retrieval.points import remade_point
 from retrieval.store import CollectionSpec, Scored
@@ -50,7 +50,8 @@ def back_up(collections: CollectionsClient, collection: str, target: str) -> int
 def restore(collections: CollectionsClient, source: str, collection: str | None = None) -> int:
     """Make a collection from a backup, under its own or another name; returns how many chunks.
 
-    It appears when complete. Raises Conflict when the name is taken, DataError for a file that is no backup.
+    It appears when complete. Raises Conflict when the name is taken, ConfigError when it cannot be one,
+    DataError for a file that is no backup.
     """
     filesystem, path = fsspec.core.url_to_fs(source)
     if not filesystem.exists(path):
@@ -64,7 +65,7 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
         if metadata.get(b"format") != FORMAT.encode():
             raise DataError(f"{source} is not a backup of a collection", "path")
         raw = json.loads(metadata[b"spec"])
-        name = collection or raw["name"]
+        name = retrieval_config(collection=collection or raw["name"]).collection
         if any(info.spec.name == name for info in collections.list_collections()):
             raise Conflict(f"collection {name!r} exists already; drop it or restore under another name")
         spec = CollectionSpec(**{**raw, "name": f"{name}-restoring", "distance": Distance(raw["distance"])})

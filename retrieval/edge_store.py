@@ -254,15 +254,16 @@ class EdgeStore:
         opened = self._open.get(name)
         if opened is not None:
             return opened
-        folder = self._root / name
-        if not (folder / "collection.json").is_file():
-            known = ", ".join(self.names()) or "none"
+        names = self.names()
+        # Compared, never joined to a path: `c/../c` would open c under a second name and lock it for good.
+        if name not in names:
+            known = ", ".join(names) or "none"
             raise NotFound(
                 f"no collection {name!r}; there are: {known}", "collection", "collection_not_found"
             )
         with self._opening, _translated():
             if name not in self._open:
-                shard_folder, spec, fields = _read_description(folder)
+                shard_folder, spec, fields = _read_description(self._root / name)
                 shard = edge.EdgeShard.load(str(shard_folder))
                 self._open[name] = _Open(shard, shard_folder, spec, fields)
             return self._open[name]

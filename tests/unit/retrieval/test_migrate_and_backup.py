@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import Conflict, DataError, NotFound
+from cluster.errors import ConfigError, Conflict, DataError, NotFound
 from retrieval.backup import back_up, restore
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
@@ -143,6 +143,8 @@ def test_a_backup_never_overwrites_and_a_wrong_file_is_refused(tmp_path: Path) -
     back_up(collections, "c", str(file))
     with pytest.raises(Conflict, match="exists already"):
         restore(collections, str(file))
+    with pytest.raises(ConfigError, match="collection"):
+        restore(collections, str(file), "../copy")
     restore(collections, str(file), "copy")
     assert collections.count("copy", "ann") == collections.count("c", "ann")
     file.write_text("not parquet")

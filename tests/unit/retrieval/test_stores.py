@@ -87,6 +87,20 @@ def test_a_name_that_is_taken_is_a_conflict_and_an_unknown_one_is_not_found(stor
     assert store.names() == []
 
 
+@pytest.mark.parametrize("name", ["things/../things", "../collections/things", "x" * 300, "THINGS", "", "\0"])
+def test_a_name_that_no_collection_can_have_is_not_found_and_locks_nothing(
+    store: VectorStore, name: str
+) -> None:
+    store.create(SPEC)
+    for verb in (store.describe, store.drop, store.optimize):
+        with pytest.raises(NotFound):
+            verb(name)
+    with pytest.raises(NotFound):
+        store.nearest(name, np.ones(4, dtype=np.float32), 1, EVERYTHING)
+    store.upsert("things", [point(1, [1, 0, 0, 0])])
+    assert store.describe("things").num_points == 1
+
+
 def test_hits_come_best_first_and_ties_by_id(store: VectorStore) -> None:
     fill(store, [point(3, [1, 0, 0, 0]), point(1, [0, 1, 0, 0]), point(2, [1, 0, 0, 0])])
     hits = store.nearest("things", np.asarray([1, 0.1, 0, 0], dtype=np.float32), 10, EVERYTHING)

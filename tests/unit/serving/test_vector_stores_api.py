@@ -11,9 +11,11 @@ from starlette.testclient import TestClient
 from cluster.files import Files
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
+from retrieval.edge_store import EdgeStore
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.readers import read_document
+from retrieval.service import Collections
 from retrieval.vectorizer import HashEmbedder
 from serving.answers import NOTHING_FOUND, STILL_READING
 from serving.config import FineTuningConfig, ServingConfig
@@ -331,6 +333,38 @@ def test_collections_of_the_command_line_are_stores_to_list_and_search(
     assert document["chunking_strategy"] == {"type": "other"}
     assert client.get(f"{STORES}/vs_unknown").status_code == 404
     assert client.get(f"{STORES}/vs_vector-stores-default").status_code == 404
+
+
+def test_a_crafted_name_is_not_found_and_the_collection_answers_afterwards(
+    world: ScriptedApplication, tmp_path: Path
+) -> None:
+    root = tmp_path / "collections"
+    before = CollectionsClient(InProcess(Collections(EdgeStore(root))))
+    ingestor = Ingestor(before, HashEmbedder(), retrieval_config(collection="manuals"))
+    ingestor.add([read_document(LEAVE.encode(), "docs/leave.md", "docs/leave.md", {"team": "hr"})])
+    before.close()
+    world.collections = Collections(EdgeStore(root))
+    world.search_for_real()
+    fresh = TestClient(world.app)
+    for name in ("manuals/../manuals", "x" * 300):
+        for asked in (
+            chat(fresh, {"vector_store_ids": [f"vs_{name}"]}),
+            fresh.post(
+                "/v1/chat/completions",
+                json={
+                    "model": "smollm2+rag",
+                    "messages": [{"role": "user", "content": "How many days of leave?"}],
+                    "hamlet": {"collection": name},
+                },
+            ),
+        ):
+            assert asked.status_code == 404, asked.text
+            assert str(root) not in asked.text
+    assert fresh.get(f"{STORES}/vs_{'x' * 300}").status_code == 404
+    assert search(fresh, "vs_manuals", "days of leave")["data"]
+    raw = {"type": "eq", "key": "team", "value": ["hr"]}
+    refused = fresh.post(f"{STORES}/vs_manuals/search", json={"query": "leave", "filters": raw})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "filters.value")
 
 
 # Chats that answer from stores.
