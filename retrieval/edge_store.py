@@ -36,6 +36,7 @@ from retrieval.store import (
     Scored,
     SparseVector,
     best_first,
+    euclid_similarity,
 )
 
 DENSE, SPARSE = "dense", "bm25"
@@ -210,7 +211,7 @@ class EdgeStore:
             )
         is_euclid = not isinstance(query, SparseVector) and collection.spec.distance is Distance.EUCLID
         return best_first(
-            [_scored(point, 1.0 / (1.0 + point.score) if is_euclid else point.score) for point in found]
+            [_scored(point, euclid_similarity(point.score) if is_euclid else point.score) for point in found]
         )
 
     def scroll(

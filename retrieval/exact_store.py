@@ -16,7 +16,15 @@ import numpy as np
 from cluster.errors import Conflict, NotFound
 from retrieval.config import Distance
 from retrieval.filters import FieldType, Filter, matches
-from retrieval.store import CollectionInfo, CollectionSpec, Point, Scored, SparseVector, best_first
+from retrieval.store import (
+    CollectionInfo,
+    CollectionSpec,
+    Point,
+    Scored,
+    SparseVector,
+    best_first,
+    euclid_similarity,
+)
 
 
 @dataclass
@@ -148,7 +156,7 @@ def _dot(query: np.ndarray, vector: np.ndarray) -> float:
 
 
 def _nearness(query: np.ndarray, vector: np.ndarray) -> float:
-    return float(1.0 / (1.0 + np.linalg.norm(query - vector)))
+    return euclid_similarity(float(np.linalg.norm(query - vector)))
 
 
 SIMILARITIES = {Distance.COSINE: _cosine, Distance.DOT: _dot, Distance.EUCLID: _nearness}

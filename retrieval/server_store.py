@@ -35,6 +35,7 @@ from retrieval.store import (
     Scored,
     SparseVector,
     best_first,
+    euclid_similarity,
 )
 
 DENSE, SPARSE = "dense", "bm25"
@@ -207,7 +208,7 @@ class ServerStore:
         ).points
         is_euclid = not is_sparse and self.describe(name).spec.distance is Distance.EUCLID
         return best_first(
-            [_scored(point, 1.0 / (1.0 + point.score) if is_euclid else point.score) for point in found]
+            [_scored(point, euclid_similarity(point.score) if is_euclid else point.score) for point in found]
         )
 
     def scroll(

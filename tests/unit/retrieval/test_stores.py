@@ -109,15 +109,15 @@ def test_hits_come_best_first_and_ties_by_id(store: VectorStore) -> None:
 
 
 @pytest.mark.parametrize("distance", Distance)
-def test_a_higher_score_is_nearer_whatever_the_distance(store: VectorStore, distance: Distance) -> None:
-    near, far = [0.9, 0.1, 0, 0], [0, 0, 0.2, 0.9]
+def test_the_score_of_two_unit_vectors_is_their_cosine_whatever_the_distance(
+    store: VectorStore, distance: Distance
+) -> None:
+    near, far = [0.8, 0.6, 0, 0], [0, 0, 0.6, 0.8]
     spec = CollectionSpec("things", 4, "e", "f", distance)
     fill(store, [point(1, far), point(2, near)], spec)
     hits = store.nearest("things", np.asarray([1, 0, 0, 0], dtype=np.float32), 2, EVERYTHING)
     assert [hit.id for hit in hits] == [id_of(2), id_of(1)]
-    assert hits[0].score > hits[1].score
-    if distance is Distance.EUCLID:
-        assert hits[0].score == pytest.approx(1 / (1 + np.sqrt(0.02)), abs=1e-5)
+    assert [hit.score for hit in hits] == pytest.approx([0.8, 0.0], abs=1e-6)
 
 
 def test_words_find_what_shares_them_and_rare_ones_weigh_more(store: VectorStore) -> None:
