@@ -88,7 +88,7 @@ class EdgeStore:
                 code="collections_in_use",
             ) from exc
         self._open: dict[str, _Open] = {}
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         _tidy(root)
 
     def create(self, spec: CollectionSpec) -> None:
@@ -151,17 +151,18 @@ class EdgeStore:
             shutil.rmtree(self._root / replacement)
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
-        collection = self._get(name)
-        new = {key: kind for key, kind in fields.items() if key not in collection.fields}
-        if not new:
-            return
-        with _translated():
+        # One writer of a description at a time: two would lose each other's fields.
+        with self._opening, _translated():
+            collection = self._get(name)
+            new = {key: kind for key, kind in fields.items() if key not in collection.fields}
+            if not new:
+                return
             for key, kind in new.items():
                 collection.shard.update(
                     edge.UpdateOperation.create_field_index(field_path(key, kind), INDEX_TYPES[kind])
                 )
-        collection.fields = {**collection.fields, **new}
-        _write_description(self._root / name, collection.folder.name, collection.spec, collection.fields)
+            collection.fields = {**collection.fields, **new}
+            _write_description(self._root / name, collection.folder.name, collection.spec, collection.fields)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
         shard = self._get(name).shard

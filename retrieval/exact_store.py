@@ -67,8 +67,9 @@ class ExactStore:
             del self._collections[replacement]
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
-        collection = self._get(name)
-        collection.fields = {**fields, **collection.fields}
+        with self._lock:
+            collection = self._get(name)
+            collection.fields = {**fields, **collection.fields}
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
         with self._lock:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,20 @@ def test_the_score_of_two_unit_vectors_is_their_cosine_whatever_the_distance(
     hits = store.nearest("things", np.asarray([1, 0, 0, 0], dtype=np.float32), 2, EVERYTHING)
     assert [hit.id for hit in hits] == [id_of(2), id_of(1)]
     assert [hit.score for hit in hits] == pytest.approx([0.8, 0.0], abs=1e-6)
+
+
+def test_fields_that_are_added_at_once_are_all_kept(store: VectorStore) -> None:
+    store.create(SPEC)
+    start = threading.Barrier(4)
+
+    def add(writer: int) -> None:
+        start.wait()
+        for number in range(5):
+            store.add_fields("things", {f"key{writer}-{number}": FieldType.STRING})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    assert len(store.describe("things").fields) == 20
 
 
 def test_words_find_what_shares_them_and_rare_ones_weigh_more(store: VectorStore) -> None:

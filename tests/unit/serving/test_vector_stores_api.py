@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.readers import read_document
 from retrieval.service import Collections
+from retrieval.store import Point
 from retrieval.vectorizer import HashEmbedder
 from serving.answers import NOTHING_FOUND, STILL_READING
 from serving.config import FineTuningConfig, ServingConfig
@@ -175,6 +177,51 @@ def test_new_attributes_count_at_once_and_need_no_embedding(
         assert [result["file_id"] for result in response.json()["data"]] == expected
     raw = {"type": "eq", "key": "open", "value": True}
     assert [r["file_id"] for r in search(client, store, "leave", filters=raw)["data"]] == [leave]
+
+
+def meanwhile(
+    world: ScriptedApplication, monkeypatch: pytest.MonkeyPatch, ask: Callable[[TestClient], object]
+) -> None:
+    """Let another client ask once, between the reading of chunks for new attributes and their writing."""
+    write = world.collections.upsert
+    waiting = [ask]
+
+    def late(collection: str, points: Sequence[Point]) -> None:
+        while waiting:
+            thread = threading.Thread(target=waiting.pop(), args=(TestClient(world.app),))
+            thread.start()
+            thread.join()
+        write(collection, points)
+
+    monkeypatch.setattr(world.collections, "upsert", late)
+
+
+def test_a_file_removed_while_its_attributes_change_leaves_no_chunk(
+    client: TestClient,
+    handbook: dict[str, str],
+    world: ScriptedApplication,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = f"{STORES}/{handbook['store']}/files/{handbook['leave']}"
+    meanwhile(world, monkeypatch, lambda other: other.delete(path))
+    assert client.post(path, json={"attributes": {"team": "people"}}).status_code == 404
+    assert world.collections.count("vector-stores-default") == 1
+    assert [r["file_id"] for r in search(client, handbook["store"], "leave")["data"]] == [handbook["canteen"]]
+
+
+def test_of_two_changes_that_cross_the_chunks_have_the_later_one(
+    client: TestClient,
+    handbook: dict[str, str],
+    world: ScriptedApplication,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = f"{STORES}/{handbook['store']}/files/{handbook['leave']}"
+    meanwhile(world, monkeypatch, lambda other: other.post(path, json={"attributes": {"team": "late"}}))
+    assert client.post(path, json={"attributes": {"team": "early"}}).status_code == 200
+    assert client.get(path).json()["attributes"] == {"team": "late"}
+    raw = {"type": "eq", "key": "team", "value": "late"}
+    found = search(client, handbook["store"], "leave", filters=raw)["data"]
+    assert [result["file_id"] for result in found] == [handbook["leave"]]
 
 
 def test_a_removed_file_leaves_no_chunk_behind(
