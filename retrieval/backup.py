@@ -79,6 +79,7 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
     collections.optimize(spec.name)
     collections.ensure(CollectionSpec(**{**asdict(spec), "name": name}))
     collections.swap(name, spec.name)
+    collections.drop(spec.name)
     return num_chunks
 
 

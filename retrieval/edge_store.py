@@ -127,12 +127,16 @@ class EdgeStore:
         return sorted(path.parent.name for path in self._root.glob("*/collection.json"))
 
     def drop(self, name: str) -> None:
-        self._get(name).shard.close()
+        dropped = self._get(name)
+        dropped.shard.close()
         with self._opening:
             del self._open[name]
             # Renamed first: a crash half-way leaves a leftover, never half a collection.
             grave = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
             (self._root / name).rename(grave / name)
+            # After a swap the shard lies in the other collection's folder.
+            if dropped.folder.exists():
+                dropped.folder.rename(grave / "shard")
         shutil.rmtree(grave)
 
     def swap(self, name: str, replacement: str) -> None:
@@ -145,10 +149,9 @@ class EdgeStore:
             # The moment: before it the old shard counts, after it the new one.
             _write_description(self._root / name, moved.name, spec, new.fields)
             self._open[name] = _Open(edge.EdgeShard.load(str(moved)), moved, spec, new.fields)
-            del self._open[replacement]
-            # Not closed: a search that has begun on the old shard may finish; the last reference closes it.
-            shutil.rmtree(old.folder)
-            shutil.rmtree(self._root / replacement)
+            # The old shard stays open where it is, since searches on it may be running. A process that opens the
+            # collections later finds it unused, and the replacement without a shard: `_tidy` removes both.
+            self._open[replacement] = replace(old, spec=replace(old.spec, name=replacement))
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
         # One writer of a description at a time: two would lose each other's fields.

@@ -61,10 +61,11 @@ class ExactStore:
 
     def swap(self, name: str, replacement: str) -> None:
         with self._lock:
-            self._get(name)
-            new = self._get(replacement)
+            old, new = self._get(name), self._get(replacement)
             self._collections[name] = _Collection(replace(new.spec, name=name), new.fields, new.points)
-            del self._collections[replacement]
+            self._collections[replacement] = _Collection(
+                replace(old.spec, name=replacement), old.fields, old.points
+            )
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
         with self._lock:

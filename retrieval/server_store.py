@@ -140,8 +140,14 @@ class ServerStore:
 
     def swap(self, name: str, replacement: str) -> None:
         old, new = self._target(name), self._target(replacement)
-        self._alias([_delete_alias(name), _create_alias(name, new), _delete_alias(replacement)])
-        self._call(old, lambda: self._client.delete_collection(old))
+        self._alias(
+            [
+                _delete_alias(name),
+                _create_alias(name, new),
+                _delete_alias(replacement),
+                _create_alias(replacement, old),
+            ]
+        )
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
         self._forget(name)

@@ -143,7 +143,7 @@ class Collections:
         return self._store.scroll(collection, None, limit, after, with_vectors=True)
 
     def swap(self, collection: str, replacement: str) -> None:
-        """Let a collection be what another is, from one moment to the next; what it was is removed."""
+        """Exchange two collections, from one moment to the next; drop the replacement when it is of no more use."""
         self._store.swap(collection, replacement)
 
     def close(self) -> None:

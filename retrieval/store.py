@@ -111,7 +111,10 @@ class VectorStore(Protocol):
         """Remove a collection and all its points."""
 
     def swap(self, name: str, replacement: str) -> None:
-        """Let `name` be what `replacement` is, from one moment to the next; what `name` was is removed."""
+        """Exchange two collections: each name means what the other did, `name` from one moment to the next.
+
+        What `name` was is there until `replacement` is dropped, or the process that holds the files ends.
+        """
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
         """Index `metadata.<key>` for each key. Keys that are indexed already are left alone."""

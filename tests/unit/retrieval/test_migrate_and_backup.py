@@ -121,6 +121,66 @@ def test_what_is_written_while_the_new_index_is_built_is_not_lost() -> None:
     assert [record.document_id for record in collections.documents("c", "ann")] == ["a", "b", "late"]
 
 
+class WrittenAtTheChangeOver(ExactStore):
+    """Acknowledges changes after the last pass has gone by them."""
+
+    def swap(self, name: str, replacement: str) -> None:
+        ingestor = Ingestor(open_on(self), OLD, CONFIG, "ann")
+        ingestor.add([document("late", 2), document("a", 3)], optimize=False)
+        open_on(self).delete_documents("c", ["b"], "ann")
+        super().swap(name, replacement)
+
+
+def test_what_is_acknowledged_just_before_the_change_over_is_not_lost() -> None:
+    collections = filled(WrittenAtTheChangeOver())
+    migrate(collections, "c", NEW)
+    records = {record.document_id: record.num_chunks for record in collections.documents("c", "ann")}
+    assert records.keys() == {"a", "late"}
+    assert collections.count("c", "ann") == sum(records.values())
+    assert "of late" in collections.chunks("c", "late", "ann")[0].text
+    assert [info.spec.name for info in collections.list_collections()] == ["c"]
+
+
+class Stopped(ExactStore):
+    """Ends a migration before its change-over, once."""
+
+    is_new = True
+
+    def optimize(self, name: str) -> None:
+        if self.is_new and name.endswith("-migrating"):
+            self.is_new = False
+            raise KeyboardInterrupt
+
+
+def test_a_document_cut_anew_after_an_interruption_has_its_new_chunks() -> None:
+    collections = filled(Stopped())
+    with pytest.raises(KeyboardInterrupt):
+        migrate(collections, "c", NEW)
+    collections.delete_documents("c", ["a"], "ann")
+    finer = retrieval_config(collection="c", chunk_tokens=10, chunk_overlap_tokens=0)
+    Ingestor(collections, OLD, finer, "ann").add([document("a")])
+    chunks = [(hit.position, hit.text) for hit in collections.chunks("c", "a", "ann")]
+    migrate(collections, "c", NEW)
+    assert [(hit.position, hit.text) for hit in collections.chunks("c", "a", "ann")] == chunks
+
+
+def test_the_same_model_by_another_name_is_a_new_name_and_no_work() -> None:
+    collections = filled(ExactStore())
+    vectors = np.stack([chunk.vector for chunk in collections.page("c", 1000) if chunk.vector is not None])
+
+    class Renamed(HashEmbedder):
+        def embed_documents(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+            raise AssertionError("nothing is to be embedded")
+
+    renamed = Renamed(64)
+    renamed.name = "elsewhere"
+    renamed.fingerprint = OLD.fingerprint
+    assert migrate(collections, "c", renamed) == 0
+    assert collections.describe("c").spec.embedder == "elsewhere"
+    kept = [chunk.vector for chunk in collections.page("c", 1000) if chunk.vector is not None]
+    assert np.array_equal(vectors, np.stack(kept))
+
+
 def test_a_backup_moves_a_collection_to_another_store(tmp_path: Path) -> None:
     embedded = filled(EdgeStore(tmp_path / "collections"))
     file = str(tmp_path / "c.parquet")

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +237,27 @@ def test_another_collection_takes_the_place_of_one_at_once(store: VectorStore) -
     info = store.describe("things")
     assert info.spec == CollectionSpec("things", 3, "other", "def")
     assert (dict(info.fields), info.num_points) == ({"area": FieldType.STRING}, 2)
-    assert store.names() == ["things"]
     hits = store.nearest("things", np.asarray([1, 0, 0], dtype=np.float32), 1, EVERYTHING)
     assert [hit.id for hit in hits] == [id_of(2)]
+    # What it was is there until it is dropped.
+    assert store.describe("things-new").spec == replace(SPEC, name="things-new")
+    assert [found.id for found in store.scroll("things-new", None, 10)] == [id_of(1)]
+    store.drop("things-new")
+    assert store.names() == ["things"]
+    assert store.count("things", EVERYTHING) == 2
+
+
+def test_a_process_that_ends_after_an_exchange_leaves_the_new_collection(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path)
+    fill(store, [point(1, [1, 0, 0, 0])])
+    fill(store, [point(2, [1, 0, 0, 0])], replace(SPEC, name="things-new"))
+    store.swap("things", "things-new")
+    store.close()
+    store = EdgeStore(tmp_path)
+    assert store.names() == ["things"]
+    assert [found.id for found in store.scroll("things", None, 10)] == [id_of(2)]
+    assert len(list((tmp_path / "things").glob("shard-*"))) == 1
+    store.close()
 
 
 def test_scrolling_everything_gives_the_vectors_back(store: VectorStore) -> None:
