@@ -160,6 +160,9 @@ class AsyncCollections:
     async def count(self, collection: str, tenant: str = DEFAULT_TENANT) -> int:
         return cast(int, await self._transport.call_async("count", collection, tenant))
 
+    async def count_documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> int:
+        return cast(int, await self._transport.call_async("count_documents", collection, tenant))
+
     async def optimize(self, collection: str) -> None:
         await self._transport.call_async("optimize", collection)
 

@@ -147,12 +147,16 @@ class VectorStoreSearch:
                 keys = Keys(known, await self._indexed_keys(name))
             found.append(Target(name, store_filter(own, raw_filter, keys)))
         for store_id in others:
-            name = (await self.collection_store(tenant, store_id)).name
-            found.append(Target(name, raw_filter))
+            found.append(Target(await self._collection(tenant, store_id), raw_filter))
         return found
 
     async def collection_store(self, tenant: str, store_id: str) -> VectorStore:
         """A collection as a store. Raises NotFound for one that is not there or holds nothing of this tenant."""
+        name = await self._collection(tenant, store_id)
+        return as_store(tenant, name, await self.limited(self.collections.count_documents(name, tenant)))
+
+    async def _collection(self, tenant: str, store_id: str) -> str:
+        """The collection that a store's id means. Errors as `collection_store`."""
         name = store_id.removeprefix(STORE_PREFIX)
         if name == store_id or name.startswith(COLLECTION_PREFIX):
             raise unknown_store(store_id)
@@ -162,8 +166,7 @@ class VectorStoreSearch:
             raise unknown_store(store_id) from exc
         if not num_chunks:
             raise unknown_store(store_id)
-        documents = await self.limited(self.collections.documents(name, tenant))
-        return as_store(tenant, name, len(documents))
+        return name
 
     async def collection_stores(self, tenant: str) -> list[VectorStore]:
         """Every collection that holds something of this tenant and is no store's."""

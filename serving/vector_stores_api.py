@@ -61,6 +61,19 @@ class PageQuery:
         ascending = self.order == "asc"
         return {"limit": self.limit, "after": self.after, "before": self.before, "ascending": ascending}
 
+    def page_of(self, files: Sequence[StoreFile]) -> Page[StoreFile]:
+        """A page of files that are all at hand, and all of one age. Raises NotFound for an unknown cursor."""
+        ordered = sorted(files, key=lambda file: file.id, reverse=self.order == "desc")
+        name, cursor = ("after", self.after) if self.after is not None else ("before", self.before)
+        if cursor is None:
+            return cut(ordered, self.limit)
+        place = next((index for index, file in enumerate(ordered) if file.id == cursor), None)
+        if place is None:
+            raise NotFound(f"{name}: there is no {cursor!r} here; give an id of a page before", name)
+        if name == "after":
+            return cut(ordered[place + 1 :], self.limit)
+        return Page(ordered[max(0, place - self.limit) : place], place > self.limit)
+
 
 Paging = Annotated[PageQuery, Depends()]
 
@@ -258,9 +271,10 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         tenant = tenant_of(request)
         store = await verbs.find(tenant, vector_store_id)
         if is_collection(store):
-            documents = await verbs.search.collection_files(tenant, store)
-            later = [file for file in documents if paging.after is None or file.id > paging.after]
-            return list_object(cut(later, paging.limit), file_object)
+            # Every document of a collection is read.
+            is_empty = filter not in (None, FileStatus.COMPLETED)
+            documents = [] if is_empty else await verbs.search.collection_files(tenant, store)
+            return list_object(paging.page_of(documents), file_object)
         page = await asyncio.to_thread(
             lambda: stores.files.list(tenant, vector_store_id, status=filter, **paging.arguments())
         )

@@ -382,6 +382,57 @@ def test_collections_of_the_command_line_are_stores_to_list_and_search(
     assert client.get(f"{STORES}/vs_vector-stores-default").status_code == 404
 
 
+@pytest.fixture
+def manuals(world: ScriptedApplication) -> list[str]:
+    """The ids of the documents in a collection of the command line, sorted."""
+    collections = CollectionsClient(InProcess(world.collections))
+    ingestor = Ingestor(collections, HashEmbedder(), retrieval_config(collection="manuals"))
+    ids = [f"docs/{number}.md" for number in range(5)]
+    ingestor.add([read_document(f"About leave, part {id_}.".encode(), id_, id_) for id_ in ids])
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "has_more"),
+    [
+        ({}, [4, 3, 2, 1, 0], False),
+        ({"order": "asc", "limit": 2}, [0, 1], True),
+        ({"order": "asc", "after": 2}, [3, 4], False),
+        ({"order": "desc", "after": 2}, [1, 0], False),
+        ({"order": "asc", "before": 3, "limit": 2}, [1, 2], True),
+        ({"order": "desc", "before": 3}, [4], False),
+        ({"filter": "completed", "limit": 1}, [4], True),
+        ({"filter": "failed"}, [], False),
+    ],
+)
+def test_documents_of_a_collection_are_listed_as_files_are(
+    client: TestClient, manuals: list[str], options: dict[str, Any], expected: list[int], has_more: bool
+) -> None:
+    cursors = {name: manuals[options[name]] for name in ("after", "before") if name in options}
+    page = client.get(f"{STORES}/vs_manuals/files", params=options | cursors).json()
+    assert [file["id"] for file in page["data"]] == [manuals[index] for index in expected]
+    assert page["has_more"] is has_more
+
+
+@pytest.mark.parametrize("cursor", ["after", "before"])
+def test_an_unknown_cursor_among_documents_is_not_found(
+    client: TestClient, manuals: list[str], cursor: str
+) -> None:
+    response = client.get(f"{STORES}/vs_manuals/files", params={cursor: "nonsense"})
+    assert (response.status_code, response.json()["error"]["param"]) == (404, cursor)
+
+
+def test_a_search_of_a_collection_does_not_read_its_documents(
+    client: TestClient, manuals: list[str], world: ScriptedApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("every document is read to search some")
+
+    monkeypatch.setattr(world.collections, "documents", refuse)
+    assert {result["file_id"] for result in search(client, "vs_manuals", "leave")["data"]} == set(manuals)
+    assert client.get(f"{STORES}/vs_manuals").json()["file_counts"]["completed"] == len(manuals)
+
+
 def test_a_crafted_name_is_not_found_and_the_collection_answers_afterwards(
     world: ScriptedApplication, tmp_path: Path
 ) -> None:
