@@ -21,7 +21,7 @@ from retrieval.client import AsyncCollections
 from retrieval.points import DocumentRecord, Hit
 from retrieval.search import Mode, SearchRequest, Stages
 from serving.backends import Backends
-from serving.catalogue import Catalogue
+from serving.catalogue import Catalogue, ServedModel
 from serving.reranking import find_reranker, relevance
 from serving.vector_store_index import (
     COLLECTION_PREFIX,
@@ -105,6 +105,9 @@ class VectorStoreSearch:
         Raises NotFound, Conflict for an expired store, InvalidInput for a bad filter, Unavailable.
         """
         (target,) = await self.targets(tenant, [store_id], query.filter)
+        reranker = None
+        if query.reranker is not None:
+            reranker = await find_reranker(self._catalogue.of(tenant), query.reranker, "hamlet.rerank")
         stages = Stages()
         with stages.timed("embed"):
             embedded = await self._backends.embedder.embed(query.texts, is_query=True)
@@ -113,7 +116,7 @@ class VectorStoreSearch:
             request = SearchRequest(
                 query_text=text,
                 query_vector=vector,
-                top_k=RERANK_CANDIDATES if query.reranker else query.max_num_results,
+                top_k=RERANK_CANDIDATES if reranker else query.max_num_results,
                 mode=query.mode,
                 filter=target.filter,
                 # Always, so that each hit has its similarity; -1 is below every cosine.
@@ -126,9 +129,9 @@ class VectorStoreSearch:
                 if hit.chunk_id not in hits or hits[hit.chunk_id].score < hit.score:
                     hits[hit.chunk_id] = hit
         ordered = sorted(hits.values(), key=lambda hit: (-hit.score, -hit.scores["dense"], hit.chunk_id))
-        if query.reranker and ordered:
+        if reranker is not None and ordered:
             with stages.timed("rerank"):
-                ordered = await self._reranked(tenant, query, ordered)
+                ordered = await self._reranked(reranker, query, ordered)
         chunks = await asyncio.to_thread(self._with_files, tenant, store_id, ordered)
         return Found(chunks[: query.max_num_results], stages.ms)
 
@@ -227,8 +230,7 @@ class VectorStoreSearch:
         except NotFound:
             return ()
 
-    async def _reranked(self, tenant: str, query: Query, hits: Sequence[Hit]) -> list[Hit]:
-        model = await find_reranker(self._catalogue.of(tenant), query.reranker or "")
+    async def _reranked(self, model: ServedModel, query: Query, hits: Sequence[Hit]) -> list[Hit]:
         texts = [indexed_text(hit.context, hit.text) for hit in hits]
         judged = await relevance(self._backends, model, " ".join(query.texts), texts)
         return [

@@ -140,6 +140,14 @@ def test_results_are_narrowed_by_attributes_thresholds_and_numbers(
     assert "known attributes: team, year" in response.json()["error"]["message"]
 
 
+def test_an_unknown_reranker_is_refused_by_the_name_of_its_field(
+    client: TestClient, handbook: dict[str, str]
+) -> None:
+    body = {"query": "xyzzy", "hamlet": {"rerank": "nonesuch"}}
+    response = client.post(f"{STORES}/{handbook['store']}/search", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (404, "hamlet.rerank")
+
+
 def test_several_queries_are_answered_together(client: TestClient, handbook: dict[str, str]) -> None:
     page = search(client, handbook["store"], ["days of leave", "lunch at noon"])
     assert page["search_query"] == ["days of leave", "lunch at noon"]
