@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.errors import Conflict, DataError, NotFound
+from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from retrieval.client import CollectionsClient
 from retrieval.config import Distance, retrieval_config
 from retrieval.migrate import pages
@@ -28,18 +28,25 @@ SUFFIX = ".parquet"
 
 
 def back_up(collections: CollectionsClient, collection: str, target: str) -> int:
-    """Write a collection to a path or fsspec URI; returns how many chunks. The file appears when complete."""
+    """Write a collection to a path or fsspec URI; returns how many chunks. The file appears when complete.
+
+    Raises InvalidInput for a folder, and for a file that cannot be made.
+    """
     spec = collections.describe(collection).spec
     schema = pa.schema(
         [("id", pa.string()), ("dense", pa.list_(pa.float32(), spec.dimension)), ("payload", pa.string())],
         metadata={"format": FORMAT, "spec": json.dumps(asdict(spec))},
     )
     filesystem, path = fsspec.core.url_to_fs(target)
+    if target.endswith("/") or filesystem.isdir(path):
+        file_name = f"{target.rstrip('/')}/{collection}{SUFFIX}"
+        raise InvalidInput(f"{target} is a folder; name the file, such as {file_name}", "target")
+    try:
+        part = filesystem.open(f"{path}.part", "wb")
+    except OSError as exc:
+        raise InvalidInput(f"{target} cannot be written: {exc}", "target") from exc
     num_chunks = 0
-    with (
-        filesystem.open(f"{path}.part", "wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd") as writer,
-    ):
+    with part as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for page in pages(collections, collection):
             writer.write_table(pa.table(_columns(page), schema=schema))
             num_chunks += len(page)
@@ -54,7 +61,7 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
     DataError for a file that is no backup.
     """
     filesystem, path = fsspec.core.url_to_fs(source)
-    if not filesystem.exists(path):
+    if not filesystem.isfile(path):
         raise NotFound(f"no file at {source}", "path")
     with filesystem.open(path, "rb") as file:
         try:
@@ -94,12 +101,16 @@ def back_up_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
 def restore_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
     """Make every collection of `folder` that is not there yet; returns how many chunks each has.
 
-    A collection appears when complete, so that a restore that was cut off is simply started again.
+    A collection appears when complete, so that a restore that was cut off is simply started again. Raises NotFound
+    for a folder without backups.
     """
     filesystem, path = fsspec.core.url_to_fs(folder)
     there = {info.spec.name for info in collections.list_collections()}
+    files = sorted(filesystem.glob(f"{path}/*{SUFFIX}"))
+    if not files:
+        raise NotFound(f"no backups (*{SUFFIX}) in {folder}; name the folder that backup --all wrote", "path")
     restored = {}
-    for file in sorted(filesystem.glob(f"{path}/*{SUFFIX}")):
+    for file in files:
         name = file.rsplit("/", 1)[-1].removesuffix(SUFFIX)
         if name not in there:
             restored[name] = restore(collections, f"{folder.rstrip('/')}/{name}{SUFFIX}")

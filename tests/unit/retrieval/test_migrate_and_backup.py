@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import ConfigError, Conflict, DataError, NotFound
-from retrieval.backup import back_up, restore
+from cluster.errors import ConfigError, Conflict, DataError, InvalidInput, NotFound
+from retrieval.__main__ import restore as restore_command
+from retrieval.backup import back_up, restore, restore_all
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
 from retrieval.documents import Content, Document, Section
@@ -213,3 +214,28 @@ def test_a_backup_never_overwrites_and_a_wrong_file_is_refused(tmp_path: Path) -
     with pytest.raises(NotFound):
         restore(collections, str(tmp_path / "missing"), "other")
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_backup_is_a_file_in_a_folder_that_exists(tmp_path: Path) -> None:
+    collections = filled(ExactStore())
+    for target, words in (
+        (f"{tmp_path}", "c.parquet"),
+        (f"{tmp_path}/", "c.parquet"),
+        ("nowhere/c", "nowhere"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            back_up(collections, "c", str(tmp_path / target) if target[0] != "/" else target)
+    assert not list(tmp_path.rglob("*"))
+    with pytest.raises(NotFound):
+        restore(collections, str(tmp_path), "other")
+
+
+def test_a_folder_without_backups_is_said_to_have_none(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "typo"):
+        with pytest.raises(NotFound, match="no backups"):
+            restore_all(filled(ExactStore()), str(folder))
+
+
+def test_one_name_for_all_collections_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="--all"):
+        restore_command("backups", collection="c", whole=True)
