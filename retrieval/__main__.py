@@ -308,6 +308,10 @@ def restore(
     from retrieval.backup import restore as restore_collection
     from retrieval.backup import restore_all
 
+    if whole and collection is not None:
+        raise InvalidInput(
+            "--collection renames one collection; leave it out with --all, or restore its file", "collection"
+        )
     with open_collections() as collections:
         if whole:
             restored = restore_all(collections, source)

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.errors import Conflict, DataError, NotFound
+from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from cluster.storage import GIVEN_ADDRESS, is_there, reaching
 from retrieval.client import CollectionsClient
-from retrieval.config import Distance
+from retrieval.config import Distance, retrieval_config
 from retrieval.migrate import pages
 from retrieval.points import remade_point
 from retrieval.store import CollectionSpec, Scored
@@ -29,7 +29,10 @@ SUFFIX = ".parquet"
 
 
 def back_up(collections: CollectionsClient, collection: str, target: str) -> int:
-    """Write a collection to a path or fsspec URI; returns how many chunks. The file appears when complete."""
+    """Write a collection to a path or fsspec URI; returns how many chunks. The file appears when complete.
+
+    Raises InvalidInput for a folder, and for a file that cannot be made.
+    """
     spec = collections.describe(collection).spec
     schema = pa.schema(
         [("id", pa.string()), ("dense", pa.list_(pa.float32(), spec.dimension)), ("payload", pa.string())],
@@ -37,6 +40,9 @@ def back_up(collections: CollectionsClient, collection: str, target: str) -> int
     )
     num_chunks = 0
     with reaching(target, "write", GIVEN_ADDRESS) as (filesystem, path):
+        if target.endswith("/") or filesystem.isdir(path):
+            file_name = f"{target.rstrip('/')}/{collection}{SUFFIX}"
+            raise InvalidInput(f"{target} is a folder; name the file, such as {file_name}", "target")
         with (
             filesystem.open(f"{path}.part", "wb") as file,
             pq.ParquetWriter(file, schema, compression="zstd") as writer,
@@ -51,7 +57,8 @@ def back_up(collections: CollectionsClient, collection: str, target: str) -> int
 def restore(collections: CollectionsClient, source: str, collection: str | None = None) -> int:
     """Make a collection from a backup, under its own or another name; returns how many chunks.
 
-    It appears when complete. Raises Conflict when the name is taken, DataError for a file that is no backup.
+    It appears when complete. Raises Conflict when the name is taken, ConfigError when it cannot be one,
+    DataError for a file that is no backup.
     """
     with _opened(source) as file:
         try:
@@ -62,7 +69,7 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
         if metadata.get(b"format") != FORMAT.encode():
             raise DataError(f"{source} is not a backup of a collection", "path")
         raw = json.loads(metadata[b"spec"])
-        name = collection or raw["name"]
+        name = retrieval_config(collection=collection or raw["name"]).collection
         if any(info.spec.name == name for info in collections.list_collections()):
             raise Conflict(f"collection {name!r} exists already; drop it or restore under another name")
         spec = CollectionSpec(**{**raw, "name": f"{name}-restoring", "distance": Distance(raw["distance"])})
@@ -76,6 +83,7 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
     collections.optimize(spec.name)
     collections.ensure(CollectionSpec(**{**asdict(spec), "name": name}))
     collections.swap(name, spec.name)
+    collections.drop(spec.name)
     return num_chunks
 
 
@@ -90,11 +98,14 @@ def back_up_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
 def restore_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
     """Make every collection of `folder` that is not there yet; returns how many chunks each has.
 
-    A collection appears when complete, so that a restore that was cut off is simply started again.
+    A collection appears when complete, so that a restore that was cut off is simply started again. Raises NotFound
+    for a folder without backups.
     """
     with reaching(folder, "list", GIVEN_ADDRESS) as (filesystem, path):
         files = sorted(filesystem.glob(f"{path}/*{SUFFIX}")) if is_there(filesystem, path) else []
     there = {info.spec.name for info in collections.list_collections()}
+    if not files:
+        raise NotFound(f"no backups (*{SUFFIX}) in {folder}; name the folder that backup --all wrote", "path")
     restored = {}
     for file in files:
         name = file.rsplit("/", 1)[-1].removesuffix(SUFFIX)
@@ -107,7 +118,7 @@ def restore_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
 def _opened(source: str) -> Iterator[Any]:
     """The file at a path or fsspec URI, to read from. Raises NotFound when there is none."""
     with reaching(source, "read", GIVEN_ADDRESS) as (filesystem, path):
-        if not is_there(filesystem, path):
+        if not is_there(filesystem, path) or filesystem.isdir(path):
             raise NotFound(f"no file at {source}", "path")
         with filesystem.open(path, "rb") as file:
             yield file

@@ -28,14 +28,17 @@ class JudgedQuestions:
 
 
 def read_beir(folder: Path, split: str = "test") -> JudgedQuestions:
-    """The questions of a split and all documents.
+    """The questions of a split and all documents that have a title or a text.
 
     Raises NotFound for a missing file and DataError naming file and line of a bad one.
     """
-    documents = tuple(
-        _document(record, f"corpus.jsonl line {line}") for line, record in _records(folder / "corpus.jsonl")
-    )
-    texts = {str(record["_id"]): str(record["text"]) for _, record in _records(folder / "queries.jsonl")}
+    everything = (_document(where, record) for where, record in _records(folder / "corpus.jsonl"))
+    # Benchmarks hold documents without a word, which nothing can find.
+    documents = tuple(document for document in everything if document.text)
+    texts = {
+        _required(where, record, "_id"): _required(where, record, "text")
+        for where, record in _records(folder / "queries.jsonl")
+    }
     relevant = _judgements(folder / "qrels" / f"{split}.tsv")
     unknown = sorted(set(relevant) - set(texts))
     if unknown:
@@ -43,26 +46,35 @@ def read_beir(folder: Path, split: str = "test") -> JudgedQuestions:
     return JudgedQuestions(documents, {id_: texts[id_] for id_ in relevant}, relevant)
 
 
-def _document(record: Mapping[str, Any], where: str) -> Document:
-    try:
-        id_, text, title = str(record["_id"]), str(record["text"]), str(record.get("title") or "")
-    except KeyError as exc:
-        raise DataError(f"{where} has no {exc}") from exc
+def _document(where: str, record: Mapping[str, Any]) -> Document:
+    id_, text = _required(where, record, "_id"), _required(where, record, "text")
+    title = str(record.get("title") or "").strip()
     # A document may be a title alone.
     text = text if text.strip() else title
     return Document(id_, title, id_, Content(text, (Section(0, len(text)),)))
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _required(where: str, record: Mapping[str, Any], key: str) -> str:
+    if record.get(key) is None:
+        raise DataError(f"{where} has no {key!r}")
+    return str(record[key])
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file, each with its file and line."""
     if not path.is_file():
         raise NotFound(f"no file {path}; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/")
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
+                where = f"{path.name} line {number}"
                 try:
-                    yield number, json.loads(line)
+                    record = json.loads(line)
                 except json.JSONDecodeError as exc:
-                    raise DataError(f"{path.name} line {number} is not JSON: {exc.msg}") from exc
+                    raise DataError(f"{where} is not JSON: {exc.msg}") from exc
+                if not isinstance(record, dict):
+                    raise DataError(f"{where} is a {type(record).__name__}, not an object")
+                yield where, record
 
 
 def _judgements(path: Path) -> dict[str, dict[str, int]]:

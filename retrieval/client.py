@@ -97,4 +97,5 @@ class AsyncCollections:
     chunks = _awaitable(Collections.chunks)
     set_metadata = _awaitable(Collections.set_metadata)
     count = _awaitable(Collections.count)
+    count_documents = _awaitable(Collections.count_documents)
     search = _awaitable(Collections.search)

@@ -36,6 +36,7 @@ from retrieval.store import (
     Scored,
     SparseVector,
     best_first,
+    euclid_similarity,
 )
 
 DENSE, SPARSE = "dense", "bm25"
@@ -87,7 +88,7 @@ class EdgeStore:
                 code="collections_in_use",
             ) from exc
         self._open: dict[str, _Open] = {}
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         _tidy(root)
 
     def create(self, spec: CollectionSpec) -> None:
@@ -126,12 +127,16 @@ class EdgeStore:
         return sorted(path.parent.name for path in self._root.glob("*/collection.json"))
 
     def drop(self, name: str) -> None:
-        self._get(name).shard.close()
+        dropped = self._get(name)
+        dropped.shard.close()
         with self._opening:
             del self._open[name]
             # Renamed first: a crash half-way leaves a leftover, never half a collection.
             grave = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
             (self._root / name).rename(grave / name)
+            # After a swap the shard lies in the other collection's folder.
+            if dropped.folder.exists():
+                dropped.folder.rename(grave / "shard")
         shutil.rmtree(grave)
 
     def swap(self, name: str, replacement: str) -> None:
@@ -144,23 +149,23 @@ class EdgeStore:
             # The moment: before it the old shard counts, after it the new one.
             _write_description(self._root / name, moved.name, spec, new.fields)
             self._open[name] = _Open(edge.EdgeShard.load(str(moved)), moved, spec, new.fields)
-            del self._open[replacement]
-            # Not closed: a search that has begun on the old shard may finish; the last reference closes it.
-            shutil.rmtree(old.folder)
-            shutil.rmtree(self._root / replacement)
+            # The old shard stays open where it is, since searches on it may be running. A process that opens the
+            # collections later finds it unused, and the replacement without a shard: `_tidy` removes both.
+            self._open[replacement] = replace(old, spec=replace(old.spec, name=replacement))
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
-        collection = self._get(name)
-        new = {key: kind for key, kind in fields.items() if key not in collection.fields}
-        if not new:
-            return
-        with _translated():
+        # One writer of a description at a time: two would lose each other's fields.
+        with self._opening, _translated():
+            collection = self._get(name)
+            new = {key: kind for key, kind in fields.items() if key not in collection.fields}
+            if not new:
+                return
             for key, kind in new.items():
                 collection.shard.update(
                     edge.UpdateOperation.create_field_index(field_path(key, kind), INDEX_TYPES[kind])
                 )
-        collection.fields = {**collection.fields, **new}
-        _write_description(self._root / name, collection.folder.name, collection.spec, collection.fields)
+            collection.fields = {**collection.fields, **new}
+            _write_description(self._root / name, collection.folder.name, collection.spec, collection.fields)
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
         shard = self._get(name).shard
@@ -210,7 +215,7 @@ class EdgeStore:
             )
         is_euclid = not isinstance(query, SparseVector) and collection.spec.distance is Distance.EUCLID
         return best_first(
-            [_scored(point, 1.0 / (1.0 + point.score) if is_euclid else point.score) for point in found]
+            [_scored(point, euclid_similarity(point.score) if is_euclid else point.score) for point in found]
         )
 
     def scroll(
@@ -254,15 +259,16 @@ class EdgeStore:
         opened = self._open.get(name)
         if opened is not None:
             return opened
-        folder = self._root / name
-        if not (folder / "collection.json").is_file():
-            known = ", ".join(self.names()) or "none"
+        names = self.names()
+        # Compared, never joined to a path: `c/../c` would open c under a second name and lock it for good.
+        if name not in names:
+            known = ", ".join(names) or "none"
             raise NotFound(
                 f"no collection {name!r}; there are: {known}", "collection", "collection_not_found"
             )
         with self._opening, _translated():
             if name not in self._open:
-                shard_folder, spec, fields = _read_description(folder)
+                shard_folder, spec, fields = _read_description(self._root / name)
                 shard = edge.EdgeShard.load(str(shard_folder))
                 self._open[name] = _Open(shard, shard_folder, spec, fields)
             return self._open[name]

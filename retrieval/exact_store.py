@@ -16,7 +16,15 @@ import numpy as np
 from cluster.errors import Conflict, NotFound
 from retrieval.config import Distance
 from retrieval.filters import FieldType, Filter, matches
-from retrieval.store import CollectionInfo, CollectionSpec, Point, Scored, SparseVector, best_first
+from retrieval.store import (
+    CollectionInfo,
+    CollectionSpec,
+    Point,
+    Scored,
+    SparseVector,
+    best_first,
+    euclid_similarity,
+)
 
 
 @dataclass
@@ -53,14 +61,16 @@ class ExactStore:
 
     def swap(self, name: str, replacement: str) -> None:
         with self._lock:
-            self._get(name)
-            new = self._get(replacement)
+            old, new = self._get(name), self._get(replacement)
             self._collections[name] = _Collection(replace(new.spec, name=name), new.fields, new.points)
-            del self._collections[replacement]
+            self._collections[replacement] = _Collection(
+                replace(old.spec, name=replacement), old.fields, old.points
+            )
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
-        collection = self._get(name)
-        collection.fields = {**fields, **collection.fields}
+        with self._lock:
+            collection = self._get(name)
+            collection.fields = {**fields, **collection.fields}
 
     def upsert(self, name: str, points: Sequence[Point]) -> None:
         with self._lock:
@@ -148,7 +158,7 @@ def _dot(query: np.ndarray, vector: np.ndarray) -> float:
 
 
 def _nearness(query: np.ndarray, vector: np.ndarray) -> float:
-    return float(1.0 / (1.0 + np.linalg.norm(query - vector)))
+    return euclid_similarity(float(np.linalg.norm(query - vector)))
 
 
 SIMILARITIES = {Distance.COSINE: _cosine, Distance.DOT: _dot, Distance.EUCLID: _nearness}

@@ -15,7 +15,7 @@ from retrieval.search import MAX_TOP_K, Mode, SearchRequest
 
 @dataclass(frozen=True)
 class Explanation:
-    """The best chunk of a document for a question.
+    """The best chunk of a document for a question: the one that a hybrid search puts first.
 
     `ranks` has its rank from 1 in each stage that had it, among the first 1000. `shared_words` are the words
     of the question that BM25 found in it, `missing_words` the others.
@@ -37,16 +37,21 @@ def explain(
     """What the stages of a search made of a document; None when no stage had it."""
     ranks: dict[str, int] = {}
     best: Hit | None = None
-    for mode, stage in ((Mode.DENSE, "dense"), (Mode.BM25, "bm25"), (Mode.HYBRID, "rrf")):
+    # The last stage first, since it chooses the chunk whose ranks in the others are looked up.
+    for mode, stage in ((Mode.HYBRID, "rrf"), (Mode.DENSE, "dense"), (Mode.BM25, "bm25")):
         wide = replace(request, mode=mode, top_k=MAX_TOP_K, score_threshold=None, diversity=0.0)
         hits = collections.search(collection, wide, tenant).hits
-        found = [(rank, hit) for rank, hit in enumerate(hits, start=1) if hit.document_id == document_id]
-        if found:
-            ranks[stage], best = found[0]
+        for rank, hit in enumerate(hits, start=1):
+            if hit.document_id == document_id and (best is None or hit.chunk_id == best.chunk_id):
+                best = best or hit
+                ranks[stage] = rank
+                break
     if best is None:
         return None
     shared, missing = _words(request.query_text, indexed_text(best.context, best.text))
-    return Explanation(best, ranks, shared, missing)
+    # As a search goes through them.
+    in_order = sorted(ranks.items(), key=lambda item: ("dense", "bm25", "rrf").index(item[0]))
+    return Explanation(best, dict(in_order), shared, missing)
 
 
 def _words(question: str, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

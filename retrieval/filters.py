@@ -157,7 +157,8 @@ def _require_type(value: object, expected: FieldType, key: str, at: str) -> None
         actual = field_type(value)
     except TypeError:
         actual = None
-    if actual is not expected:
+    # A document may hold a list; a condition compares with one value.
+    if actual is not expected or isinstance(value, list | tuple):
         raise InvalidInput(f"{at}.value is {value!r}, but {key} holds {expected}s", f"{at}.value")
 
 

@@ -1,13 +1,20 @@
 """Moving a collection to another embedder, while it is being searched.
 
 The chunks are embedded again beside the old collection, which then gives way at once. A run that was
-interrupted goes on where it ended; documents that change meanwhile are caught up with before the change-over.
+interrupted goes on where it ended; documents that change meanwhile are caught up with before the change-over,
+and what changed just before it from the old collection, which is removed last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
 
 from cluster.errors import Conflict, NotFound
 from retrieval.client import CollectionsClient
@@ -20,6 +27,16 @@ PAGE_CHUNKS = 256
 # A collection that is written faster than it can be embedded again would be caught up with for ever.
 MAX_PASSES = 10
 
+Vectors: TypeAlias = Callable[[Sequence[Scored]], Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A chunk as it was met. `document` is its tenant and id."""
+
+    document: tuple[str, str]
+    payload_sha256: bytes
+
 
 def migrate(
     collections: CollectionsClient,
@@ -29,12 +46,15 @@ def migrate(
 ) -> int:
     """Make `collection` one of `embedder`; returns how many chunks were embedded.
 
+    None are when the embedder is the same model by another name: the vectors are kept.
     Raises ContextLengthExceeded when a chunk is too long for the new embedder (ingest the documents into a new
     collection then), and Conflict when the collection does not come to rest.
     """
     old = collections.describe(collection).spec
-    if old.fingerprint == embedder.fingerprint:
+    is_same_model = old.fingerprint == embedder.fingerprint
+    if is_same_model and old.embedder == embedder.name:
         return 0
+    vectors_of = _kept if is_same_model else partial(_embedded, embedder)
     new = replace(
         old,
         name=f"{collection}-migrating",
@@ -43,16 +63,18 @@ def migrate(
         fingerprint=embedder.fingerprint,
     )
     _prepare(collections, new)
-    num_embedded = 0
+    num_copied = 0
     is_optimized = False
     for _ in range(MAX_PASSES):
-        num_changed = _pass(collections, collection, new.name, embedder, on_chunks)
-        num_embedded += num_changed
+        num_changed, seen = _pass(collections, collection, new.name, vectors_of, on_chunks)
+        num_copied += num_changed
         if num_changed:
             continue
         if is_optimized:
             collections.swap(collection, new.name)
-            return num_embedded
+            num_copied += _catch_up(collections, new.name, collection, vectors_of, seen)
+            collections.drop(new.name)
+            return 0 if is_same_model else num_copied
         # It takes long where there is much: what is written meanwhile is found by one more pass.
         collections.optimize(new.name)
         is_optimized = True
@@ -73,28 +95,66 @@ def _pass(
     collections: CollectionsClient,
     source: str,
     target: str,
-    embedder: TextEmbedder,
+    vectors_of: Vectors,
     on_chunks: Callable[[int], None],
-) -> int:
-    """Bring the target nearer to the source; returns how many chunks differed."""
+) -> tuple[int, dict[str, _State]]:
+    """Bring the target nearer to the source; returns how many chunks differed, and what the source held."""
     done = {chunk.id: _state(chunk) for page in pages(collections, target) for chunk in page}
-    seen: set[str] = set()
+    seen: dict[str, _State] = {}
     num_changed = 0
     for page in pages(collections, source):
-        seen.update(chunk.id for chunk in page)
-        missing = [chunk for chunk in page if done.get(chunk.id) != _state(chunk)]
-        if missing:
-            dense = embedder.embed_documents([stored_text(chunk) for chunk in missing])
-            collections.upsert(
-                target, [remade_point(chunk, vector) for chunk, vector in zip(missing, dense, strict=True)]
-            )
+        states = {chunk.id: _state(chunk) for chunk in page}
+        seen |= states
+        missing = [chunk for chunk in page if done.get(chunk.id) != states[chunk.id]]
+        _copy(collections, target, missing, vectors_of)
         num_changed += len(missing)
         on_chunks(len(page))
     # A document that lost a chunk is removed whole; the next pass brings back what is left of it.
-    gone = {(tenant, document) for id_, (tenant, document, _) in done.items() if id_ not in seen}
+    gone = {state.document for id_, state in done.items() if id_ not in seen}
     for tenant, document in gone:
         collections.delete_documents(target, [document], tenant)
-    return num_changed + len(gone)
+    return num_changed + len(gone), seen
+
+
+def _catch_up(
+    collections: CollectionsClient,
+    source: str,
+    target: str,
+    vectors_of: Vectors,
+    seen: dict[str, _State],
+) -> int:
+    """Bring over the documents that changed between the last pass and the change-over; returns their chunks.
+
+    They are told by what that pass has `seen` and not by what the target holds, which is in use by now.
+    """
+    changed: set[tuple[str, str]] = set()
+    for page in pages(collections, source):
+        changed |= {_state(chunk).document for chunk in page if seen.pop(chunk.id, None) != _state(chunk)}
+    changed |= {state.document for state in seen.values()}
+    for tenant, document in changed:
+        collections.delete_documents(target, [document], tenant)
+    num_copied = 0
+    for page in pages(collections, source) if changed else ():
+        late = [chunk for chunk in page if _state(chunk).document in changed]
+        _copy(collections, target, late, vectors_of)
+        num_copied += len(late)
+    return num_copied
+
+
+def _copy(collections: CollectionsClient, target: str, chunks: Sequence[Scored], vectors_of: Vectors) -> None:
+    if chunks:
+        vectors = vectors_of(chunks)
+        collections.upsert(
+            target, [remade_point(chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+        )
+
+
+def _embedded(embedder: TextEmbedder, chunks: Sequence[Scored]) -> Sequence[np.ndarray]:
+    return list(embedder.embed_documents([stored_text(chunk) for chunk in chunks]))
+
+
+def _kept(chunks: Sequence[Scored]) -> Sequence[np.ndarray]:
+    return [chunk.vector for chunk in chunks if chunk.vector is not None]
 
 
 def pages(collections: CollectionsClient, collection: str) -> Iterator[list[Scored]]:
@@ -105,5 +165,8 @@ def pages(collections: CollectionsClient, collection: str) -> Iterator[list[Scor
         after = page[-1].id
 
 
-def _state(chunk: Scored) -> tuple[str, str, str]:
-    return chunk.payload["tenant"], chunk.payload["document_id"], chunk.payload["content_sha256"]
+def _state(chunk: Scored) -> _State:
+    # All of the payload: a document that was cut anew has its old content, and other chunks at the same positions.
+    payload = json.dumps(dict(chunk.payload), sort_keys=True)
+    document = (chunk.payload["tenant"], chunk.payload["document_id"])
+    return _State(document, hashlib.sha256(payload.encode()).digest())

@@ -62,8 +62,9 @@ class CrossEncoder:
         """Probability that each text belongs to the question: [len(texts)], float32."""
         import torch
 
+        # Whichever is longer is cut: a question that fills the limit alone would leave no passage to judge.
         encoded = self._tokenizer(
-            [question] * len(texts), list(texts), truncation="only_second", max_length=self._max_tokens
+            [question] * len(texts), list(texts), truncation="longest_first", max_length=self._max_tokens
         )
         lengths = [len(ids) for ids in encoded["input_ids"]]
         scores = np.empty(len(texts), dtype=np.float32)

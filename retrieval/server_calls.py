@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -30,6 +31,8 @@ TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 TRANSIENT_GRPC = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 )
+# Of an alias, or of the collection with a drawn name behind it.
+POSSIBLE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 NO_ANSWER = (ResponseHandlingException, httpx.HTTPError, OSError)
 
 
@@ -50,6 +53,9 @@ class ServerCalls:
 
     def __call__(self, collection: str | None, operation: Callable[[], Result]) -> Result:
         """The result of `operation`. Raises NotFound for an unknown collection, else StoreUnavailable."""
+        if collection is not None and not POSSIBLE_NAME.fullmatch(collection):
+            # The server refuses such a name as a bad request, which would look like a fault of the server.
+            raise _missing(collection)
         try:
             # A copy, because one that is shared between threads shares their counts.
             return self._retrying.copy()(operation)
@@ -69,9 +75,7 @@ def is_transient(error: BaseException) -> bool:
 def translated(error: Exception, collection: str | None) -> HamletError:
     """Our error for one of the client's."""
     if _is_missing(error):
-        return NotFound(
-            f"no collection {collection!r} on the Qdrant server", "collection", "collection_not_found"
-        )
+        return _missing(collection)
     if _is_refused(error):
         return StoreUnavailable("the Qdrant server refuses our key; check HAMLET_QDRANT_API_KEY")
     if isinstance(error, UnexpectedResponse):
@@ -82,6 +86,12 @@ def translated(error: Exception, collection: str | None) -> HamletError:
     return StoreUnavailable(
         f"the Qdrant server does not answer ({error}); check HAMLET_QDRANT_URL and that it runs",
         retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def _missing(collection: str | None) -> NotFound:
+    return NotFound(
+        f"no collection {collection!r} on the Qdrant server", "collection", "collection_not_found"
     )
 
 

@@ -35,6 +35,7 @@ from retrieval.store import (
     Scored,
     SparseVector,
     best_first,
+    euclid_similarity,
 )
 
 DENSE, SPARSE = "dense", "bm25"
@@ -139,8 +140,14 @@ class ServerStore:
 
     def swap(self, name: str, replacement: str) -> None:
         old, new = self._target(name), self._target(replacement)
-        self._alias([_delete_alias(name), _create_alias(name, new), _delete_alias(replacement)])
-        self._call(old, lambda: self._client.delete_collection(old))
+        self._alias(
+            [
+                _delete_alias(name),
+                _create_alias(name, new),
+                _delete_alias(replacement),
+                _create_alias(replacement, old),
+            ]
+        )
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
         self._forget(name)
@@ -207,7 +214,7 @@ class ServerStore:
         ).points
         is_euclid = not is_sparse and self.describe(name).spec.distance is Distance.EUCLID
         return best_first(
-            [_scored(point, 1.0 / (1.0 + point.score) if is_euclid else point.score) for point in found]
+            [_scored(point, euclid_similarity(point.score) if is_euclid else point.score) for point in found]
         )
 
     def scroll(

@@ -106,8 +106,8 @@ class Collections:
 
     def documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> list[DocumentRecord]:
         """Every document of a tenant that is wholly indexed, or was before an update that is not finished; by id."""
-        where = And((equals("tenant", tenant), equals("position", 0)))
-        records = [make_record(found.payload) for found in self._scrolled(collection, where)]
+        found = self._scrolled(collection, _first_chunks(tenant))
+        records = [make_record(stored.payload) for stored in found]
         return sorted(records, key=lambda record: record.document_id)
 
     def document(
@@ -145,6 +145,10 @@ class Collections:
         """Chunks of a tenant."""
         return self._store.count(collection, equals("tenant", tenant))
 
+    def count_documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> int:
+        """Documents of a tenant that are wholly indexed."""
+        return self._store.count(collection, _first_chunks(tenant))
+
     def optimize(self, collection: str) -> None:
         """Build the search index after many writes. Searches work meanwhile."""
         self._store.optimize(collection)
@@ -158,7 +162,7 @@ class Collections:
         return self._store.scroll(collection, None, limit, after, with_vectors=True)
 
     def swap(self, collection: str, replacement: str) -> None:
-        """Let a collection be what another is, from one moment to the next; what it was is removed."""
+        """Exchange two collections, from one moment to the next; drop the replacement when it is of no more use."""
         self._store.swap(collection, replacement)
 
     def close(self) -> None:
@@ -169,6 +173,11 @@ class Collections:
         while page := self._store.scroll(collection, where, SCROLL_PAGE, after, with_vectors):
             yield from page
             after = page[-1].id
+
+
+def _first_chunks(tenant: str) -> Filter:
+    """One chunk of each document, which is written last."""
+    return And((equals("tenant", tenant), equals("position", 0)))
 
 
 def _of(tenant: str, document_id: str) -> Filter:

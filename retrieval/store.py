@@ -83,7 +83,7 @@ class Point:
 class Scored:
     """A point that was found. `score` is a similarity: more is nearer, whatever the distance.
 
-    cosine: -1 to 1. dot: the product. euclid: 1 / (1 + distance). sparse: the BM25 score.
+    cosine: -1 to 1. dot: the product. euclid: `euclid_similarity`. sparse: the BM25 score.
     """
 
     id: str
@@ -111,7 +111,10 @@ class VectorStore(Protocol):
         """Remove a collection and all its points."""
 
     def swap(self, name: str, replacement: str) -> None:
-        """Let `name` be what `replacement` is, from one moment to the next; what `name` was is removed."""
+        """Exchange two collections: each name means what the other did, `name` from one moment to the next.
+
+        What `name` was is there until `replacement` is dropped, or the process that holds the files ends.
+        """
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
         """Index `metadata.<key>` for each key. Keys that are indexed already are left alone."""
@@ -154,6 +157,17 @@ class VectorStore(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections."""
+
+
+def euclid_similarity(distance: float) -> float:
+    """The cosine of two vectors of length 1, as every embedder makes them, that lie this far apart.
+
+    Thresholds are cosines, and mean the same on every collection with it.
+
+    >>> euclid_similarity(0.0), round(euclid_similarity(2**0.5), 9), euclid_similarity(2.0)
+    (1.0, 0.0, -1.0)
+    """
+    return 1.0 - distance * distance / 2.0
 
 
 def best_first(hits: Sequence[Scored]) -> list[Scored]:

@@ -258,10 +258,7 @@ class Answers:
         name = request.hamlet.rerank
         if name is None:
             return None
-        try:
-            return await find_reranker(self._catalogue.of(tenant), name)
-        except (NotFound, Conflict, InvalidInput) as exc:
-            raise type(exc)(exc.message, "hamlet.rerank", exc.code) from exc
+        return await find_reranker(self._catalogue.of(tenant), name, "hamlet.rerank")
 
     async def _targets(self, request: ChatRequest, tenant: str) -> Sequence[Target]:
         """Where to search: the stores that the request names, else one collection."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.cards import ModelKind
-from cluster.errors import InvalidInput, NotFound
+from cluster.errors import Conflict, InvalidInput, NotFound
 from serving.backends import Backends
 from serving.catalogue import ServedModel, TenantCatalogue
 
@@ -23,8 +23,18 @@ class Relevance:
         return sorted(range(len(self.scores)), key=lambda index: -self.scores[index])[:top_n]
 
 
-async def find_reranker(catalogue: TenantCatalogue, name: str) -> ServedModel:
-    """A pair classifier or the embedder. Raises NotFound, or InvalidInput for a model that ranks nothing."""
+async def find_reranker(catalogue: TenantCatalogue, name: str, param: str = "model") -> ServedModel:
+    """A pair classifier or the embedder; `param` is the request's field that names it.
+
+    Raises NotFound, Conflict, or InvalidInput for a model that ranks nothing.
+    """
+    try:
+        return await _found(catalogue, name)
+    except (NotFound, Conflict, InvalidInput) as exc:
+        raise type(exc)(exc.message, param, exc.code) from exc
+
+
+async def _found(catalogue: TenantCatalogue, name: str) -> ServedModel:
     try:
         model = await catalogue.find(name, ModelKind.CLASSIFIER)
     except NotFound:
@@ -32,8 +42,7 @@ async def find_reranker(catalogue: TenantCatalogue, name: str) -> ServedModel:
     if model.card is None or not model.card.is_pair:
         raise InvalidInput(
             f"{model.name} classifies single texts; rank with a classifier of pairs, "
-            f"or with {catalogue.embedder.name}",
-            "model",
+            f"or with {catalogue.embedder.name}"
         )
     return model
 

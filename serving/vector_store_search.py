@@ -21,7 +21,7 @@ from retrieval.client import AsyncCollections
 from retrieval.points import DocumentRecord, Hit
 from retrieval.search import Mode, SearchRequest, Stages
 from serving.backends import Backends
-from serving.catalogue import Catalogue
+from serving.catalogue import Catalogue, ServedModel
 from serving.reranking import find_reranker, relevance
 from serving.vector_store_index import (
     COLLECTION_PREFIX,
@@ -105,6 +105,9 @@ class VectorStoreSearch:
         Raises NotFound, Conflict for an expired store, InvalidInput for a bad filter, Unavailable.
         """
         (target,) = await self.targets(tenant, [store_id], query.filter)
+        reranker = None
+        if query.reranker is not None:
+            reranker = await find_reranker(self._catalogue.of(tenant), query.reranker, "hamlet.rerank")
         stages = Stages()
         with stages.timed("embed"):
             embedded = await self._backends.embedder.embed(query.texts, is_query=True)
@@ -113,7 +116,7 @@ class VectorStoreSearch:
             request = SearchRequest(
                 query_text=text,
                 query_vector=vector,
-                top_k=RERANK_CANDIDATES if query.reranker else query.max_num_results,
+                top_k=RERANK_CANDIDATES if reranker else query.max_num_results,
                 mode=query.mode,
                 filter=target.filter,
                 # Always, so that each hit has its similarity; -1 is below every cosine.
@@ -126,9 +129,9 @@ class VectorStoreSearch:
                 if hit.chunk_id not in hits or hits[hit.chunk_id].score < hit.score:
                     hits[hit.chunk_id] = hit
         ordered = sorted(hits.values(), key=lambda hit: (-hit.score, -hit.scores["dense"], hit.chunk_id))
-        if query.reranker and ordered:
+        if reranker is not None and ordered:
             with stages.timed("rerank"):
-                ordered = await self._reranked(tenant, query, ordered)
+                ordered = await self._reranked(reranker, query, ordered)
         chunks = await asyncio.to_thread(self._with_files, tenant, store_id, ordered)
         return Found(chunks[: query.max_num_results], stages.ms)
 
@@ -147,12 +150,16 @@ class VectorStoreSearch:
                 keys = Keys(known, await self._indexed_keys(name))
             found.append(Target(name, store_filter(own, raw_filter, keys)))
         for store_id in others:
-            name = (await self.collection_store(tenant, store_id)).name
-            found.append(Target(name, raw_filter))
+            found.append(Target(await self._collection(tenant, store_id), raw_filter))
         return found
 
     async def collection_store(self, tenant: str, store_id: str) -> VectorStore:
         """A collection as a store. Raises NotFound for one that is not there or holds nothing of this tenant."""
+        name = await self._collection(tenant, store_id)
+        return as_store(tenant, name, await self.limited(self.collections.count_documents(name, tenant)))
+
+    async def _collection(self, tenant: str, store_id: str) -> str:
+        """The collection that a store's id means. Errors as `collection_store`."""
         name = store_id.removeprefix(STORE_PREFIX)
         if name == store_id or name.startswith(COLLECTION_PREFIX):
             raise unknown_store(store_id)
@@ -162,8 +169,7 @@ class VectorStoreSearch:
             raise unknown_store(store_id) from exc
         if not num_chunks:
             raise unknown_store(store_id)
-        documents = await self.limited(self.collections.documents(name, tenant))
-        return as_store(tenant, name, len(documents))
+        return name
 
     async def collection_stores(self, tenant: str) -> list[VectorStore]:
         """Every collection that holds something of this tenant and is no store's."""
@@ -224,8 +230,7 @@ class VectorStoreSearch:
         except NotFound:
             return ()
 
-    async def _reranked(self, tenant: str, query: Query, hits: Sequence[Hit]) -> list[Hit]:
-        model = await find_reranker(self._catalogue.of(tenant), query.reranker or "")
+    async def _reranked(self, model: ServedModel, query: Query, hits: Sequence[Hit]) -> list[Hit]:
         texts = [indexed_text(hit.context, hit.text) for hit in hits]
         judged = await relevance(self._backends, model, " ".join(query.texts), texts)
         return [

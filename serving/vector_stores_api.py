@@ -15,7 +15,7 @@ from cluster.errors import NotFound
 from cluster.files import Files
 from cluster.paging import Page, cut
 from cluster.vector_store_queue import VectorStoreQueue
-from cluster.vector_store_records import FileStatus, NewFile, VectorStore
+from cluster.vector_store_records import FileStatus, NewFile, StoreFile, VectorStore
 from cluster.vector_stores import VectorStores
 from serving import object_schemas as shapes
 from serving.authentication import tenant_of
@@ -60,6 +60,19 @@ class PageQuery:
         """As `VectorStores` takes them."""
         ascending = self.order == "asc"
         return {"limit": self.limit, "after": self.after, "before": self.before, "ascending": ascending}
+
+    def page_of(self, files: Sequence[StoreFile]) -> Page[StoreFile]:
+        """A page of files that are all at hand, and all of one age. Raises NotFound for an unknown cursor."""
+        ordered = sorted(files, key=lambda file: file.id, reverse=self.order == "desc")
+        name, cursor = ("after", self.after) if self.after is not None else ("before", self.before)
+        if cursor is None:
+            return cut(ordered, self.limit)
+        place = next((index for index, file in enumerate(ordered) if file.id == cursor), None)
+        if place is None:
+            raise NotFound(f"{name}: there is no {cursor!r} here; give an id of a page before", name)
+        if name == "after":
+            return cut(ordered[place + 1 :], self.limit)
+        return Page(ordered[max(0, place - self.limit) : place], place > self.limit)
 
 
 Paging = Annotated[PageQuery, Depends()]
@@ -114,6 +127,29 @@ class VectorStoreVerbs:
         if is_collection(store):
             raise filled_elsewhere(store_id)
         return store
+
+    async def redescribe(self, file: StoreFile) -> StoreFile:
+        """Give the chunks of a file its attributes; returns it as it then is. Raises NotFound when it is taken out.
+
+        Others change the file meanwhile, and what we write may come after what they wrote: it is right when the file
+        is still the one that we wrote for.
+        """
+        tenant, store_id, file_id = file.tenant, file.store_id, file.id
+        while file.status is FileStatus.COMPLETED:
+            metadata = stored_metadata(store_id, file.attributes)
+            call = self.search.collections.set_metadata(
+                collection_of(tenant), document_id(store_id, file_id), metadata, tenant
+            )
+            await self.search.limited(call)
+            written = file
+            try:
+                file = await asyncio.to_thread(self.stores.files.get, tenant, store_id, file_id)
+            except NotFound:
+                await self.remove_chunks(tenant, store_id, [file_id])
+                raise
+            if file.version == written.version:
+                break
+        return file
 
     async def remove_chunks(self, tenant: str, store_id: str, file_ids: Sequence[str]) -> None:
         """Remove the chunks of files that are hidden already, and then their rows."""
@@ -235,9 +271,10 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         tenant = tenant_of(request)
         store = await verbs.find(tenant, vector_store_id)
         if is_collection(store):
-            documents = await verbs.search.collection_files(tenant, store)
-            later = [file for file in documents if paging.after is None or file.id > paging.after]
-            return list_object(cut(later, paging.limit), file_object)
+            # Every document of a collection is read.
+            is_empty = filter not in (None, FileStatus.COMPLETED)
+            documents = [] if is_empty else await verbs.search.collection_files(tenant, store)
+            return list_object(paging.page_of(documents), file_object)
         page = await asyncio.to_thread(
             lambda: stores.files.list(tenant, vector_store_id, status=filter, **paging.arguments())
         )
@@ -264,13 +301,7 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         file = await asyncio.to_thread(
             stores.files.set_attributes, tenant, vector_store_id, file_id, attributes
         )
-        if file.status is FileStatus.COMPLETED:
-            metadata = stored_metadata(vector_store_id, attributes)
-            document = document_id(vector_store_id, file_id)
-            collections = verbs.search.collections
-            name = collection_of(tenant)
-            await verbs.search.limited(collections.set_metadata(name, document, metadata, tenant))
-        return file_object(file)
+        return file_object(await verbs.redescribe(file))
 
     @api.get(
         "/{vector_store_id}/files/{file_id}/content",

@@ -45,3 +45,8 @@ def test_scores_are_probabilities_and_do_not_depend_on_company(folder: Path) -> 
     assert ((together > 0) & (together < 1)).all()
     assert together == pytest.approx(alone, abs=1e-4)
     assert len(set(together.round(4))) == 3
+
+
+def test_a_question_longer_than_the_limit_leaves_room_for_the_passages(folder: Path) -> None:
+    scores = CrossEncoder(str(folder)).score("which one of them? " * 30, ["short", "something else"])
+    assert len(set(scores.round(4))) == 2

@@ -83,6 +83,25 @@ def test_a_beir_folder_is_searched_in_every_way(folder: Path, tmp_path: Path) ->
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_document_without_a_word_is_left_out(folder: Path) -> None:
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.write('\n{"_id": "empty", "title": " ", "text": ""}\n')
+    judged = read_beir(folder)
+    assert [document.id for document in judged.documents] == ["leave", "code", "title-only"]
+
+
+@pytest.mark.parametrize("name", ["corpus", "queries"])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [('{"id": "x", "text": "y"}', "no '_id'"), ('{"_id": "x"}', "no 'text'"), ("[1]", "is a list")],
+)
+def test_a_line_that_is_no_record_is_named(folder: Path, name: str, line: str, words: str) -> None:
+    with (folder / f"{name}.jsonl").open("a") as file:
+        file.write(f"\n{line}\n")
+    with pytest.raises(DataError, match=rf"{name}\.jsonl line 4.*{words}"):
+        read_beir(folder)
+
+
 def test_a_bad_folder_says_what_is_wrong_and_where(folder: Path) -> None:
     (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "x"}\n')
     with pytest.raises(DataError, match="'q2'"):

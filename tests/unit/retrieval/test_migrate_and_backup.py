@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import Conflict, DataError, NotFound, Unavailable
+from cluster.errors import ConfigError, Conflict, DataError, InvalidInput, NotFound, Unavailable
+from retrieval.__main__ import restore as restore_command
 from retrieval.backup import back_up, back_up_all, restore, restore_all
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
@@ -121,6 +122,66 @@ def test_what_is_written_while_the_new_index_is_built_is_not_lost() -> None:
     assert [record.document_id for record in collections.documents("c", "ann")] == ["a", "b", "late"]
 
 
+class WrittenAtTheChangeOver(ExactStore):
+    """Acknowledges changes after the last pass has gone by them."""
+
+    def swap(self, name: str, replacement: str) -> None:
+        ingestor = Ingestor(open_on(self), OLD, CONFIG, "ann")
+        ingestor.add([document("late", 2), document("a", 3)], optimize=False)
+        open_on(self).delete_documents("c", ["b"], "ann")
+        super().swap(name, replacement)
+
+
+def test_what_is_acknowledged_just_before_the_change_over_is_not_lost() -> None:
+    collections = filled(WrittenAtTheChangeOver())
+    migrate(collections, "c", NEW)
+    records = {record.document_id: record.num_chunks for record in collections.documents("c", "ann")}
+    assert records.keys() == {"a", "late"}
+    assert collections.count("c", "ann") == sum(records.values())
+    assert "of late" in collections.chunks("c", "late", "ann")[0].text
+    assert [info.spec.name for info in collections.list_collections()] == ["c"]
+
+
+class Stopped(ExactStore):
+    """Ends a migration before its change-over, once."""
+
+    is_new = True
+
+    def optimize(self, name: str) -> None:
+        if self.is_new and name.endswith("-migrating"):
+            self.is_new = False
+            raise KeyboardInterrupt
+
+
+def test_a_document_cut_anew_after_an_interruption_has_its_new_chunks() -> None:
+    collections = filled(Stopped())
+    with pytest.raises(KeyboardInterrupt):
+        migrate(collections, "c", NEW)
+    collections.delete_documents("c", ["a"], "ann")
+    finer = retrieval_config(collection="c", chunk_tokens=10, chunk_overlap_tokens=0)
+    Ingestor(collections, OLD, finer, "ann").add([document("a")])
+    chunks = [(hit.position, hit.text) for hit in collections.chunks("c", "a", "ann")]
+    migrate(collections, "c", NEW)
+    assert [(hit.position, hit.text) for hit in collections.chunks("c", "a", "ann")] == chunks
+
+
+def test_the_same_model_by_another_name_is_a_new_name_and_no_work() -> None:
+    collections = filled(ExactStore())
+    vectors = np.stack([chunk.vector for chunk in collections.page("c", 1000) if chunk.vector is not None])
+
+    class Renamed(HashEmbedder):
+        def embed_documents(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+            raise AssertionError("nothing is to be embedded")
+
+    renamed = Renamed(64)
+    renamed.name = "elsewhere"
+    renamed.fingerprint = OLD.fingerprint
+    assert migrate(collections, "c", renamed) == 0
+    assert collections.describe("c").spec.embedder == "elsewhere"
+    kept = [chunk.vector for chunk in collections.page("c", 1000) if chunk.vector is not None]
+    assert np.array_equal(vectors, np.stack(kept))
+
+
 def test_a_backup_moves_a_collection_to_another_store(tmp_path: Path) -> None:
     embedded = filled(EdgeStore(tmp_path / "collections"))
     file = str(tmp_path / "c.parquet")
@@ -143,6 +204,8 @@ def test_a_backup_never_overwrites_and_a_wrong_file_is_refused(tmp_path: Path) -
     back_up(collections, "c", str(file))
     with pytest.raises(Conflict, match="exists already"):
         restore(collections, str(file))
+    with pytest.raises(ConfigError, match="collection"):
+        restore(collections, str(file), "../copy")
     restore(collections, str(file), "copy")
     assert collections.count("copy", "ann") == collections.count("c", "ann")
     file.write_text("not parquet")
@@ -163,3 +226,26 @@ def test_a_store_of_backups_that_does_not_answer_is_unavailable(store_away: str)
     ):
         with pytest.raises(Unavailable, match="no answer"):
             verb()
+
+
+def test_a_backup_is_a_file_in_a_folder_that_exists(tmp_path: Path) -> None:
+    collections = filled(ExactStore())
+    for folder in (f"{tmp_path}", f"{tmp_path}/"):
+        with pytest.raises(InvalidInput, match=r"c\.parquet"):
+            back_up(collections, "c", folder)
+    with pytest.raises(Unavailable, match="nowhere"):
+        back_up(collections, "c", str(tmp_path / "nowhere" / "c"))
+    assert not list(tmp_path.rglob("*"))
+    with pytest.raises(NotFound):
+        restore(collections, str(tmp_path), "other")
+
+
+def test_a_folder_without_backups_is_said_to_have_none(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "typo"):
+        with pytest.raises(NotFound, match="no backups"):
+            restore_all(filled(ExactStore()), str(folder))
+
+
+def test_one_name_for_all_collections_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="--all"):
+        restore_command("backups", collection="c", whole=True)

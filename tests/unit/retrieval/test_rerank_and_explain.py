@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from retrieval.exact_store import ExactStore
 from retrieval.explain import explain
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
+from retrieval.readers import read_document
 from retrieval.rerank import rerank
-from retrieval.search import SearchRequest, merge_results
+from retrieval.search import Mode, SearchRequest, merge_results
 from retrieval.service import Collections
 from retrieval.vectorizer import HashEmbedder
 
@@ -78,3 +80,23 @@ def test_an_explanation_has_ranks_scores_and_words(collections: CollectionsClien
     assert found.shared_words == ("days", "paid")
     assert "holiday?" in found.missing_words
     assert explain(collections, "one", request("paid"), "unknown") is None
+
+
+def test_ranks_and_scores_of_an_explanation_are_of_one_chunk() -> None:
+    client = CollectionsClient(InProcess(Collections(ExactStore())))
+    config = retrieval_config(
+        collection="c", chunk_tokens=12, chunk_overlap_tokens=0, context_tokens=0, deduplicate=False
+    )
+    parts = ["# A\n\nleave leave leave leave policy", "# B\n\nzeta leave office hours and many other words"]
+    Ingestor(client, EMBEDDER, config).add(
+        [
+            read_document("\n\n".join(parts).encode(), "l.md", "l.md"),
+            read_document(b"# C\n\nzeta zeta", "m.md", "m.md"),
+        ]
+    )
+    asked = request("leave zeta")
+    found = explain(client, "c", asked, "l.md")
+    assert found is not None
+    for mode, stage in ((Mode.DENSE, "dense"), (Mode.BM25, "bm25"), (Mode.HYBRID, "rrf")):
+        ids = [hit.chunk_id for hit in client.search("c", replace(asked, mode=mode)).hits]
+        assert found.ranks[stage] == ids.index(found.hit.chunk_id) + 1

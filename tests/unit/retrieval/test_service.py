@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import Conflict, DataError, HamletError, InvalidInput, NotFound
 from retrieval.client import CollectionsClient
-from retrieval.config import retrieval_config
+from retrieval.config import Distance, retrieval_config
 from retrieval.documents import Content, Document, MetadataValue, Section
 from retrieval.exact_store import ExactStore
 from retrieval.filters import Op
@@ -40,8 +40,12 @@ def document(id_: str, text: str, metadata: dict[str, MetadataValue] | None = No
 
 @pytest.fixture(scope="module")
 def collections() -> CollectionsClient:
+    return filled(Distance.COSINE)
+
+
+def filled(distance: Distance) -> CollectionsClient:
     client = CollectionsClient(InProcess(Collections(ExactStore())))
-    config = retrieval_config(collection="handbook")
+    config = retrieval_config(collection="handbook", distance=distance)
     documents = [document(id_, text, dict(metadata)) for id_, (text, metadata) in TEXTS.items()]
     Ingestor(client, EMBEDDER, config, "ann").add(documents)
     secret = document(
@@ -101,13 +105,18 @@ def test_stop_words_alone_find_nothing_by_words(collections: CollectionsClient) 
     assert ids(collections.search("handbook", SearchRequest("the of and", mode=Mode.BM25), "ann")) == []
 
 
+@pytest.mark.parametrize("distance", Distance)
 @pytest.mark.parametrize("mode", Mode)
-def test_a_score_threshold_means_similarity_in_every_mode(collections: CollectionsClient, mode: Mode) -> None:
+def test_a_score_threshold_means_similarity_in_every_mode(mode: Mode, distance: Distance) -> None:
+    collections = filled(distance)
     question = "paid leave of every employee in a year"
     free = collections.search("handbook", request(question, mode=mode), "ann")
-    held = collections.search("handbook", request(question, mode=mode, score_threshold=0.5), "ann")
+    held = collections.search("handbook", request(question, mode=mode, score_threshold=0.4), "ann")
     assert ids(held) == ["leave"]
-    assert held.hits[0].scores["dense"] >= 0.5
+    cosine = (
+        EMBEDDER.embed_queries([question])[0] @ EMBEDDER.embed_documents(["leave\n\n" + TEXTS["leave"][0]])[0]
+    )
+    assert held.hits[0].scores["dense"] == pytest.approx(cosine)
     assert (
         collections.search("handbook", request(question, mode=mode, score_threshold=0.999), "ann").hits == ()
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,20 @@ def test_a_name_that_is_taken_is_a_conflict_and_an_unknown_one_is_not_found(stor
     assert store.names() == []
 
 
+@pytest.mark.parametrize("name", ["things/../things", "../collections/things", "x" * 300, "THINGS", "", "\0"])
+def test_a_name_that_no_collection_can_have_is_not_found_and_locks_nothing(
+    store: VectorStore, name: str
+) -> None:
+    store.create(SPEC)
+    for verb in (store.describe, store.drop, store.optimize):
+        with pytest.raises(NotFound):
+            verb(name)
+    with pytest.raises(NotFound):
+        store.nearest(name, np.ones(4, dtype=np.float32), 1, EVERYTHING)
+    store.upsert("things", [point(1, [1, 0, 0, 0])])
+    assert store.describe("things").num_points == 1
+
+
 def test_hits_come_best_first_and_ties_by_id(store: VectorStore) -> None:
     fill(store, [point(3, [1, 0, 0, 0]), point(1, [0, 1, 0, 0]), point(2, [1, 0, 0, 0])])
     hits = store.nearest("things", np.asarray([1, 0.1, 0, 0], dtype=np.float32), 10, EVERYTHING)
@@ -95,15 +112,29 @@ def test_hits_come_best_first_and_ties_by_id(store: VectorStore) -> None:
 
 
 @pytest.mark.parametrize("distance", Distance)
-def test_a_higher_score_is_nearer_whatever_the_distance(store: VectorStore, distance: Distance) -> None:
-    near, far = [0.9, 0.1, 0, 0], [0, 0, 0.2, 0.9]
+def test_the_score_of_two_unit_vectors_is_their_cosine_whatever_the_distance(
+    store: VectorStore, distance: Distance
+) -> None:
+    near, far = [0.8, 0.6, 0, 0], [0, 0, 0.6, 0.8]
     spec = CollectionSpec("things", 4, "e", "f", distance)
     fill(store, [point(1, far), point(2, near)], spec)
     hits = store.nearest("things", np.asarray([1, 0, 0, 0], dtype=np.float32), 2, EVERYTHING)
     assert [hit.id for hit in hits] == [id_of(2), id_of(1)]
-    assert hits[0].score > hits[1].score
-    if distance is Distance.EUCLID:
-        assert hits[0].score == pytest.approx(1 / (1 + np.sqrt(0.02)), abs=1e-5)
+    assert [hit.score for hit in hits] == pytest.approx([0.8, 0.0], abs=1e-6)
+
+
+def test_fields_that_are_added_at_once_are_all_kept(store: VectorStore) -> None:
+    store.create(SPEC)
+    start = threading.Barrier(4)
+
+    def add(writer: int) -> None:
+        start.wait()
+        for number in range(5):
+            store.add_fields("things", {f"key{writer}-{number}": FieldType.STRING})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    assert len(store.describe("things").fields) == 20
 
 
 def test_words_find_what_shares_them_and_rare_ones_weigh_more(store: VectorStore) -> None:
@@ -206,9 +237,27 @@ def test_another_collection_takes_the_place_of_one_at_once(store: VectorStore) -
     info = store.describe("things")
     assert info.spec == CollectionSpec("things", 3, "other", "def")
     assert (dict(info.fields), info.num_points) == ({"area": FieldType.STRING}, 2)
-    assert store.names() == ["things"]
     hits = store.nearest("things", np.asarray([1, 0, 0], dtype=np.float32), 1, EVERYTHING)
     assert [hit.id for hit in hits] == [id_of(2)]
+    # What it was is there until it is dropped.
+    assert store.describe("things-new").spec == replace(SPEC, name="things-new")
+    assert [found.id for found in store.scroll("things-new", None, 10)] == [id_of(1)]
+    store.drop("things-new")
+    assert store.names() == ["things"]
+    assert store.count("things", EVERYTHING) == 2
+
+
+def test_a_process_that_ends_after_an_exchange_leaves_the_new_collection(tmp_path: Path) -> None:
+    store = EdgeStore(tmp_path)
+    fill(store, [point(1, [1, 0, 0, 0])])
+    fill(store, [point(2, [1, 0, 0, 0])], replace(SPEC, name="things-new"))
+    store.swap("things", "things-new")
+    store.close()
+    store = EdgeStore(tmp_path)
+    assert store.names() == ["things"]
+    assert [found.id for found in store.scroll("things", None, 10)] == [id_of(2)]
+    assert len(list((tmp_path / "things").glob("shard-*"))) == 1
+    store.close()
 
 
 def test_scrolling_everything_gives_the_vectors_back(store: VectorStore) -> None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from starlette.testclient import TestClient
 from cluster.files import Files
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
+from retrieval.edge_store import EdgeStore
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.readers import read_document
+from retrieval.service import Collections
+from retrieval.store import Point
 from retrieval.vectorizer import HashEmbedder
 from serving.answers import NOTHING_FOUND, STILL_READING
 from serving.config import FineTuningConfig, ServingConfig
@@ -136,6 +140,14 @@ def test_results_are_narrowed_by_attributes_thresholds_and_numbers(
     assert "known attributes: team, year" in response.json()["error"]["message"]
 
 
+def test_an_unknown_reranker_is_refused_by_the_name_of_its_field(
+    client: TestClient, handbook: dict[str, str]
+) -> None:
+    body = {"query": "xyzzy", "hamlet": {"rerank": "nonesuch"}}
+    response = client.post(f"{STORES}/{handbook['store']}/search", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (404, "hamlet.rerank")
+
+
 def test_several_queries_are_answered_together(client: TestClient, handbook: dict[str, str]) -> None:
     page = search(client, handbook["store"], ["days of leave", "lunch at noon"])
     assert page["search_query"] == ["days of leave", "lunch at noon"]
@@ -173,6 +185,51 @@ def test_new_attributes_count_at_once_and_need_no_embedding(
         assert [result["file_id"] for result in response.json()["data"]] == expected
     raw = {"type": "eq", "key": "open", "value": True}
     assert [r["file_id"] for r in search(client, store, "leave", filters=raw)["data"]] == [leave]
+
+
+def meanwhile(
+    world: ScriptedApplication, monkeypatch: pytest.MonkeyPatch, ask: Callable[[TestClient], object]
+) -> None:
+    """Let another client ask once, between the reading of chunks for new attributes and their writing."""
+    write = world.collections.upsert
+    waiting = [ask]
+
+    def late(collection: str, points: Sequence[Point]) -> None:
+        while waiting:
+            thread = threading.Thread(target=waiting.pop(), args=(TestClient(world.app),))
+            thread.start()
+            thread.join()
+        write(collection, points)
+
+    monkeypatch.setattr(world.collections, "upsert", late)
+
+
+def test_a_file_removed_while_its_attributes_change_leaves_no_chunk(
+    client: TestClient,
+    handbook: dict[str, str],
+    world: ScriptedApplication,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = f"{STORES}/{handbook['store']}/files/{handbook['leave']}"
+    meanwhile(world, monkeypatch, lambda other: other.delete(path))
+    assert client.post(path, json={"attributes": {"team": "people"}}).status_code == 404
+    assert world.collections.count("vector-stores-default") == 1
+    assert [r["file_id"] for r in search(client, handbook["store"], "leave")["data"]] == [handbook["canteen"]]
+
+
+def test_of_two_changes_that_cross_the_chunks_have_the_later_one(
+    client: TestClient,
+    handbook: dict[str, str],
+    world: ScriptedApplication,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = f"{STORES}/{handbook['store']}/files/{handbook['leave']}"
+    meanwhile(world, monkeypatch, lambda other: other.post(path, json={"attributes": {"team": "late"}}))
+    assert client.post(path, json={"attributes": {"team": "early"}}).status_code == 200
+    assert client.get(path).json()["attributes"] == {"team": "late"}
+    raw = {"type": "eq", "key": "team", "value": "late"}
+    found = search(client, handbook["store"], "leave", filters=raw)["data"]
+    assert [result["file_id"] for result in found] == [handbook["leave"]]
 
 
 def test_a_removed_file_leaves_no_chunk_behind(
@@ -331,6 +388,89 @@ def test_collections_of_the_command_line_are_stores_to_list_and_search(
     assert document["chunking_strategy"] == {"type": "other"}
     assert client.get(f"{STORES}/vs_unknown").status_code == 404
     assert client.get(f"{STORES}/vs_vector-stores-default").status_code == 404
+
+
+@pytest.fixture
+def manuals(world: ScriptedApplication) -> list[str]:
+    """The ids of the documents in a collection of the command line, sorted."""
+    collections = CollectionsClient(InProcess(world.collections))
+    ingestor = Ingestor(collections, HashEmbedder(), retrieval_config(collection="manuals"))
+    ids = [f"docs/{number}.md" for number in range(5)]
+    ingestor.add([read_document(f"About leave, part {id_}.".encode(), id_, id_) for id_ in ids])
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "has_more"),
+    [
+        ({}, [4, 3, 2, 1, 0], False),
+        ({"order": "asc", "limit": 2}, [0, 1], True),
+        ({"order": "asc", "after": 2}, [3, 4], False),
+        ({"order": "desc", "after": 2}, [1, 0], False),
+        ({"order": "asc", "before": 3, "limit": 2}, [1, 2], True),
+        ({"order": "desc", "before": 3}, [4], False),
+        ({"filter": "completed", "limit": 1}, [4], True),
+        ({"filter": "failed"}, [], False),
+    ],
+)
+def test_documents_of_a_collection_are_listed_as_files_are(
+    client: TestClient, manuals: list[str], options: dict[str, Any], expected: list[int], has_more: bool
+) -> None:
+    cursors = {name: manuals[options[name]] for name in ("after", "before") if name in options}
+    page = client.get(f"{STORES}/vs_manuals/files", params=options | cursors).json()
+    assert [file["id"] for file in page["data"]] == [manuals[index] for index in expected]
+    assert page["has_more"] is has_more
+
+
+@pytest.mark.parametrize("cursor", ["after", "before"])
+def test_an_unknown_cursor_among_documents_is_not_found(
+    client: TestClient, manuals: list[str], cursor: str
+) -> None:
+    response = client.get(f"{STORES}/vs_manuals/files", params={cursor: "nonsense"})
+    assert (response.status_code, response.json()["error"]["param"]) == (404, cursor)
+
+
+def test_a_search_of_a_collection_does_not_read_its_documents(
+    client: TestClient, manuals: list[str], world: ScriptedApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("every document is read to search some")
+
+    monkeypatch.setattr(world.collections, "documents", refuse)
+    assert {result["file_id"] for result in search(client, "vs_manuals", "leave")["data"]} == set(manuals)
+    assert client.get(f"{STORES}/vs_manuals").json()["file_counts"]["completed"] == len(manuals)
+
+
+def test_a_crafted_name_is_not_found_and_the_collection_answers_afterwards(
+    world: ScriptedApplication, tmp_path: Path
+) -> None:
+    root = tmp_path / "collections"
+    before = CollectionsClient(InProcess(Collections(EdgeStore(root))))
+    ingestor = Ingestor(before, HashEmbedder(), retrieval_config(collection="manuals"))
+    ingestor.add([read_document(LEAVE.encode(), "docs/leave.md", "docs/leave.md", {"team": "hr"})])
+    before.close()
+    world.collections = Collections(EdgeStore(root))
+    world.search_for_real()
+    fresh = TestClient(world.app)
+    for name in ("manuals/../manuals", "x" * 300):
+        for asked in (
+            chat(fresh, {"vector_store_ids": [f"vs_{name}"]}),
+            fresh.post(
+                "/v1/chat/completions",
+                json={
+                    "model": "smollm2+rag",
+                    "messages": [{"role": "user", "content": "How many days of leave?"}],
+                    "hamlet": {"collection": name},
+                },
+            ),
+        ):
+            assert asked.status_code == 404, asked.text
+            assert str(root) not in asked.text
+    assert fresh.get(f"{STORES}/vs_{'x' * 300}").status_code == 404
+    assert search(fresh, "vs_manuals", "days of leave")["data"]
+    raw = {"type": "eq", "key": "team", "value": ["hr"]}
+    refused = fresh.post(f"{STORES}/vs_manuals/search", json={"query": "leave", "filters": raw})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "filters.value")
 
 
 # Chats that answer from stores.
