@@ -45,7 +45,7 @@ def checkpoint(run: Path, attempt: str, step: int, *, complete: bool = True) -> 
 def test_a_store_that_does_not_answer_is_unavailable(store_away: str) -> None:
     run = f"{store_away}/runs/one"
     for verb in (
-        lambda: mark_complete(run, step=1, world_size=1, config={}),
+        lambda: mark_complete(run, step=1, world_size=1, config={}, data_sha256=None),
         lambda: newest_complete(run),
         lambda: wait_for_step(run, 1),
         lambda: delete_others(run, None),
