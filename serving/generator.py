@@ -23,7 +23,7 @@ from serving.engine import (
     Sampling,
     TokenLogprob,
 )
-from serving.prompts import Passage, fit, last_user_turn
+from serving.prompts import Fitted, Passage, fit, last_user_turn
 from serving.tokenizer import Message, PromptRenderer
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ DEFAULT_SAMPLING = Sampling()
 
 # From here on tokenising takes longer than a step of the engine.
 LONG_PROMPT_CHARS = 20_000
+
+# An answer that a caller set no length for is cut down to this for the sake of a passage, and no further.
+LEAST_GROUNDED_TOKENS = 32
 
 # What an engine may lack: the parameter that asks for it, and what to do without.
 FEATURES = {
@@ -111,6 +114,7 @@ class Generator:
             job.max_tokens,
             self._engine.max_model_len_tokens,
             self._config.default_max_tokens,
+            "messages" if job.messages else "prompt",
         )
         yield report
         # Several greedy answers are equal by definition: generate one, show it n times.
@@ -194,18 +198,26 @@ class Generator:
         return self._renderer.render(messages, template, tools)
 
     def _grounded_prompt(self, job: GenerationJob) -> tuple[list[int], PromptReport]:
-        room = job.max_tokens or self._config.default_max_tokens
-        budget = self._engine.max_model_len_tokens - room
+        context = self._engine.max_model_len_tokens
 
-        def fits(messages: Sequence[Message]) -> bool:
-            return len(self._render(job, messages)) <= budget
+        def fitted_beside(room: int) -> Fitted | None:
+            return fit(
+                job.messages,
+                job.passages,
+                lambda messages: len(self._render(job, messages)) <= context - room,
+            )
 
-        fitted = fit(job.messages, job.passages, fits)
+        fitted: Fitted | None = None
+        for room in answer_rooms(job.max_tokens, self._config.default_max_tokens):
+            fitted = fitted_beside(room) or fitted
+            if fitted is not None and fitted.num_passages:
+                break
         if fitted is None:
             bare = len(self._render(job, job.messages[last_user_turn(job.messages) :]))
+            remedy = "shorten the question" + (" or lower max_tokens" if job.max_tokens is not None else "")
             raise ContextLengthExceeded(
-                f"the question takes {bare} tokens and the answer {room}, together more than the model's "
-                f"{self._engine.max_model_len_tokens}; shorten the question or lower max_tokens",
+                f"the question takes {bare} tokens and the answer at least {room}, together more than the model's "
+                f"{context}; {remedy}",
                 "messages",
             )
         ids = self._render(job, fitted.messages)
@@ -218,23 +230,40 @@ def num_chars(job: GenerationJob) -> int:
     return len(job.prompt) + sum(map(len, contents))
 
 
-def answer_room(num_prompt_tokens: int, max_tokens: int | None, context: int, default: int) -> int:
+def answer_rooms(max_tokens: int | None, default: int) -> list[int]:
+    """Tokens to keep for an answer beside passages, tried in turn until the best passage has room too.
+
+    >>> answer_rooms(100, 512), answer_rooms(None, 200)
+    ([100], [200, 100, 50, 32])
+    """
+    if max_tokens is not None:
+        return [max_tokens]
+    rooms = [default]
+    while rooms[-1] > LEAST_GROUNDED_TOKENS:
+        rooms.append(max(LEAST_GROUNDED_TOKENS, rooms[-1] // 2))
+    return rooms
+
+
+def answer_room(
+    num_prompt_tokens: int, max_tokens: int | None, context: int, default: int, param: str = "messages"
+) -> int:
     """How many tokens the answer may have, all in tokens; always at least 1.
 
     Without `max_tokens` it is `default`, or what is left of the context when that is less. A
-    `max_tokens` that does not fit is refused, as OpenAI does. Raises ContextLengthExceeded.
+    `max_tokens` that does not fit is refused, as OpenAI does. Raises ContextLengthExceeded, which names `param`,
+    the field that the prompt came in.
     """
     left = context - num_prompt_tokens
     if left < 1:
         raise ContextLengthExceeded(
             f"the prompt has {num_prompt_tokens} tokens and leaves no room for an answer in the model's "
-            f"context of {context}; shorten the messages",
-            "messages",
+            f"context of {context}; shorten the {param}",
+            param,
         )
     if max_tokens is not None and max_tokens > left:
         raise ContextLengthExceeded(
             f"the prompt has {num_prompt_tokens} tokens and max_tokens asks for {max_tokens}, together more "
-            f"than the model's context of {context}; lower max_tokens to {left} or shorten the messages",
+            f"than the model's context of {context}; lower max_tokens to {left} or shorten the {param}",
             "max_tokens",
         )
     return min(default, left) if max_tokens is None else max_tokens

@@ -136,6 +136,17 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
     assert "1024" in error["message"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"max_tokens": 2000}])
+def test_a_bare_prompt_beyond_the_context_is_named_as_it_was_sent(
+    world: ScriptedApplication, post: Ask, changes: dict[str, int]
+) -> None:
+    world.engine.max_model_len_tokens = 1024
+    num_words = 10 if changes else 1100
+    error = error_of(post("/v1/completions", model="smollm2", prompt="word " * num_words, **changes))
+    assert error["param"] == ("max_tokens" if changes else "prompt")
+    assert "shorten the prompt" in error["message"]
+
+
 def test_an_answer_that_does_not_fit_beside_its_prompt_is_refused(
     world: ScriptedApplication, chat: Ask
 ) -> None:
