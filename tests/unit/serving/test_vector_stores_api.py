@@ -369,12 +369,16 @@ def test_a_chats_filters_and_thresholds_hold(client: TestClient, handbook: dict[
     assert chat(client, tool, tool_choice="none").json()["hamlet"]["route"] == "plain"
 
 
+@pytest.mark.parametrize("model", ["smollm2", "smollm2+rag", "auto"])
 def test_a_chat_during_reading_says_so_instead_of_answering_without_sources(
-    client: TestClient, upload: Callable[..., str]
+    client: TestClient, upload: Callable[..., str], read_all: Callable[[], None], model: str
 ) -> None:
     store = client.post(STORES, json={"file_ids": [upload(LEAVE)]}).json()["id"]
-    answer = chat(client, {"vector_store_ids": [store]}).json()
+    answer = chat(client, {"vector_store_ids": [store]}, model=model).json()
     assert answer["choices"][0]["message"]["content"] == STILL_READING
+    assert answer["hamlet"]["route"] == "rag"
+    read_all()
+    assert len(chat(client, {"vector_store_ids": [store]}, model=model).json()["hamlet"]["hits"]) == 1
 
 
 @pytest.mark.parametrize("asks_in_a_chat", [True, False])
