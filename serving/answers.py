@@ -333,6 +333,7 @@ def _hit(number: int, passage: Passage) -> dict[str, Any]:
         "file_id": passage.document_id,
         "filename": passage.filename,
         "chunk_id": passage.chunk_id,
+        "page": passage.page,
         "score": round(passage.score, 4),
         "text": passage.text,
     }

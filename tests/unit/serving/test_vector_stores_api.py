@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from cluster.files import Files
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
+from retrieval.documents import Content, Document, Section
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.readers import read_document
@@ -379,6 +380,28 @@ def test_a_chat_during_reading_says_so_instead_of_answering_without_sources(
     assert answer["hamlet"]["route"] == "rag"
     read_all()
     assert len(chat(client, {"vector_store_ids": [store]}, model=model).json()["hamlet"]["hits"]) == 1
+
+
+def test_equal_pages_are_cited_each_by_its_number(client: TestClient, world: ScriptedApplication) -> None:
+    texts = [f"Page {number} tells of subject{number}." for number in range(1, 14)]
+    texts[2] = texts[8] = "Every employee has 27 days of leave in a year."
+    starts = [sum(len(text) + 1 for text in texts[:index]) for index in range(13)]
+    sections = tuple(
+        Section(start, start + len(text), page=page)
+        for page, (start, text) in enumerate(zip(starts, texts, strict=True), start=1)
+    )
+    document = Document("manual", "Manual", "manual.pdf", Content("\n".join(texts), sections))
+    collections = CollectionsClient(InProcess(world.collections))
+    ingestor = Ingestor(collections, HashEmbedder(), retrieval_config(collection="manuals"))
+    ingestor.add([document])
+    assert collections.count("manuals") == 13
+    world.engine.script = ["You get 27 days [1], as said twice [2]."]
+    body = chat(client, {"vector_store_ids": ["vs_manuals"], "max_num_results": 2}).json()
+    cited = [
+        annotation["file_citation"]["page"] for annotation in body["choices"][0]["message"]["annotations"]
+    ]
+    assert sorted(cited) == [3, 9]
+    assert [hit["page"] for hit in body["hamlet"]["hits"]] == cited
 
 
 @pytest.mark.parametrize("asks_in_a_chat", [True, False])
