@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -35,6 +36,9 @@ LONG_PROMPT_CHARS = 20_000
 
 # An answer that a caller set no length for is cut down to this for the sake of a passage, and no further.
 LEAST_GROUNDED_TOKENS = 32
+
+# How often a whole answer tells how long it is: its caller may leave before its end, and is charged what was generated.
+TOLD_EVERY_TOKENS = 16
 
 # What an engine may lack: the parameter that asks for it, and what to do without.
 FEATURES = {
@@ -85,12 +89,25 @@ class Answer:
     calls: tuple[ToolCall, ...] = ()
 
 
+class Progress(NamedTuple):
+    """Tokens that were generated since the last time this was told."""
+
+    num_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """All answers to one job, by index."""
 
     report: PromptReport
     answers: tuple[Answer, ...]
+
+
+Spend = Callable[[int], None]
+
+
+def _free(_num_tokens: int) -> None:
+    """For callers who are charged nothing."""
 
 
 class Generator:
@@ -136,9 +153,10 @@ class Generator:
             if not finished:
                 await steps.aclose()
 
-    async def run(self, job: GenerationJob) -> AsyncGenerator[PromptReport | Completion]:
-        """First the report, once the job has been taken, then everything at once."""
+    async def run(self, job: GenerationJob) -> AsyncGenerator[PromptReport | Progress | Completion]:
+        """First the report, once the job has been taken, then now and then the progress, at last everything at once."""
         report = PromptReport(0)
+        num_untold = 0
         collected: list[list[Delta]] = [[] for _ in range(job.sampling.n)]
         async for event in self.stream(job):
             if isinstance(event, PromptReport):
@@ -147,13 +165,15 @@ class Generator:
             else:
                 for delta in event:
                     collected[delta.index].append(delta)
+                    num_untold += delta.num_tokens
+                if num_untold >= TOLD_EVERY_TOKENS:
+                    yield Progress(num_untold)
+                    num_untold = 0
         yield Completion(report, tuple(map(_joined, collected)))
 
-    async def complete(self, job: GenerationJob) -> Completion:
-        """The whole of `stream` at once."""
-        *_, completion = [event async for event in self.run(job)]
-        assert isinstance(completion, Completion)
-        return completion
+    async def complete(self, job: GenerationJob, spend: Spend = _free) -> Completion:
+        """The whole of `stream` at once; `spend` as in `completed`."""
+        return await completed(self.run(job), spend)
 
     async def check_health(self) -> None:
         await self._engine.check_health()
@@ -222,6 +242,26 @@ class Generator:
             )
         ids = self._render(job, fitted.messages)
         return ids, PromptReport(len(ids), fitted.num_passages, fitted.num_turns_dropped)
+
+
+async def completed(events: AsyncGenerator[PromptReport | Progress | Completion], spend: Spend) -> Completion:
+    """What the events of `Generator.run` end with.
+
+    `spend` is told the tokens of the prompt and of the answer as they come, so that a caller who leaves has been
+    charged those up to then.
+    """
+    num_told = 0
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Completion):
+                completion = event
+                num_prompt = event.report.num_prompt_tokens
+                num_new = num_prompt + sum(answer.num_tokens for answer in event.answers) - num_told
+            else:
+                num_new = event.num_prompt_tokens if isinstance(event, PromptReport) else event.num_tokens
+            spend(num_new)
+            num_told += num_new
+    return completion
 
 
 def num_chars(job: GenerationJob) -> int:
