@@ -272,7 +272,7 @@ def _delete_weights(card: ModelCard) -> None:
 
     try:
         delete_folder(card.weights_uri)
-    except (HamletError, OSError) as exc:
+    except HamletError as exc:
         raise HamletError(
             f"{card.id} is no longer registered, but its weights in {card.weights_uri} could not be "
             f"deleted ({exc}); delete that folder by hand"

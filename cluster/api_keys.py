@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.database import METADATA, open_database, reading
 from cluster.errors import InvalidInput, NotFound, Unavailable
+from cluster.tenants import TENANT_NAME
 
 API_KEYS = Table(
     "api_keys",
@@ -37,9 +37,6 @@ API_KEYS = Table(
     Column("expires_at", Double),
     Column("revoked_at", Double),
 )
-
-DEFAULT_TENANT = "default"
-TENANT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 # `sk-` is what log redaction, secret scanners and clients take for a key.
 SECRET_PREFIX = "sk-hamlet-"

@@ -23,15 +23,16 @@ from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, inspec
 
 from cluster.blobs import STAGING
 from cluster.database import VERSION_TABLE, newest_revision, open_database, reading
-from cluster.errors import Conflict, DataError, HamletError, NotFound, Unavailable
+from cluster.errors import Conflict, DataError, HamletError, NotFound
 from cluster.head_record import is_alive, read_record
-from cluster.storage import filesystem_of, storage_uri
+from cluster.storage import filesystem_of, is_there, reaching, storage_uri
 
 FORM = "hamlet-backup-1"
 MANIFEST = "manifest.json"
 STATE, STORAGE, COLLECTIONS = "state", "storage", "collections"
 CHUNK_BYTES = 1 << 20
 ROWS_AT_ONCE = 500
+SPACE_AND_PERMISSIONS = "check its space and permissions"
 
 Told = Callable[[str], None]
 
@@ -63,35 +64,35 @@ def back_up(target: str, tell: Told = lambda _: None) -> Manifest:
 
     Raises Conflict when something lies there, Unavailable when something cannot be read or written.
     """
-    filesystem, root = filesystem_of(target.rstrip("/"))
-    if filesystem.exists(root) and filesystem.find(root):
-        raise Conflict(f"{target} is not empty; name a new folder for each backup", "target")
-    if f"{root}/".startswith(f"{filesystem_of(storage_uri())[1]}/"):
-        raise Conflict(f"{target} lies in the storage that is backed up; name a folder elsewhere", "target")
-    engine = open_database()
-    try:
-        files, rows = [], {}
-        for table, lines in _tables(engine):
-            rows[table] = len(lines)
-            content = "".join(f"{line}\n" for line in lines).encode()
-            files.append(_write(filesystem, root, f"{STATE}/{table}.jsonl", [content]))
-        tell(f"state: {sum(rows.values()):,} rows of {len(rows)} tables")
-        stored = list(_back_up_storage(filesystem, root))
-        tell(f"storage: {len(stored):,} files, {_size(stored)}")
-        filesystem.makedirs(f"{root}/{COLLECTIONS}", exist_ok=True)
-        tell(_retrieval("backup", "--all", f"{target.rstrip('/')}/{COLLECTIONS}"))
-        kept = [_measured(filesystem, root, path) for path in _below(filesystem, f"{root}/{COLLECTIONS}")]
-        manifest = Manifest(
-            revision=newest_revision(),
-            storage_uri=storage_uri(),
-            rows=rows,
-            files=[*files, *stored, *kept],
-        )
-        filesystem.pipe_file(f"{root}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
-    except OSError as exc:
-        raise Unavailable(f"cannot write {target} ({exc}); check its space and permissions") from exc
-    finally:
-        engine.dispose()
+    with reaching(target.rstrip("/"), "write", SPACE_AND_PERMISSIONS) as (filesystem, root):
+        if is_there(filesystem, root) and filesystem.find(root):
+            raise Conflict(f"{target} is not empty; name a new folder for each backup", "target")
+        if f"{root}/".startswith(f"{filesystem_of(storage_uri())[1]}/"):
+            raise Conflict(
+                f"{target} lies in the storage that is backed up; name a folder elsewhere", "target"
+            )
+        engine = open_database()
+        try:
+            files, rows = [], {}
+            for table, lines in _tables(engine):
+                rows[table] = len(lines)
+                content = "".join(f"{line}\n" for line in lines).encode()
+                files.append(_write(filesystem, root, f"{STATE}/{table}.jsonl", [content]))
+            tell(f"state: {sum(rows.values()):,} rows of {len(rows)} tables")
+            stored = list(_back_up_storage(filesystem, root))
+            tell(f"storage: {len(stored):,} files, {_size(stored)}")
+            filesystem.makedirs(f"{root}/{COLLECTIONS}", exist_ok=True)
+            tell(_retrieval("backup", "--all", f"{target.rstrip('/')}/{COLLECTIONS}"))
+            kept = [_measured(filesystem, root, path) for path in _below(filesystem, f"{root}/{COLLECTIONS}")]
+            manifest = Manifest(
+                revision=newest_revision(),
+                storage_uri=storage_uri(),
+                rows=rows,
+                files=[*files, *stored, *kept],
+            )
+            filesystem.pipe_file(f"{root}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
+        finally:
+            engine.dispose()
     return manifest
 
 
@@ -102,32 +103,32 @@ def restore(source: str, tell: Told = lambda _: None) -> Manifest:
     that was cut off is simply started again. Raises NotFound and DataError for what is no whole backup, Conflict
     for a cluster that runs, a database with rows, or a schema of another version.
     """
-    filesystem, root = filesystem_of(source.rstrip("/"))
-    manifest = _manifest(filesystem, root, source)
-    record = read_record()
-    if record is not None and is_alive(record):
-        raise Conflict("the Ray head runs; end it first: python -m cluster down")
-    engine = open_database()
-    try:
-        _refuse_rows(engine)
-        _check(filesystem, root, manifest)
-        tell(f"checked: {len(manifest.files):,} files, {_size(manifest.files)}")
-        for file in manifest.files:
-            if file.path.startswith(f"{STORAGE}/"):
-                _copy(filesystem, f"{root}/{file.path}", storage_uri(file.path.removeprefix(f"{STORAGE}/")))
-        tell(f"storage: {storage_uri()}")
-        if any(file.path.startswith(f"{COLLECTIONS}/") for file in manifest.files):
-            tell(_retrieval("restore", "--all", f"{source.rstrip('/')}/{COLLECTIONS}"))
-        with engine.begin() as connection:
-            for table in _reflected(connection).sorted_tables:
-                if table.name in manifest.rows:
-                    content = filesystem.cat_file(f"{root}/{STATE}/{table.name}.jsonl").decode()
-                    _insert(connection, table, _moved(content, manifest.storage_uri).splitlines())
-        tell(f"state: {sum(manifest.rows.values()):,} rows")
-    except OSError as exc:
-        raise Unavailable(f"cannot restore {source} ({exc}); check space and permissions") from exc
-    finally:
-        engine.dispose()
+    with reaching(source.rstrip("/"), "restore", SPACE_AND_PERMISSIONS) as (filesystem, root):
+        manifest = _manifest(filesystem, root, source)
+        record = read_record()
+        if record is not None and is_alive(record):
+            raise Conflict("the Ray head runs; end it first: python -m cluster down")
+        engine = open_database()
+        try:
+            _refuse_rows(engine)
+            _check(filesystem, root, manifest)
+            tell(f"checked: {len(manifest.files):,} files, {_size(manifest.files)}")
+            for file in manifest.files:
+                if file.path.startswith(f"{STORAGE}/"):
+                    _copy(
+                        filesystem, f"{root}/{file.path}", storage_uri(file.path.removeprefix(f"{STORAGE}/"))
+                    )
+            tell(f"storage: {storage_uri()}")
+            if any(file.path.startswith(f"{COLLECTIONS}/") for file in manifest.files):
+                tell(_retrieval("restore", "--all", f"{source.rstrip('/')}/{COLLECTIONS}"))
+            with engine.begin() as connection:
+                for table in _reflected(connection).sorted_tables:
+                    if table.name in manifest.rows:
+                        content = filesystem.cat_file(f"{root}/{STATE}/{table.name}.jsonl").decode()
+                        _insert(connection, table, _moved(content, manifest.storage_uri).splitlines())
+            tell(f"state: {sum(manifest.rows.values()):,} rows")
+        finally:
+            engine.dispose()
     return manifest
 
 
@@ -262,7 +263,7 @@ def _retrieval(*arguments: str) -> str:
 
 
 def _below(filesystem: Any, folder: str) -> list[str]:
-    return sorted(filesystem.find(folder)) if filesystem.exists(folder) else []
+    return sorted(filesystem.find(folder)) if is_there(filesystem, folder) else []
 
 
 def _size(files: Sequence[BackedUpFile]) -> str:

@@ -10,11 +10,9 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import fsspec
-
-from cluster.errors import NotFound, Unavailable
+from cluster.errors import NotFound
 from cluster.settings import settings
-from cluster.storage import storage_uri
+from cluster.storage import is_there, reaching, storage_uri
 
 STAGING = ".uploads"
 
@@ -25,7 +23,8 @@ def staging_path(suffix: str = "") -> Path:
     On the file system of a local storage, so that placing it is a rename; else in this machine's cache.
     """
     folder = (_local_path(storage_uri()) or settings().cache_dir) / STAGING
-    folder.mkdir(parents=True, exist_ok=True)
+    with reaching(storage_uri(), "write"):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{uuid.uuid4().hex}{suffix}"
 
 
@@ -34,10 +33,9 @@ def place(source: Path, uri: str) -> None:
 
     Raises Unavailable when storage cannot be written.
     """
-    try:
+    with reaching(uri, "write") as (filesystem, path):
         target = _local_path(uri)
         if target is None:
-            filesystem, path = fsspec.core.url_to_fs(uri)
             filesystem.put_file(str(source), path)
             source.unlink()
             return
@@ -45,67 +43,56 @@ def place(source: Path, uri: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
         _sync(target.parent)
-    except (OSError, ImportError, ValueError) as exc:
-        raise Unavailable(f"cannot write {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
 
 
 def place_bytes(content: bytes, uri: str) -> None:
     """Make `content` the file at `uri`: a reader sees what was there before, or all of it."""
     path = staging_path()
-    path.write_bytes(content)
+    with reaching(uri, "write"):
+        path.write_bytes(content)
     place(path, uri)
 
 
 def open_blob(uri: str) -> BinaryIO:
     """The bytes at `uri`, from their beginning. Raises NotFound when they are missing."""
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        return cast(BinaryIO, filesystem.open(path, "rb"))
-    except FileNotFoundError as exc:
-        raise NotFound(f"{uri} is missing in storage") from exc
-    except (OSError, ImportError, ValueError) as exc:
-        raise Unavailable(f"cannot read {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+    with reaching(uri, "read") as (filesystem, path):
+        try:
+            return cast(BinaryIO, filesystem.open(path, "rb"))
+        except FileNotFoundError as exc:
+            raise NotFound(f"{uri} is missing in storage") from exc
 
 
 def read_blob(uri: str) -> bytes | None:
     """The content of the file at `uri`; None when there is none."""
-    try:
-        with open_blob(uri) as file:
-            return file.read()
-    except NotFound:
-        return None
+    with reaching(uri, "read") as (filesystem, path):
+        try:
+            return cast(bytes, filesystem.cat_file(path))
+        except FileNotFoundError:
+            return None
 
 
 def delete_blob(uri: str) -> None:
     """Remove the file at `uri`; removing what is not there is not an error."""
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        if filesystem.exists(path):
+    with reaching(uri, "delete") as (filesystem, path):
+        if is_there(filesystem, path):
             filesystem.rm_file(path)
-    except (OSError, ImportError, ValueError) as exc:
-        raise Unavailable(f"cannot delete {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
 
 
 def blobs_below(uri: str) -> list[str]:
     """URIs of all files below `uri`, sorted; none when it is not there."""
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+    with reaching(uri, "list") as (filesystem, path):
         filesystem.invalidate_cache()
-        found = filesystem.find(path)
-    except (OSError, ImportError, ValueError) as exc:
-        raise Unavailable(f"cannot list {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
-    return sorted(filesystem.unstrip_protocol(name) for name in found)
+        found = filesystem.find(path) if is_there(filesystem, path) else []
+        return sorted(filesystem.unstrip_protocol(name) for name in found)
 
 
 def modified_at(uri: str) -> float | None:
     """When the file at `uri` was last written, in Unix seconds; None when there is none."""
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        return float(filesystem.modified(path).timestamp())
-    except FileNotFoundError:
-        return None
-    except (OSError, ImportError, ValueError) as exc:
-        raise Unavailable(f"cannot read {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+    with reaching(uri, "read") as (filesystem, path):
+        try:
+            return float(filesystem.modified(path).timestamp())
+        except FileNotFoundError:
+            return None
 
 
 def remove_staged(before: float) -> None:

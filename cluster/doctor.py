@@ -14,7 +14,6 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-import fsspec
 import psutil
 from packaging.requirements import Requirement
 
@@ -26,6 +25,7 @@ from cluster.head_record import is_alive, read_record
 from cluster.network import interface_table
 from cluster.ports import port_is_free, port_owner
 from cluster.settings import Settings, settings
+from cluster.storage import reaching
 from cluster.working_dir import measure_package
 
 DISTRIBUTION = "hamlet"
@@ -146,7 +146,8 @@ def _network() -> list[Finding]:
 
 def _storage() -> list[Finding]:
     uri = settings().storage_uri
-    return [checks.storage(uri, _write_and_delete(uri))]
+    _write_and_delete(uri)
+    return [checks.storage(uri)]
 
 
 def _database() -> list[Finding]:
@@ -184,18 +185,16 @@ def _nvidia_smi() -> str | None:
     return result.stdout.strip() or None if result.returncode == 0 else None
 
 
-def _write_and_delete(uri: str) -> str | None:
-    """Write, read and delete a small file in `uri`; what went wrong, or None."""
+def _write_and_delete(uri: str) -> None:
+    """Write, read and delete a small file in `uri`. Raises Unavailable."""
     content = uuid.uuid4().hex.encode()
-    try:
-        filesystem, path = fsspec.core.url_to_fs(f"{uri.rstrip('/')}/.doctor-{content.decode()}")
-        filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    remedy = "make it writable, or set HAMLET_STORAGE to another folder or URI"
+    with reaching(uri, "use", remedy) as (filesystem, folder):
+        path = f"{folder.rstrip('/')}/.doctor-{content.decode()}"
+        filesystem.makedirs(folder, exist_ok=True)
         filesystem.pipe_file(path, content)
         try:
             if filesystem.cat_file(path) != content:
-                return "what was written is not what is read"
+                raise Unavailable(f"what was written to {uri} is not what is read; {remedy}")
         finally:
             filesystem.rm_file(path)
-    except (OSError, ImportError, ValueError) as exc:
-        return f"{exc.__class__.__name__}: {exc}"
-    return None

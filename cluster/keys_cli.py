@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.api_keys import DEFAULT_SCOPES, DEFAULT_TENANT, SCOPES, ApiKey, ApiKeys
+from cluster.api_keys import DEFAULT_SCOPES, SCOPES, ApiKey, ApiKeys
 from cluster.audit_log import AuditEvent, AuditLog
 from cluster.errors import InvalidInput
+from cluster.tenants import DEFAULT_TENANT
 
 keys = typer.Typer(
     no_args_is_help=True,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Row, Select, Table, select, tuple_
+from sqlalchemy import Connection, Row, Select, Table, tuple_
 
 from cluster.errors import NotFound
 
@@ -35,41 +35,15 @@ def page_of_rows(
     *,
     limit: int,
     after: str | None = None,
+    before: str | None = None,
     ascending: bool = False,
 ) -> Page[Row[Any]]:
     """A page of `query` over `table`, newest first unless `ascending`, of the rows behind the one named `after`.
 
-    `query` has already been narrowed to the tenant. Raises NotFound when `after` is none of its rows.
+    Or of those just in front of the one named `before`, in the listing's order; `after` wins over `before`.
+    `query` has already been narrowed to the tenant. Raises NotFound when the cursor is none of its rows.
     """
-    order = tuple_(table.c.created_at, table.c.id)
-    if after is not None:
-        cursor = connection.execute(query.where(table.c.id == after)).first()
-        if cursor is None:
-            raise NotFound(f"after: there is no {after!r} here; give the last id of the page before", "after")
-        seen = tuple_(
-            *(
-                select(table.c[name]).where(table.c.id == after).scalar_subquery()
-                for name in ("created_at", "id")
-            )
-        )
-        query = query.where(order > seen if ascending else order < seen)
-    columns = (table.c.created_at, table.c.id)
-    ordered = query.order_by(*(column.asc() if ascending else column.desc() for column in columns))
-    return cut(connection.execute(ordered.limit(limit + 1)).all(), limit)
-
-
-def page_either_way(
-    connection: Connection,
-    query: Select[Any],
-    table: Table,
-    *,
-    limit: int,
-    after: str | None = None,
-    before: str | None = None,
-    ascending: bool = False,
-) -> Page[Row[Any]]:
-    """As `page_of_rows`, or the rows just in front of the one named `before`, in the listing's order."""
-    cursor = after or before
+    cursor = before if after is None else after
     # What stands in front of a row is what stands behind it in the other direction, turned round.
     backwards = after is None and before is not None
     rising = ascending is not backwards

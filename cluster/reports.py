@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster.blobs import place_bytes, read_blob
 from cluster.errors import NotFound
 from cluster.storage import folder_names, storage_uri
+from cluster.tenants import DEFAULT_TENANT
 
 REPORT_ID = re.compile(r"^eval-[a-z0-9]{4,40}$")
 
@@ -36,7 +37,7 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     name: str
     status: ReportStatus = ReportStatus.RUNNING
     stage: str = Field("", description="What it is doing, while it runs.")
@@ -70,14 +71,14 @@ class Reports:
         content = read_blob(_uri(report_id, "state.json")) if REPORT_ID.match(report_id) else None
         return Report.model_validate_json(content) if content else None
 
-    def get(self, report_id: str, tenant: str = "default") -> Report:
+    def get(self, report_id: str, tenant: str = DEFAULT_TENANT) -> Report:
         """Raises NotFound for an unknown id, and for one of another tenant in the same words."""
         report = self.find(report_id)
         if report is None or report.tenant != tenant:
             raise NotFound(f"no evaluation {report_id!r}; see /v1/evaluations", "id", "evaluation_not_found")
         return report
 
-    def list(self, tenant: str = "default") -> list[Report]:
+    def list(self, tenant: str = DEFAULT_TENANT) -> list[Report]:
         """The reports of a tenant, newest first."""
         found = []
         for name in folder_names(storage_uri("reports")):
@@ -87,11 +88,11 @@ class Reports:
         own = [report for report in found if report.tenant == tenant]
         return sorted(own, key=lambda report: (report.created_at, report.id), reverse=True)
 
-    def page(self, report_id: str, tenant: str = "default") -> bytes:
+    def page(self, report_id: str, tenant: str = DEFAULT_TENANT) -> bytes:
         """The HTML page. Raises NotFound while it is not finished too."""
         return self._finished(report_id, tenant, "report.html")
 
-    def results(self, report_id: str, tenant: str = "default") -> bytes:
+    def results(self, report_id: str, tenant: str = DEFAULT_TENANT) -> bytes:
         """Every figure, as JSON. Raises NotFound while it is not finished too."""
         return self._finished(report_id, tenant, "results.json")
 

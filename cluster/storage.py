@@ -20,6 +20,13 @@ from cluster.settings import settings
 
 MARKER = ".complete"
 
+# Packages whose errors drivers let through as they are. Those are no OSErrors: s3fs raises botocore's when
+# the endpoint does not answer, or there are no credentials.
+DRIVER_CLIENTS = ("aiohttp", "azure", "botocore", "gcsfs", "google", "urllib3")
+
+# The remedy for a path or URI that a user gave, and that is not storage's own.
+GIVEN_ADDRESS = "check its address and permissions"
+
 
 def storage_uri(*parts: str) -> str:
     """The URI of an object in the configured storage: `storage_uri("models", id)`."""
@@ -28,8 +35,7 @@ def storage_uri(*parts: str) -> str:
 
 def upload_folder(folder: Path, uri: str) -> str:
     """Copy `folder` to `uri`, marker last; returns `uri`. An earlier folder there is replaced."""
-    filesystem, path = filesystem_of(uri)
-    try:
+    with reaching(uri, "write") as (filesystem, path):
         _remove(filesystem, path)
         filesystem.makedirs(path, exist_ok=True)
         for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MARKER):
@@ -37,8 +43,6 @@ def upload_folder(folder: Path, uri: str) -> str:
             filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             filesystem.put_file(str(file), target)
         filesystem.pipe_file(f"{path}/{MARKER}", b"")
-    except OSError as exc:
-        raise Unavailable(f"cannot write {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
     return uri
 
 
@@ -47,15 +51,15 @@ def local_folder(uri: str) -> Path:
 
     Raises NotFound when it is missing or was never completed.
     """
-    filesystem, path = filesystem_of(uri)
-    if not filesystem.exists(f"{path}/{MARKER}"):
-        raise NotFound(f"{uri} is missing or was never completely written; export or upload it again")
-    if "file" in _protocols(filesystem):
-        return Path(path)
-    target = settings().cache_dir / "storage" / hashlib.sha256(uri.encode()).hexdigest()[:16]
-    if not target.exists():
-        _fetch(filesystem, path, target)
-    return target
+    with reaching(uri, "read") as (filesystem, path):
+        if not is_there(filesystem, f"{path}/{MARKER}"):
+            raise NotFound(f"{uri} is missing or was never completely written; export or upload it again")
+        if "file" in _protocols(filesystem):
+            return Path(path)
+        target = settings().cache_dir / "storage" / hashlib.sha256(uri.encode()).hexdigest()[:16]
+        if not target.exists():
+            _fetch(filesystem, path, target)
+        return target
 
 
 def local_copy(location: str) -> Path:
@@ -66,48 +70,41 @@ def local_copy(location: str) -> Path:
     """
     if "://" not in location:
         return Path(location).expanduser()
-    filesystem, path = filesystem_of(location)
-    if "file" in _protocols(filesystem):
-        return Path(path)
-    try:
-        files = sorted(filesystem.find(path)) if filesystem.exists(path) else []
+    with reaching(location, "read", GIVEN_ADDRESS) as (filesystem, path):
+        if "file" in _protocols(filesystem):
+            return Path(path)
+        files = sorted(filesystem.find(path)) if is_there(filesystem, path) else []
         state = repr([filesystem.info(file) for file in files])
-    except OSError as exc:
-        raise Unavailable(f"cannot read {location} ({exc}); check its address and permissions") from exc
-    if not files:
-        raise NotFound(f"nothing lies at {location}; give a file or folder that exists", "data.path")
-    folder = settings().cache_dir / "data" / hashlib.sha256(f"{location}{state}".encode()).hexdigest()[:16]
-    target = folder / path.rstrip("/").rsplit("/", 1)[-1]  # its suffix tells its form
-    if not target.exists():
-        _fetch(filesystem, path, target)
-    return target
+        if not files:
+            raise NotFound(f"nothing lies at {location}; give a file or folder that exists", "data.path")
+        key = hashlib.sha256(f"{location}{state}".encode()).hexdigest()[:16]
+        name = path.rstrip("/").rsplit("/", 1)[-1]  # its suffix tells its form
+        target = settings().cache_dir / "data" / key / name
+        if not target.exists():
+            _fetch(filesystem, path, target)
+        return target
 
 
 def folder_exists(uri: str) -> bool:
     """Whether a complete folder lies at `uri`."""
-    filesystem, path = filesystem_of(uri)
-    return bool(filesystem.exists(f"{path}/{MARKER}"))
+    with reaching(uri, "read") as (filesystem, path):
+        return is_there(filesystem, f"{path}/{MARKER}")
 
 
 def delete_folder(uri: str) -> None:
     """Remove the folder at `uri`; removing what is not there is not an error."""
-    filesystem, path = filesystem_of(uri)
-    try:
+    with reaching(uri, "delete") as (filesystem, path):
         _remove(filesystem, path)
-    except OSError as exc:
-        raise Unavailable(f"cannot delete {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
 
 
 def folder_names(uri: str) -> list[str]:
     """Names of the folders directly below `uri`, sorted; none when it is not there."""
-    filesystem, path = filesystem_of(uri)
-    filesystem.invalidate_cache()
-    try:
-        entries = filesystem.ls(path, detail=True)
-    except FileNotFoundError:
-        return []
-    except OSError as exc:
-        raise Unavailable(f"cannot list {uri} ({exc}); check HAMLET_STORAGE and its permissions") from exc
+    with reaching(uri, "list") as (filesystem, path):
+        filesystem.invalidate_cache()
+        try:
+            entries = filesystem.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
     return sorted(
         entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory"
     )
@@ -132,20 +129,43 @@ def appearing_whole(target: Path) -> Iterator[Path]:
 
 def _fetch(filesystem: fsspec.AbstractFileSystem, path: str, target: Path) -> None:
     with appearing_whole(target) as copy:
-        try:
-            filesystem.get(path, str(copy), recursive=True)
-        except OSError as exc:
-            raise Unavailable(
-                f"cannot read {path} ({exc}); check HAMLET_STORAGE and its permissions"
-            ) from exc
+        filesystem.get(path, str(copy), recursive=True)
 
 
 def _remove(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
     # The marker first, so that a folder that is half deleted does not count as present either.
-    if filesystem.exists(f"{path}/{MARKER}"):
+    if is_there(filesystem, f"{path}/{MARKER}"):
         filesystem.rm_file(f"{path}/{MARKER}")
-    if filesystem.exists(path):
+    if is_there(filesystem, path):
         filesystem.rm(path, recursive=True)
+
+
+@contextmanager
+def reaching(
+    uri: str, doing: str, remedy: str = "check HAMLET_STORAGE and its permissions"
+) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+    """As `filesystem_of`, for a block that works there; `doing` says in the message what it does: "read".
+
+    Raises Unavailable for whatever the store or its driver raises in the block, FileNotFoundError included: a
+    block for which "missing" means something catches it inside.
+    """
+    try:
+        yield filesystem_of(uri)
+    except Exception as exc:
+        # Drivers raise ValueError for a bucket's name that cannot be.
+        if isinstance(exc, OSError | ValueError) or type(exc).__module__.split(".")[0] in DRIVER_CLIENTS:
+            raise Unavailable(f"cannot {doing} {uri} ({str(exc) or type(exc).__name__}); {remedy}") from exc
+        raise
+
+
+def is_there(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Whether a file or folder lies at `path`. Raises what the driver raises when the store does not answer."""
+    # Not `filesystem.exists`: for many drivers it is False then, too.
+    try:
+        filesystem.info(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Text, cast, insert, select, tuple_, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
-from cluster.paging import Page, page_either_way
+from cluster.paging import Page, page_of_rows
 from cluster.vector_store_records import (
     BATCHES,
     STORE_FILES,
@@ -79,7 +79,7 @@ class StoreFiles:
             if batch_id is not None:
                 require_batch(connection, store_id, batch_id)
                 query = query.where(STORE_FILES.c.batch_id == batch_id)
-            page = page_either_way(
+            page = page_of_rows(
                 connection, query, STORE_FILES, limit=limit, after=after, before=before, ascending=ascending
             )
         return page.map(StoreFile.of_row)

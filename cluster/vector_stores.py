@@ -15,7 +15,7 @@ from sqlalchemy import insert, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
-from cluster.paging import Page, page_either_way
+from cluster.paging import Page, page_of_rows
 from cluster.vector_store_files import StoreFiles, add_files
 from cluster.vector_store_records import STORE_FILES, STORES, NewFile, VectorStore
 from cluster.vector_store_rows import expired, require_store, stores_of, with_counts
@@ -82,7 +82,7 @@ class VectorStores:
     ) -> Page[VectorStore]:
         """A page of stores, newest first unless `ascending`. Raises NotFound for an unknown cursor."""
         with reading(self._engine) as connection:
-            rows = page_either_way(
+            rows = page_of_rows(
                 connection,
                 stores_of(tenant),
                 STORES,

@@ -16,12 +16,13 @@ import typer
 from rich.console import Console
 
 from cluster import cli
-from cluster.api_keys import DEFAULT_TENANT, ApiKeys, Area
+from cluster.api_keys import ApiKeys, Area
 from cluster.errors import HamletError
 from cluster.registry import Registry
 from cluster.reports import Report, Reports, ReportStatus
 from cluster.router_policy import remove_policy, write_policy
 from cluster.storage import local_copy
+from cluster.tenants import DEFAULT_TENANT
 from evaluation.answers import AnswerLog
 from evaluation.asking import ask_all
 from evaluation.compare import compare as run_comparison

@@ -13,8 +13,9 @@ from rich.markup import escape
 
 from cluster.cli import run
 from cluster.errors import InvalidInput, NotFound
+from cluster.tenants import DEFAULT_TENANT
 from retrieval.client import CollectionsClient
-from retrieval.config import DEFAULT_EMBEDDER, DEFAULT_TENANT, RetrievalConfig, retrieval_config
+from retrieval.config import DEFAULT_EMBEDDER, RetrievalConfig, retrieval_config
 from retrieval.console import (
     console,
     place,

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import Conflict, DataError, NotFound
+from cluster.storage import GIVEN_ADDRESS, is_there, reaching
 from retrieval.client import CollectionsClient
 from retrieval.config import Distance
 from retrieval.migrate import pages
@@ -34,16 +35,16 @@ def back_up(collections: CollectionsClient, collection: str, target: str) -> int
         [("id", pa.string()), ("dense", pa.list_(pa.float32(), spec.dimension)), ("payload", pa.string())],
         metadata={"format": FORMAT, "spec": json.dumps(asdict(spec))},
     )
-    filesystem, path = fsspec.core.url_to_fs(target)
     num_chunks = 0
-    with (
-        filesystem.open(f"{path}.part", "wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd") as writer,
-    ):
-        for page in pages(collections, collection):
-            writer.write_table(pa.table(_columns(page), schema=schema))
-            num_chunks += len(page)
-    filesystem.mv(f"{path}.part", path)
+    with reaching(target, "write", GIVEN_ADDRESS) as (filesystem, path):
+        with (
+            filesystem.open(f"{path}.part", "wb") as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        ):
+            for page in pages(collections, collection):
+                writer.write_table(pa.table(_columns(page), schema=schema))
+                num_chunks += len(page)
+        filesystem.mv(f"{path}.part", path)
     return num_chunks
 
 
@@ -52,10 +53,7 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
 
     It appears when complete. Raises Conflict when the name is taken, DataError for a file that is no backup.
     """
-    filesystem, path = fsspec.core.url_to_fs(source)
-    if not filesystem.exists(path):
-        raise NotFound(f"no file at {source}", "path")
-    with filesystem.open(path, "rb") as file:
+    with _opened(source) as file:
         try:
             parquet = pq.ParquetFile(file)
             metadata = parquet.schema_arrow.metadata or {}
@@ -83,8 +81,8 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
 
 def back_up_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
     """Write every collection to `folder`/<name>.parquet; returns how many chunks each has."""
-    filesystem, path = fsspec.core.url_to_fs(folder)
-    filesystem.makedirs(path, exist_ok=True)
+    with reaching(folder, "write", GIVEN_ADDRESS) as (filesystem, path):
+        filesystem.makedirs(path, exist_ok=True)
     names = sorted(info.spec.name for info in collections.list_collections())
     return {name: back_up(collections, name, f"{folder.rstrip('/')}/{name}{SUFFIX}") for name in names}
 
@@ -94,14 +92,25 @@ def restore_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
 
     A collection appears when complete, so that a restore that was cut off is simply started again.
     """
-    filesystem, path = fsspec.core.url_to_fs(folder)
+    with reaching(folder, "list", GIVEN_ADDRESS) as (filesystem, path):
+        files = sorted(filesystem.glob(f"{path}/*{SUFFIX}")) if is_there(filesystem, path) else []
     there = {info.spec.name for info in collections.list_collections()}
     restored = {}
-    for file in sorted(filesystem.glob(f"{path}/*{SUFFIX}")):
+    for file in files:
         name = file.rsplit("/", 1)[-1].removesuffix(SUFFIX)
         if name not in there:
             restored[name] = restore(collections, f"{folder.rstrip('/')}/{name}{SUFFIX}")
     return restored
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[Any]:
+    """The file at a path or fsspec URI, to read from. Raises NotFound when there is none."""
+    with reaching(source, "read", GIVEN_ADDRESS) as (filesystem, path):
+        if not is_there(filesystem, path):
+            raise NotFound(f"no file at {source}", "path")
+        with filesystem.open(path, "rb") as file:
+            yield file
 
 
 def _columns(page: list[Scored]) -> dict[str, list[object]]:

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from cluster.errors import ConfigError
 
 DEFAULT_EMBEDDER = "builtin:minilm"
-DEFAULT_TENANT = "default"
 
 CollectionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 

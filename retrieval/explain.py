@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from cluster.tenants import DEFAULT_TENANT
 from retrieval.bm25 import weigh_document, weigh_query
 from retrieval.chunks import indexed_text
 from retrieval.client import CollectionsClient
-from retrieval.config import DEFAULT_TENANT
 from retrieval.points import Hit
 from retrieval.search import MAX_TOP_K, Mode, SearchRequest
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 
 from cluster.errors import DataError, HamletError, InvalidInput, Unprocessable
+from cluster.tenants import DEFAULT_TENANT
 from retrieval.chunks import Chunk, Chunker
 from retrieval.client import CollectionsClient
-from retrieval.config import DEFAULT_TENANT, RetrievalConfig
+from retrieval.config import RetrievalConfig
 from retrieval.documents import Document, MetadataValue
 from retrieval.points import DocumentRecord, make_point
 from retrieval.readers import read_document

@@ -73,11 +73,11 @@ class InProcess:
     def __init__(self, collections: Collections) -> None:
         self._collections = collections
 
-    def call(self, verb: str, *args: Any) -> Any:
-        return getattr(self._collections, verb)(*args)
+    def call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._collections, verb)(*args, **kwargs)
 
-    async def call_async(self, verb: str, *args: Any) -> Any:
-        return await asyncio.to_thread(self.call, verb, *args)
+    async def call_async(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        return await asyncio.to_thread(self.call, verb, *args, **kwargs)
 
     def close(self) -> None:
         self._collections.close()
@@ -89,15 +89,15 @@ class Remote:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    def call(self, verb: str, *args: Any) -> Any:
+    def call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         import ray
 
         with _translated():
-            return ray.get(self._actor.call.remote(verb, *args))
+            return ray.get(self._actor.call.remote(verb, *args, **kwargs))
 
-    async def call_async(self, verb: str, *args: Any) -> Any:
+    async def call_async(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         with _translated():
-            return await self._actor.call.remote(verb, *args)
+            return await self._actor.call.remote(verb, *args, **kwargs)
 
     def close(self) -> None:
         """The owner stays: others use it."""
@@ -111,8 +111,8 @@ class Owner:
         self._collections: Collections | None = None
         self._opening = threading.Lock()
 
-    def call(self, verb: str, *args: Any) -> Any:
-        return getattr(self._opened(), verb)(*args)
+    def call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._opened(), verb)(*args, **kwargs)
 
     def process_id(self) -> int:
         return os.getpid()

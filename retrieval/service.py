@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from cluster.errors import Conflict, DataError, InvalidInput
-from retrieval.config import DEFAULT_TENANT
+from cluster.tenants import DEFAULT_TENANT
 from retrieval.documents import MetadataValue
 from retrieval.filters import And, Filter, at_least, equals, one_of
 from retrieval.points import DocumentRecord, Hit, checked_fields, make_hit, make_record, redescribed

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import fsspec
 
-from cluster.errors import NotFound, Unavailable
+from cluster.errors import NotFound
+from cluster.storage import GIVEN_ADDRESS, is_there, reaching
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,13 @@ def find_sources(root: str) -> list[Source]:
 
     Raises NotFound when there is nothing, Unavailable when the store of a URI cannot be reached.
     """
-    try:
-        filesystem, path = fsspec.core.url_to_fs(root)
-        if filesystem.isfile(path):
+    with reaching(root, "list", GIVEN_ADDRESS) as (filesystem, path):
+        if not is_there(filesystem, path):
+            found = []
+        elif filesystem.isfile(path):
             found = [path]
         else:
             found = [name for name in filesystem.find(path) if not _is_hidden(name, path)]
-    except (OSError, ImportError, ValueError) as exc:
-        raise Unavailable(f"cannot list {root}: {exc}; check the path and its permissions") from exc
     if not found:
         raise NotFound(f"no file at {root}; give a file, a folder with files, or a URI", "path")
     sources = (

@@ -32,7 +32,7 @@ from serving.answer_schemas import (
     TextCompletion,
 )
 from serving.answers import Answers
-from serving.authentication import DOCS_ASSETS, Authentication, Gate
+from serving.authentication import DOCS_ASSETS, Authentication, Gate, tenant_of
 from serving.backends import Backends, Classified
 from serving.body_limit import BodyLimit
 from serving.catalogue import AUTO, RAG_SUFFIX, Catalogue, ServedModel, TenantCatalogue
@@ -94,7 +94,7 @@ class Front:
         leave = self.admission.enter()
         try:
             prepared = await self._within_limits(
-                self._answers.prepare(body, request_id, _tenant(request)), request
+                self._answers.prepare(body, request_id, tenant_of(request)), request
             )
             envelope = Envelope(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), prepared.model.name)
             if body.stream:
@@ -212,7 +212,7 @@ class Front:
         return dict(zip(checks, states, strict=True))
 
     def _names(self, request: Request) -> TenantCatalogue:
-        return self._catalogue.of(_tenant(request))
+        return self._catalogue.of(tenant_of(request))
 
     async def _within_limits(self, work: Awaitable[Result], request: Request) -> Result:
         """`work`, given up when the client leaves or the time is over."""
@@ -291,10 +291,6 @@ def _at_work(workers: Sequence[Worker]) -> Callable[[FastAPI], AbstractAsyncCont
 
 def _request_id(request: Request) -> str:
     return str(request.state.request_id)
-
-
-def _tenant(request: Request) -> str:
-    return str(request.state.tenant)
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

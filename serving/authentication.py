@@ -17,11 +17,13 @@ from typing import Any
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster.api_keys import DEFAULT_TENANT, ApiKey, Area, secret_digest
+from cluster.api_keys import ApiKey, Area, secret_digest
 from cluster.audit_log import AuditEvent
 from cluster.errors import Forbidden, HamletError, Unauthenticated
+from cluster.tenants import DEFAULT_TENANT
 from serving.config import LimitsConfig
 from serving.errors import error_body, error_headers
 from serving.limits import Allowance, Limits
@@ -265,6 +267,11 @@ class Authentication:
             await asyncio.to_thread(self._gate.audit, event)
         except HamletError:
             log.exception("request %s is missing in the audit log: %s", event.request_id, event)
+
+
+def tenant_of(request: Request) -> str:
+    """Whose request this is."""
+    return str(request.state.tenant)
 
 
 def bearer_secret(headers: Headers) -> str:

@@ -15,10 +15,10 @@ from cluster.batches import Batches
 from cluster.errors import InvalidInput, NotFound, Overloaded
 from cluster.files import File, Files
 from serving import object_schemas as shapes
-from serving.authentication import ANONYMOUS
+from serving.authentication import ANONYMOUS, tenant_of
 from serving.bodies import KeptBody, Part
 from serving.config import ServingConfig
-from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S, tenant_of
+from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S
 from serving.limits import require_storage
 from serving.openapi import answers
 from serving.vector_store_requests import StoreMetadata

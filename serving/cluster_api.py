@@ -7,12 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from cluster.tenants import DEFAULT_TENANT
 from serving.answer_schemas import Cluster
+from serving.authentication import tenant_of
 from serving.cluster_view import ClusterView
 from serving.openapi import answers
-
-# The caller without keys, or the project of that name: the operator. Others see how many jobs there are, not whose.
-OPERATOR_TENANT = "default"
 
 
 def router(view: ClusterView) -> APIRouter:
@@ -23,7 +22,8 @@ def router(view: ClusterView) -> APIRouter:
         """Nodes with their load, reserved resources, deployments with their replicas, jobs, and where to see more."""
         state = await asyncio.to_thread(view.state)
         answer = {"object": "cluster"} | state.model_dump(mode="json")
-        if getattr(request.state, "tenant", OPERATOR_TENANT) != OPERATOR_TENANT:
+        # The default project is the operator's. Others see how many jobs there are, not whose.
+        if tenant_of(request) != DEFAULT_TENANT:
             answer["jobs"]["recent"] = []
         return answer
 

@@ -22,9 +22,9 @@ from cluster.reports import Report, Reports, ReportStatus, new_report_id
 from cluster.settings import settings
 from cluster.storage import storage_uri
 from serving import object_schemas as shapes
+from serving.authentication import tenant_of
 from serving.bodies import KeptBody
 from serving.config import ServingConfig
-from serving.files_api import tenant_of
 from serving.openapi import answers
 
 PROGRAM = ("python", "-m", "evaluation", "compare")

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from cluster.errors import InvalidInput
 from cluster.files import File, Files
 from serving import object_schemas as shapes
+from serving.authentication import tenant_of
 from serving.config import ServingConfig
 from serving.limits import require_storage
 from serving.openapi import answers
@@ -131,11 +132,6 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
         return {"id": file.id, "object": "file", "deleted": True}
 
     return api
-
-
-def tenant_of(request: Request) -> str:
-    """Whose request this is, as the authentication found; `default` where no keys are configured."""
-    return str(getattr(request.state, "tenant", "default"))
 
 
 def file_object(file: File) -> dict[str, Any]:

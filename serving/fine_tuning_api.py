@@ -17,8 +17,9 @@ from cluster.files import File, Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import JobRequest
 from serving import object_schemas as shapes
+from serving.authentication import tenant_of
 from serving.config import ServingConfig
-from serving.files_api import TRAINING_PURPOSE, tenant_of
+from serving.files_api import TRAINING_PURPOSE
 from serving.fine_tuning_objects import checkpoint_object, event_object, job_object
 from serving.fine_tuning_requests import CreateJobRequest
 from serving.finetune_config import finetune_config

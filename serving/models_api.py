@@ -15,8 +15,8 @@ from cluster.aliases import ALIAS_PATTERN, require_alias
 from cluster.errors import NotFound
 from cluster.registry import SHARED, Registry
 from serving import answer_schemas as shapes
+from serving.authentication import tenant_of
 from serving.bodies import KeptBody
-from serving.files_api import tenant_of
 from serving.openapi import answers
 
 Alias = Annotated[str, Path(pattern=ALIAS_PATTERN)]

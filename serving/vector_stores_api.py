@@ -18,8 +18,8 @@ from cluster.vector_store_queue import VectorStoreQueue
 from cluster.vector_store_records import FileStatus, NewFile, VectorStore
 from cluster.vector_stores import VectorStores
 from serving import object_schemas as shapes
+from serving.authentication import tenant_of
 from serving.backends import EmbedderBackend
-from serving.files_api import tenant_of
 from serving.openapi import answers
 from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
 from serving.vector_store_objects import (

@@ -18,6 +18,7 @@ import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.errors import Conflict, JobFailed
+from cluster.storage import filesystem_of, is_there, reaching
 
 MARKER = "complete.json"
 
@@ -52,42 +53,44 @@ def folder_name(step: int) -> str:
 
 def mark_complete(uri: str, *, step: int, world_size: int, config: Mapping[str, Any]) -> None:
     """Write the marker of a checkpoint whose files have all arrived."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
-    marker = CheckpointMarker(
-        step=step, world_size=world_size, config=dict(config), files=_sizes(filesystem, path)
-    )
-    filesystem.pipe_file(f"{path}/{MARKER}", marker.model_dump_json().encode())
+    with reaching(uri, "write") as (filesystem, path):
+        marker = CheckpointMarker(
+            step=step, world_size=world_size, config=dict(config), files=_sizes(filesystem, path)
+        )
+        filesystem.pipe_file(f"{path}/{MARKER}", marker.model_dump_json().encode())
 
 
 def newest_complete(run_uri: str) -> tuple[FoundCheckpoint | None, list[str]]:
     """The complete checkpoint with the most steps, and the names of newer ones that are not complete."""
-    filesystem, path = fsspec.core.url_to_fs(run_uri)
-    filesystem.invalidate_cache()
-    if not filesystem.exists(path):
-        return None, []
-    folders = [folder for attempt in _folders(filesystem, path) for folder in _folders(filesystem, attempt)]
-    passed_over: list[str] = []
-    for folder in sorted(folders, key=lambda name: name.rsplit("/", 1)[-1], reverse=True):
-        marker = _read_marker(filesystem, folder)
-        if marker is not None:
-            relative = folder.removeprefix(path.rstrip("/") + "/")
-            return FoundCheckpoint(f"{run_uri.rstrip('/')}/{relative}", marker), passed_over
-        passed_over.append("/".join(folder.rsplit("/", 2)[-2:]))
-    return None, passed_over
+    with reaching(run_uri, "read") as (filesystem, path):
+        filesystem.invalidate_cache()
+        if not is_there(filesystem, path):
+            return None, []
+        folders = [
+            folder for attempt in _folders(filesystem, path) for folder in _folders(filesystem, attempt)
+        ]
+        passed_over: list[str] = []
+        for folder in sorted(folders, key=lambda name: name.rsplit("/", 1)[-1], reverse=True):
+            marker = _read_marker(filesystem, folder)
+            if marker is not None:
+                relative = folder.removeprefix(path.rstrip("/") + "/")
+                return FoundCheckpoint(f"{run_uri.rstrip('/')}/{relative}", marker), passed_over
+            passed_over.append("/".join(folder.rsplit("/", 2)[-2:]))
+        return None, passed_over
 
 
 def wait_for_step(run_uri: str, step: int, deadline_s: float = 120.0) -> str:
     """The URI of the complete checkpoint of a step that was just saved. Raises JobFailed when none appears."""
-    filesystem, path = fsspec.core.url_to_fs(run_uri)
     until = time.monotonic() + deadline_s
-    while True:
-        filesystem.invalidate_cache()
-        for attempt in _folders(filesystem, path):
-            if filesystem.exists(f"{attempt}/{folder_name(step)}/{MARKER}"):
-                return f"{run_uri.rstrip('/')}/{attempt.rsplit('/', 1)[-1]}/{folder_name(step)}"
-        if time.monotonic() > until:
-            raise JobFailed(f"the checkpoint of step {step} is not in {run_uri}; was it deleted?")
-        time.sleep(0.2)
+    with reaching(run_uri, "read") as (filesystem, path):
+        while True:
+            filesystem.invalidate_cache()
+            for attempt in _folders(filesystem, path):
+                if is_there(filesystem, f"{attempt}/{folder_name(step)}/{MARKER}"):
+                    return f"{run_uri.rstrip('/')}/{attempt.rsplit('/', 1)[-1]}/{folder_name(step)}"
+            if time.monotonic() > until:
+                raise JobFailed(f"the checkpoint of step {step} is not in {run_uri}; was it deleted?")
+            time.sleep(0.2)
 
 
 def require_same_run(marker: CheckpointMarker, config: Mapping[str, Any], global_batch_size: int) -> None:
@@ -126,17 +129,17 @@ def require_world_size(marker: CheckpointMarker, num_workers: int, zero_stage: i
 
 def delete_others(run_uri: str, kept: FoundCheckpoint | None) -> None:
     """Remove what earlier attempts left, except the checkpoint that is gone on from."""
-    filesystem, path = fsspec.core.url_to_fs(run_uri)
-    if not filesystem.exists(path):
-        return
-    kept_path = fsspec.core.url_to_fs(kept.uri)[1] if kept else ""
-    for attempt in _folders(filesystem, path):
-        if not kept_path.startswith(attempt.rstrip("/") + "/"):
-            filesystem.rm(attempt, recursive=True)
-            continue
-        for folder in _folders(filesystem, attempt):
-            if folder.rstrip("/") != kept_path.rstrip("/"):
-                filesystem.rm(folder, recursive=True)
+    kept_path = filesystem_of(kept.uri)[1] if kept else ""
+    with reaching(run_uri, "delete") as (filesystem, path):
+        if not is_there(filesystem, path):
+            return
+        for attempt in _folders(filesystem, path):
+            if not kept_path.startswith(attempt.rstrip("/") + "/"):
+                filesystem.rm(attempt, recursive=True)
+                continue
+            for folder in _folders(filesystem, attempt):
+                if folder.rstrip("/") != kept_path.rstrip("/"):
+                    filesystem.rm(folder, recursive=True)
 
 
 def _read_marker(filesystem: fsspec.AbstractFileSystem, folder: str) -> CheckpointMarker | None:

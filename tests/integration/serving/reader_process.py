@@ -21,8 +21,8 @@ from serving.vector_store_work import VectorStoreWork
 
 
 class Stepwise(InProcess):
-    def call(self, verb: str, *args: Any) -> Any:
-        result = super().call(verb, *args)
+    def call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        result = super().call(verb, *args, **kwargs)
         if verb == "upsert":
             sys.stdout.write("written\n")
             sys.stdout.flush()

@@ -41,5 +41,7 @@ def test_a_planted_fault_is_found_and_the_other_questions_are_still_answered(
         findings = {finding.name: finding for finding in examine()}
     problems = {name for name, finding in findings.items() if finding.level is Level.PROBLEM}
     assert {"storage", "database", f"port {port}"} <= problems
+    assert "Not a directory" in findings["storage"].message
+    assert "HAMLET_STORAGE" in findings["storage"].remedy
     assert findings["settings"].level is Level.WARNING
     assert "HAMLET_DATABASE_URL" in findings["database"].message

@@ -76,10 +76,10 @@ def test_deleting_asks_first_and_no_means_no(registered: ModelCard) -> None:
 def test_weights_that_cannot_be_deleted_are_named_and_the_card_is_gone(
     registered: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(uri: str) -> None:
+    def fail(*_: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("cluster.storage.delete_folder", fail)
+    monkeypatch.setattr("cluster.storage._remove", fail)
     result = runner.invoke(app, ["models", "delete", registered.id, "--yes"])
     assert isinstance(result.exception, HamletError)
     assert registered.weights_uri in str(result.exception)

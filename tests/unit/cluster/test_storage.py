@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place_bytes, read_blob
 from cluster.errors import NotFound, Unavailable
-from cluster.storage import MARKER, delete_folder, folder_exists, local_folder, storage_uri, upload_folder
+from cluster.storage import (
+    MARKER,
+    delete_folder,
+    folder_exists,
+    folder_names,
+    local_copy,
+    local_folder,
+    reaching,
+    storage_uri,
+    upload_folder,
+)
 
 
 @pytest.fixture
@@ -98,6 +109,35 @@ def test_a_store_that_cannot_be_written_is_named(model: Path, tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match="HAMLET_STORAGE"):
         upload_folder(model, str(tmp_path / "file" / "x"))
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda uri: upload_folder(Path("/nowhere"), uri),
+        local_folder,
+        local_copy,
+        folder_exists,
+        delete_folder,
+        folder_names,
+        lambda uri: place_bytes(b"", uri),
+        open_blob,
+        read_blob,
+        delete_blob,
+        blobs_below,
+        modified_at,
+    ],
+)
+def test_a_store_that_does_not_answer_is_unavailable(store_away: str, verb: Callable[[str], object]) -> None:
+    with pytest.raises(
+        Unavailable, match=rf"^cannot \w+ {store_away}/one \(no answer\); check .* permissions$"
+    ):
+        verb(f"{store_away}/one")
+
+
+def test_a_fault_of_ours_is_not_taken_for_the_stores(tmp_path: Path) -> None:
+    with pytest.raises(TypeError), reaching(str(tmp_path), "read"):
+        raise TypeError
 
 
 def test_a_store_without_a_driver_is_named(model: Path) -> None:

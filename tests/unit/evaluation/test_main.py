@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.api_keys import DEFAULT_SCOPES, DEFAULT_TENANT, ApiKeys
+from cluster.api_keys import DEFAULT_SCOPES, ApiKeys
 from cluster.cards import ModelCard, ModelKind
 from cluster.errors import ConfigError, HamletError, NotFound, Unavailable
 from cluster.registry import Registry
 from cluster.router_policy import read_policy
+from cluster.tenants import DEFAULT_TENANT
 from evaluation import __main__ as evaluation
 
 MakeCard = Callable[..., ModelCard]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import DataError, NotFound, StoreUnavailable
+from cluster.errors import DataError, NotFound, StoreUnavailable, Unavailable
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
 from retrieval.documents import Content, Document, Section
@@ -204,3 +204,10 @@ def test_a_path_without_files_is_not_found(client: CollectionsClient, tmp_path: 
     for path in ("nothing", "missing"):
         with pytest.raises(NotFound, match="no file at"):
             ingestor(client).add_paths([str(tmp_path / path)])
+
+
+def test_a_store_of_documents_that_does_not_answer_is_unavailable(
+    client: CollectionsClient, store_away: str
+) -> None:
+    with pytest.raises(Unavailable, match="no answer"):
+        ingestor(client).add_paths([f"{store_away}/docs"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.errors import Conflict, DataError, NotFound
-from retrieval.backup import back_up, restore
+from cluster.errors import Conflict, DataError, NotFound, Unavailable
+from retrieval.backup import back_up, back_up_all, restore, restore_all
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
 from retrieval.documents import Content, Document, Section
@@ -151,3 +151,15 @@ def test_a_backup_never_overwrites_and_a_wrong_file_is_refused(tmp_path: Path) -
     with pytest.raises(NotFound):
         restore(collections, str(tmp_path / "missing"), "other")
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_store_of_backups_that_does_not_answer_is_unavailable(store_away: str) -> None:
+    collections = filled(ExactStore())
+    for verb in (
+        lambda: back_up(collections, "c", f"{store_away}/c.parquet"),
+        lambda: restore(collections, f"{store_away}/c.parquet", "other"),
+        lambda: back_up_all(collections, store_away),
+        lambda: restore_all(collections, store_away),
+    ):
+        with pytest.raises(Unavailable, match="no answer"):
+            verb()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import Conflict, JobFailed
+from cluster.errors import Conflict, JobFailed, Unavailable
 from training.checkpoints import (
     MARKER,
     CheckpointMarker,
@@ -39,6 +39,18 @@ def checkpoint(run: Path, attempt: str, step: int, *, complete: bool = True) -> 
     if complete:
         mark_complete(str(folder), step=step, world_size=2, config={"epochs": 3})
     return folder
+
+
+def test_a_store_that_does_not_answer_is_unavailable(store_away: str) -> None:
+    run = f"{store_away}/runs/one"
+    for verb in (
+        lambda: mark_complete(run, step=1, world_size=1, config={}),
+        lambda: newest_complete(run),
+        lambda: wait_for_step(run, 1),
+        lambda: delete_others(run, None),
+    ):
+        with pytest.raises(Unavailable, match="no answer"):
+            verb()
 
 
 def test_a_run_that_never_began_has_none(tmp_path: Path) -> None:
