@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import openai
 import pytest
 from starlette.testclient import TestClient
 
@@ -332,6 +333,60 @@ def test_collections_of_the_command_line_are_stores_to_list_and_search(
     assert document["chunking_strategy"] == {"type": "other"}
     assert client.get(f"{STORES}/vs_unknown").status_code == 404
     assert client.get(f"{STORES}/vs_vector-stores-default").status_code == 404
+
+
+# Long lists.
+
+
+@pytest.mark.parametrize("order", ["desc", "asc"])
+def test_a_list_goes_on_behind_what_was_deleted_and_ends_with_the_collections(
+    client: TestClient, world: ScriptedApplication, order: Literal["asc", "desc"]
+) -> None:
+    ingestor = Ingestor(
+        CollectionsClient(InProcess(world.collections)),
+        HashEmbedder(),
+        retrieval_config(collection="manuals"),
+    )
+    ingestor.add([read_document(LEAVE.encode(), "docs/leave.md", "docs/leave.md")])
+    service = openai.OpenAI(api_key="-", base_url=f"{client.base_url}/v1", http_client=client)
+    made = [service.vector_stores.create(name=str(number)).id for number in range(25)]
+    expected = [*(made if order == "asc" else reversed(made)), "vs_manuals"]
+    for limit in (1, 7, 19, 20, 25, 26):
+        pages = list(service.vector_stores.list(limit=limit, order=order).iter_pages())
+        assert [store.id for page in pages for store in page.data] == expected
+        assert max(len(page.data) for page in pages) <= limit
+    seen = []
+    for store in service.vector_stores.list(order=order):
+        seen.append(store.id)
+        if store.id != "vs_manuals":
+            service.vector_stores.delete(store.id)
+    assert seen == expected
+    assert [store.id for store in service.vector_stores.list()] == ["vs_manuals"]
+
+
+def test_files_are_deleted_while_they_are_listed(
+    client: TestClient, upload: Callable[..., str], read_all: Callable[[], None]
+) -> None:
+    service = openai.OpenAI(api_key="-", base_url=f"{client.base_url}/v1", http_client=client)
+    files = [upload(f"{LEAVE} {number}") for number in range(7)]
+    store = service.vector_stores.create(file_ids=files).id
+    seen = []
+    for file in service.vector_stores.files.list(store, limit=2, filter="in_progress", order="asc"):
+        seen.append(file.id)
+        if len(seen) == 2:
+            read_all()  # the cursor is none of the files that are listed any more, and there are no others
+            break
+    for listed in service.vector_stores.files.list(store, limit=3, order="asc"):
+        service.vector_stores.files.delete(listed.id, vector_store_id=store)
+        read_all()
+        seen.append(listed.id)
+    assert seen == [*files[:2], *files]
+    cursor = client.get(f"{STORES}/{store}/files?after={files[1]}&filter=in_progress")
+    assert (cursor.status_code, cursor.json()["data"]) == (200, [])
+    assert client.get(f"{STORES}/{store}/files?after=file-of-nobody").status_code == 404
+    assert {file.id for file in service.files.list(limit=2) if service.files.delete(file.id).deleted} == set(
+        files
+    )
 
 
 # Chats that answer from stores.
