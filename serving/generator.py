@@ -244,7 +244,9 @@ class Generator:
         return ids, PromptReport(len(ids), fitted.num_passages, fitted.num_turns_dropped)
 
 
-async def completed(events: AsyncGenerator[PromptReport | Progress | Completion], spend: Spend) -> Completion:
+async def completed(
+    events: AsyncGenerator[PromptReport | list[Delta] | Progress | Completion], spend: Spend
+) -> Completion:
     """What the events of `Generator.run` end with.
 
     `spend` is told the tokens of the prompt and of the answer as they come, so that a caller who leaves has been
@@ -253,6 +255,7 @@ async def completed(events: AsyncGenerator[PromptReport | Progress | Completion]
     num_told = 0
     async with aclosing(events):
         async for event in events:
+            assert not isinstance(event, list)  # of `stream` alone
             if isinstance(event, Completion):
                 completion = event
                 num_prompt = event.report.num_prompt_tokens
