@@ -33,7 +33,7 @@ from sqlalchemy.engine import Engine
 from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place, staging_path
 from cluster.database import METADATA, open_database, reading
 from cluster.errors import NotFound
-from cluster.paging import Page, page_of_rows
+from cluster.paging import Page, keep_places, page_of_rows
 from cluster.storage import local_copy, storage_uri
 
 # How a kept file is named in storage: nothing else is ever taken for an orphan.
@@ -129,7 +129,16 @@ class Files:
         if purpose is not None:
             query = query.where(FILES.c.purpose == purpose)
         with reading(self._engine) as connection:
-            rows = page_of_rows(connection, query, FILES, limit=limit, after=after, ascending=ascending)
+            rows = page_of_rows(
+                connection,
+                query,
+                FILES,
+                limit=limit,
+                after=after,
+                ascending=ascending,
+                cursors=select(FILES).where(FILES.c.tenant == tenant),
+                owner=tenant,
+            )
         return rows.map(lambda row: File(**row._mapping))
 
     def delete(self, tenant: str, file_id: str) -> File:
@@ -138,6 +147,7 @@ class Files:
         with self._engine.begin() as connection:
             if not connection.execute(delete(FILES).where(FILES.c.id == file.id)).rowcount:
                 raise _unknown(file_id)
+            keep_places(connection, [(tenant, file.id, file.created_at)], self._clock())
         delete_blob(file.uri)
         return file
 
@@ -160,6 +170,7 @@ class Files:
         for file in files:
             with self._engine.begin() as connection:
                 connection.execute(delete(FILES).where(FILES.c.id == file.id))
+                keep_places(connection, [(file.tenant, file.id, file.created_at)], self._clock())
             delete_blob(file.uri)
 
     def remove_orphans(self, before: float) -> Sequence[str]:

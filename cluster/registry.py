@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
+from cluster.aliases import require_alias
 from cluster.cards import ModelCard, ModelKind
 from cluster.database import METADATA, open_database, reading
 from cluster.errors import Conflict, NotFound
@@ -135,8 +136,10 @@ class Registry:
     def promote(self, alias: str, name: str, tenant: str = SHARED) -> str | None:
         """Point a tenant's alias at a card in one step; returns the id it pointed at before.
 
-        Raises NotFound for a card that the tenant does not see.
+        Raises NotFound for a card that the tenant does not see, InvalidInput for what is no alias, and Conflict for
+        a name that every deployment reads otherwise.
         """
+        require_alias(alias)
         visible = None if tenant == SHARED else tenant
         try:
             return self._point(alias, self.get(name, visible).id, tenant)

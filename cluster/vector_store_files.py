@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Text, cast, insert, select, tuple_, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
-from cluster.paging import Page, page_of_rows
+from cluster.paging import Page, keep_places, page_of_rows
 from cluster.vector_store_records import (
     FILE_BATCHES,
     STORE_FILES,
@@ -80,7 +80,15 @@ class StoreFiles:
                 require_batch(connection, store_id, batch_id)
                 query = query.where(STORE_FILES.c.batch_id == batch_id)
             page = page_of_rows(
-                connection, query, STORE_FILES, limit=limit, after=after, before=before, ascending=ascending
+                connection,
+                query,
+                STORE_FILES,
+                limit=limit,
+                after=after,
+                before=before,
+                ascending=ascending,
+                cursors=files_of(store_id),
+                owner=store_id,
             )
         return page.map(StoreFile.of_row)
 
@@ -126,7 +134,8 @@ class StoreFiles:
         """Hide a file of a store for good; its chunks are to be removed. Raises NotFound."""
         with self._engine.begin() as connection:
             require_store(connection, tenant, store_id)
-            require_file(connection, store_id, file_id)
+            row = require_file(connection, store_id, file_id)
+            keep_places(connection, [(store_id, file_id, row.created_at)], self._clock())
             connection.execute(update(STORE_FILES).where(is_file(store_id, file_id)).values(is_removing=True))
 
     def attach_batch(self, tenant: str, store_id: str, files: Sequence[NewFile]) -> FileBatch:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
 from cluster.files import FILES
+from cluster.paging import keep_places
 from cluster.vector_store_records import DAY_S, STORE_FILES, STORES, FileStatus, StoreFile
 
 # A file that ends the process which reads it would do so for ever.
@@ -153,6 +154,8 @@ class VectorStoreQueue:
         )
         expired = select(STORES.c.id).where(or_(ended, STORES.c.deleted_at.is_not(None)))
         orphaned = ~exists().where(FILES.c.id == STORE_FILES.c.id)
+        living = and_(~STORE_FILES.c.is_removing, STORE_FILES.c.store_id.not_in(expired), orphaned)
+        places = select(STORE_FILES.c.store_id, STORE_FILES.c.id, STORE_FILES.c.created_at).where(living)
         gone = and_(~STORE_FILES.c.is_removing, or_(STORE_FILES.c.store_id.in_(expired), orphaned))
         has_files = exists().where(STORE_FILES.c.store_id == STORES.c.id)
         with reading(self._engine) as connection:
@@ -161,6 +164,7 @@ class VectorStoreQueue:
             dead = connection.scalar(select(exists().where(STORES.c.deleted_at.is_not(None), ~has_files)))
         if some or dead:
             with self._engine.begin() as connection:
+                keep_places(connection, [tuple(row) for row in connection.execute(places)], now)
                 connection.execute(update(STORE_FILES).where(gone).values(is_removing=True))
                 connection.execute(delete(STORES).where(STORES.c.deleted_at.is_not(None), ~has_files))
 

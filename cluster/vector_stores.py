@@ -15,7 +15,7 @@ from sqlalchemy import insert, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
-from cluster.paging import Page, page_of_rows
+from cluster.paging import Page, keep_places, page_of_rows
 from cluster.vector_store_files import StoreFiles, add_files
 from cluster.vector_store_records import STORE_FILES, STORES, NewFile, VectorStore
 from cluster.vector_store_rows import expired, require_store, stores_of, with_counts
@@ -90,6 +90,7 @@ class VectorStores:
                 after=after,
                 before=before,
                 ascending=ascending,
+                owner=tenant,
             )
             return Page(with_counts(connection, rows.data), rows.has_more)
 
@@ -112,7 +113,8 @@ class VectorStores:
     def delete(self, tenant: str, store_id: str) -> None:
         """Hide a store and its files for good; their chunks are to be removed. Raises NotFound."""
         with self._engine.begin() as connection:
-            require_store(connection, tenant, store_id)
+            row = require_store(connection, tenant, store_id)
+            keep_places(connection, [(tenant, store_id, row.created_at)], self._clock())
             gone = update(STORES).where(STORES.c.id == store_id)
             connection.execute(gone.values(deleted_at=self._clock()))
             files = update(STORE_FILES).where(STORE_FILES.c.store_id == store_id)

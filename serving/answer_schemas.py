@@ -14,6 +14,7 @@ from serving.cluster_view import ClusterState
 from serving.engine import FinishReason
 from serving.policy import RouteKind
 
+PAGE = Field(description="Page of the passage, from 1; null where the format has none.")
 Created = Field(description="Unix seconds.")
 
 
@@ -51,6 +52,7 @@ class CitedFile(BaseModel):
     file_id: str
     filename: str
     chunk_id: str
+    page: int | None = PAGE
     quote: str = Field(description="The passage that was in the prompt.")
 
 
@@ -109,6 +111,7 @@ class UsedHit(BaseModel):
     file_id: str
     filename: str
     chunk_id: str
+    page: int | None = PAGE
     score: float
     text: str
 

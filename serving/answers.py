@@ -144,6 +144,12 @@ class Answers:
         searches = preset.kind.retrieves if preset else pair_classifier is None
         hits = await self._search_or_none(prepared, request, tenant) if searches else None
         best_score = None if hits is None else max((hit.score for hit in hits), default=-1.0)
+        is_weak = preset is None and best_score is not None and best_score < rule.score_threshold
+        if is_weak and await self._is_reading(request, tenant):
+            # What is not read yet may hold the answer, which by name is told too.
+            preset = Preset(
+                rule.grounded_route, f"best passage scores {best_score:.2f}, and documents are still read"
+            )
         route = choose(
             Features(pair, best_score, preset),
             Available(
@@ -324,6 +330,7 @@ def _hit(number: int, passage: Passage) -> dict[str, Any]:
         "file_id": passage.document_id,
         "filename": passage.filename,
         "chunk_id": passage.chunk_id,
+        "page": passage.page,
         "score": round(passage.score, 4),
         "text": passage.text,
     }

@@ -108,8 +108,8 @@ class Front:
                 )
                 stream, leave = EventStream(_then(events, leave)), _nothing
                 return stream
-            answer = whole_answer(self._backends, body, prepared, envelope, self.metrics)
-            return _counted(await self._within_limits(answer, request), request)
+            answer = whole_answer(self._backends, body, prepared, envelope, self.metrics, _spend(request))
+            return _json(await self._within_limits(answer, request))
         finally:
             leave()
 
@@ -131,8 +131,8 @@ class Front:
                 )
                 stream, leave = EventStream(_then(events, leave)), _nothing
                 return stream
-            text = whole_text(generator, body, jobs, envelope)
-            return _counted(await self._within_limits(text, request), request)
+            text = whole_text(generator, body, jobs, envelope, _spend(request))
+            return _json(await self._within_limits(text, request))
         finally:
             leave()
 

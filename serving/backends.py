@@ -17,7 +17,7 @@ from cluster.cards import ModelCard
 from retrieval.vectorizer import EmbedderInfo
 from serving.catalogue import ServedModel
 from serving.engine import Delta
-from serving.generator import Completion, GenerationJob, PromptReport
+from serving.generator import Completion, GenerationJob, PromptReport, Spend
 from serving.prompts import Passage
 
 
@@ -51,7 +51,7 @@ class SearchJob:
 
 
 class GeneratorBackend(Protocol):
-    async def complete(self, job: GenerationJob) -> Completion: ...
+    async def complete(self, job: GenerationJob, spend: Spend) -> Completion: ...
 
     def stream(self, job: GenerationJob) -> AsyncGenerator[PromptReport | list[Delta]]: ...
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from cluster.cards import ModelCard, ModelKind, slug
 from cluster.errors import Conflict, NotFound
 from cluster.registry import SHARED, Registry
-from cluster.router_policy import RouterPolicy
+from cluster.router_policy import AUTO, RouterPolicy
 from serving.engine import Adapter
 
 
@@ -203,8 +203,13 @@ class TenantCatalogue:
         return [*self._catalogue.bases, self._catalogue.embedder, *served]
 
     async def aliases(self) -> Mapping[str, str]:
-        """Alias to card id."""
-        return (await self._current()).aliases
+        """Alias to card id, without those that a base model's name hides: made before it was deployed."""
+        found = (await self._current()).aliases
+        return {
+            alias: card_id
+            for alias, card_id in found.items()
+            if alias != AUTO and self._catalogue.base_named(alias) is None
+        }
 
     async def pair_classifier(self) -> ServedModel | None:
         """The newest registered classifier of sentence pairs."""

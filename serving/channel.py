@@ -25,11 +25,11 @@ import orjson
 
 from cluster.errors import Unavailable
 from serving.engine import CallDelta, Delta, TokenLogprob
-from serving.generator import Answer, Completion, PromptReport, ToolCall
+from serving.generator import Answer, Completion, Progress, PromptReport, ToolCall
 
 log = logging.getLogger(__name__)
 
-Event = PromptReport | list[Delta] | Completion
+Event = PromptReport | list[Delta] | Progress | Completion
 
 KEY_BYTES = 16
 SECRET_BYTES = 32
@@ -52,6 +52,8 @@ def encode(event: Event) -> bytes:
     """An event as JSON: its kind, then its fields in order."""
     if isinstance(event, PromptReport):
         return orjson.dumps(["report", event.num_prompt_tokens, event.num_passages, event.num_turns_dropped])
+    if isinstance(event, Progress):
+        return orjson.dumps(["progress", event.num_tokens])
     if isinstance(event, Completion):
         answers = [
             [a.text, a.num_tokens, a.finish_reason, _plain(a.logprobs), [*map(list, a.calls)]]
@@ -77,6 +79,8 @@ def decode(data: bytes) -> Event:
     kind, *fields = orjson.loads(data)
     if kind == "report":
         return PromptReport(*fields)
+    if kind == "progress":
+        return Progress(*fields)
     if kind == "whole":
         *report, answers = fields
         return Completion(

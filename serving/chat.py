@@ -17,7 +17,7 @@ from serving.answers import Prepared
 from serving.backends import Backends
 from serving.engine import Delta
 from serving.errors import error_body, internal_error
-from serving.generator import Answer, Completion, PromptReport
+from serving.generator import Answer, Completion, PromptReport, Spend
 from serving.metrics import Metrics
 from serving.responses import (
     Envelope,
@@ -47,11 +47,12 @@ async def whole_answer(
     prepared: Prepared,
     envelope: Envelope,
     metrics: Metrics,
+    spend: Spend,
 ) -> dict[str, Any]:
-    """The body of a `chat.completion`."""
+    """The body of a `chat.completion`; `spend` is told its tokens as they come."""
     if prepared.ready is None:
         with prepared.stages.measure("generate"):
-            completion = await backends.generator_of(prepared.model).complete(prepared.job)
+            completion = await backends.generator_of(prepared.model).complete(prepared.job, spend)
     else:
         completion = Completion(PromptReport(0), (Answer(prepared.ready, 0, "stop"),) * request.n)
     annotations = [prepared.annotations(answer.text, completion.report) for answer in completion.answers]
@@ -133,7 +134,7 @@ async def stream_chat(
     envelope: Envelope,
     metrics: Metrics,
     limit_s: float,
-    spend: Callable[[int], None],
+    spend: Spend,
 ) -> AsyncGenerator[bytes]:
     """The server-sent events of a streamed answer; returns once the generation has started.
 

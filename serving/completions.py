@@ -10,7 +10,7 @@ from cluster.errors import InvalidInput
 from serving.backends import GeneratorBackend
 from serving.catalogue import ServedModel
 from serving.chat import DONE, GenerationEvents, event, guarded, opened
-from serving.generator import Completion, GenerationJob, PromptReport
+from serving.generator import Completion, GenerationJob, PromptReport, Spend
 from serving.responses import Envelope, text_choice, text_chunk, text_completion, text_logprobs, usage
 from serving.schemas import CompletionRequest
 
@@ -36,14 +36,21 @@ def text_jobs(request: CompletionRequest, model: ServedModel, request_id: str) -
 
 
 async def whole_text(
-    generator: GeneratorBackend, request: CompletionRequest, jobs: Sequence[GenerationJob], envelope: Envelope
+    generator: GeneratorBackend,
+    request: CompletionRequest,
+    jobs: Sequence[GenerationJob],
+    envelope: Envelope,
+    spend: Spend,
 ) -> dict[str, Any]:
-    """The body of a `text_completion`; PROMPTS_AT_ONCE are generated at a time, and all are given up together."""
+    """The body of a `text_completion`, as `whole_answer`.
+
+    PROMPTS_AT_ONCE are generated at a time, and all are given up together.
+    """
     places = asyncio.Semaphore(PROMPTS_AT_ONCE)
 
     async def complete(job: GenerationJob) -> Completion:
         async with places:
-            return await generator.complete(job)
+            return await generator.complete(job, spend)
 
     try:
         async with asyncio.TaskGroup() as group:

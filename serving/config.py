@@ -320,6 +320,12 @@ class ServingConfig(_Frozen):
         return {"generator": self.generator} | further
 
     @property
+    def base_names(self) -> frozenset[str]:
+        """What the models of this document are asked for by: references and short names."""
+        references = [*(generator.model for generator in self.generators.values()), self.embedder.model]
+        return frozenset({*references, *map(slug, references)})
+
+    @property
     def tunable(self) -> tuple[str, ...]:
         """References of the models that may be tuned."""
         return self.fine_tuning.bases or (self.generator.model,)

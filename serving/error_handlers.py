@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from cluster.errors import HamletError, InvalidInput, NotFound, TooLarge, Unavailable
 from serving.errors import error_response, from_validation
-from serving.sse import ClientGone
+from serving.sse import ClientGone, tell_gone
 
 log = logging.getLogger(__name__)
 
@@ -77,5 +77,5 @@ async def _on_database_refusal(request: Request, exc: Exception) -> Response:
 
 
 async def _on_client_gone(request: Request, _exc: Exception) -> Response:
-    log.info("request %s: cancelled, the client has left", request.state.request_id)
+    tell_gone(request.state.request_id)
     return Response(status_code=STATUS_CLIENT_GONE)

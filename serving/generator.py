@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from serving.engine import (
     Sampling,
     TokenLogprob,
 )
-from serving.prompts import Passage, fit, last_user_turn
+from serving.prompts import Fitted, Passage, fit, last_user_turn
 from serving.tokenizer import Message, PromptRenderer
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,12 @@ DEFAULT_SAMPLING = Sampling()
 
 # From here on tokenising takes longer than a step of the engine.
 LONG_PROMPT_CHARS = 20_000
+
+# An answer that a caller set no length for is cut down to this for the sake of a passage, and no further.
+LEAST_GROUNDED_TOKENS = 32
+
+# How often a whole answer tells how long it is: its caller may leave before its end, and is charged what was generated.
+TOLD_EVERY_TOKENS = 16
 
 # What an engine may lack: the parameter that asks for it, and what to do without.
 FEATURES = {
@@ -82,12 +89,25 @@ class Answer:
     calls: tuple[ToolCall, ...] = ()
 
 
+class Progress(NamedTuple):
+    """Tokens that were generated since the last time this was told."""
+
+    num_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """All answers to one job, by index."""
 
     report: PromptReport
     answers: tuple[Answer, ...]
+
+
+Spend = Callable[[int], None]
+
+
+def _free(_num_tokens: int) -> None:
+    """For callers who are charged nothing."""
 
 
 class Generator:
@@ -111,6 +131,7 @@ class Generator:
             job.max_tokens,
             self._engine.max_model_len_tokens,
             self._config.default_max_tokens,
+            "messages" if job.messages else "prompt",
         )
         yield report
         # Several greedy answers are equal by definition: generate one, show it n times.
@@ -132,9 +153,10 @@ class Generator:
             if not finished:
                 await steps.aclose()
 
-    async def run(self, job: GenerationJob) -> AsyncGenerator[PromptReport | Completion]:
-        """First the report, once the job has been taken, then everything at once."""
+    async def run(self, job: GenerationJob) -> AsyncGenerator[PromptReport | Progress | Completion]:
+        """First the report, once the job has been taken, then now and then the progress, at last everything at once."""
         report = PromptReport(0)
+        num_untold = 0
         collected: list[list[Delta]] = [[] for _ in range(job.sampling.n)]
         async for event in self.stream(job):
             if isinstance(event, PromptReport):
@@ -143,13 +165,15 @@ class Generator:
             else:
                 for delta in event:
                     collected[delta.index].append(delta)
+                    num_untold += delta.num_tokens
+                if num_untold >= TOLD_EVERY_TOKENS:
+                    yield Progress(num_untold)
+                    num_untold = 0
         yield Completion(report, tuple(map(_joined, collected)))
 
-    async def complete(self, job: GenerationJob) -> Completion:
-        """The whole of `stream` at once."""
-        *_, completion = [event async for event in self.run(job)]
-        assert isinstance(completion, Completion)
-        return completion
+    async def complete(self, job: GenerationJob, spend: Spend = _free) -> Completion:
+        """The whole of `stream` at once; `spend` as in `completed`."""
+        return await completed(self.run(job), spend)
 
     async def check_health(self) -> None:
         await self._engine.check_health()
@@ -194,22 +218,53 @@ class Generator:
         return self._renderer.render(messages, template, tools)
 
     def _grounded_prompt(self, job: GenerationJob) -> tuple[list[int], PromptReport]:
-        room = job.max_tokens or self._config.default_max_tokens
-        budget = self._engine.max_model_len_tokens - room
+        context = self._engine.max_model_len_tokens
 
-        def fits(messages: Sequence[Message]) -> bool:
-            return len(self._render(job, messages)) <= budget
+        def fitted_beside(room: int) -> Fitted | None:
+            return fit(
+                job.messages,
+                job.passages,
+                lambda messages: len(self._render(job, messages)) <= context - room,
+            )
 
-        fitted = fit(job.messages, job.passages, fits)
+        fitted: Fitted | None = None
+        for room in answer_rooms(job.max_tokens, self._config.default_max_tokens):
+            fitted = fitted_beside(room) or fitted
+            if fitted is not None and fitted.num_passages:
+                break
         if fitted is None:
             bare = len(self._render(job, job.messages[last_user_turn(job.messages) :]))
+            remedy = "shorten the question" + (" or lower max_tokens" if job.max_tokens is not None else "")
             raise ContextLengthExceeded(
-                f"the question takes {bare} tokens and the answer {room}, together more than the model's "
-                f"{self._engine.max_model_len_tokens}; shorten the question or lower max_tokens",
+                f"the question takes {bare} tokens and the answer at least {room}, together more than the model's "
+                f"{context}; {remedy}",
                 "messages",
             )
         ids = self._render(job, fitted.messages)
         return ids, PromptReport(len(ids), fitted.num_passages, fitted.num_turns_dropped)
+
+
+async def completed(
+    events: AsyncGenerator[PromptReport | list[Delta] | Progress | Completion], spend: Spend
+) -> Completion:
+    """What the events of `Generator.run` end with.
+
+    `spend` is told the tokens of the prompt and of the answer as they come, so that a caller who leaves has been
+    charged those up to then.
+    """
+    num_told = 0
+    async with aclosing(events):
+        async for event in events:
+            assert not isinstance(event, list)  # of `stream` alone
+            if isinstance(event, Completion):
+                completion = event
+                num_prompt = event.report.num_prompt_tokens
+                num_new = num_prompt + sum(answer.num_tokens for answer in event.answers) - num_told
+            else:
+                num_new = event.num_prompt_tokens if isinstance(event, PromptReport) else event.num_tokens
+            spend(num_new)
+            num_told += num_new
+    return completion
 
 
 def num_chars(job: GenerationJob) -> int:
@@ -218,23 +273,40 @@ def num_chars(job: GenerationJob) -> int:
     return len(job.prompt) + sum(map(len, contents))
 
 
-def answer_room(num_prompt_tokens: int, max_tokens: int | None, context: int, default: int) -> int:
+def answer_rooms(max_tokens: int | None, default: int) -> list[int]:
+    """Tokens to keep for an answer beside passages, tried in turn until the best passage has room too.
+
+    >>> answer_rooms(100, 512), answer_rooms(None, 200)
+    ([100], [200, 100, 50, 32])
+    """
+    if max_tokens is not None:
+        return [max_tokens]
+    rooms = [default]
+    while rooms[-1] > LEAST_GROUNDED_TOKENS:
+        rooms.append(max(LEAST_GROUNDED_TOKENS, rooms[-1] // 2))
+    return rooms
+
+
+def answer_room(
+    num_prompt_tokens: int, max_tokens: int | None, context: int, default: int, param: str = "messages"
+) -> int:
     """How many tokens the answer may have, all in tokens; always at least 1.
 
     Without `max_tokens` it is `default`, or what is left of the context when that is less. A
-    `max_tokens` that does not fit is refused, as OpenAI does. Raises ContextLengthExceeded.
+    `max_tokens` that does not fit is refused, as OpenAI does. Raises ContextLengthExceeded, which names `param`,
+    the field that the prompt came in.
     """
     left = context - num_prompt_tokens
     if left < 1:
         raise ContextLengthExceeded(
             f"the prompt has {num_prompt_tokens} tokens and leaves no room for an answer in the model's "
-            f"context of {context}; shorten the messages",
-            "messages",
+            f"context of {context}; shorten the {param}",
+            param,
         )
     if max_tokens is not None and max_tokens > left:
         raise ContextLengthExceeded(
             f"the prompt has {num_prompt_tokens} tokens and max_tokens asks for {max_tokens}, together more "
-            f"than the model's context of {context}; lower max_tokens to {left} or shorten the messages",
+            f"than the model's context of {context}; lower max_tokens to {left} or shorten the {param}",
             "max_tokens",
         )
     return min(default, left) if max_tokens is None else max_tokens

@@ -30,7 +30,7 @@ from serving.backends import Backends, Classified, Embedded, SearchJob
 from serving.channel import Event, Inbox, received
 from serving.config import DeploymentConfig, ServingConfig
 from serving.engine import Delta
-from serving.generator import Completion, GenerationJob, PromptReport
+from serving.generator import Completion, GenerationJob, Progress, PromptReport, Spend, completed
 from serving.prompts import Passage
 
 RESTART_S = 5.0
@@ -127,15 +127,13 @@ class GeneratorHandle(_Part):
         super().__init__(handle, name, timeout_s, config)
         self._inbox = Inbox(host)
 
-    async def complete(self, job: GenerationJob) -> Completion:
-        *_, completion = [event async for event in self._events("run", job)]
-        assert isinstance(completion, Completion)
-        return completion
+    async def complete(self, job: GenerationJob, spend: Spend) -> Completion:
+        return await completed(self._events("run", job), spend)
 
     async def stream(self, job: GenerationJob) -> AsyncGenerator[PromptReport | list[Delta]]:
         async with aclosing(self._events("stream", job)) as events:
             async for event in events:
-                assert not isinstance(event, Completion)
+                assert not isinstance(event, (Progress, Completion))
                 yield event
 
     async def _events(self, method: str, job: GenerationJob) -> AsyncGenerator[Event]:

@@ -1,7 +1,7 @@
 """How much one key and one tenant may ask for: rates of requests and tokens, and bytes in storage.
 
 Rates are buckets that refill evenly. A request is let in while both of its caller's buckets hold something;
-its tokens are known at its end and are taken then, if need be on credit, which later requests wait for.
+its tokens are taken once they are known, at its end or before, if need be on credit, which later requests wait for.
 """
 
 from __future__ import annotations

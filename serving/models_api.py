@@ -5,11 +5,13 @@ Reading models is `/v1/models` in `api`, since bases and routes that are in no r
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from pydantic import Field
 
+from cluster.aliases import ALIAS_PATTERN, require_alias
 from cluster.errors import NotFound
 from cluster.registry import SHARED, Registry
 from serving import answer_schemas as shapes
@@ -17,7 +19,7 @@ from serving.authentication import tenant_of
 from serving.bodies import KeptBody
 from serving.openapi import answers
 
-Alias = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Alias = Annotated[str, Path(pattern=ALIAS_PATTERN)]
 
 
 class PromoteRequest(KeptBody):
@@ -26,8 +28,8 @@ class PromoteRequest(KeptBody):
     model: str = Field(min_length=1, description="Id or alias of the model that the alias means from now on.")
 
 
-def router(registry: Registry) -> APIRouter:
-    """The endpoints over `registry`."""
+def router(registry: Registry, base_names: Collection[str]) -> APIRouter:
+    """The endpoints over `registry`; no alias may be one of `base_names`, the models in no registry."""
     api = APIRouter(prefix="/v1", tags=["Models"])
 
     @api.delete("/models/{name:path}", summary="Delete model", responses=answers(shapes.DeletedModel))
@@ -51,6 +53,7 @@ def router(registry: Registry) -> APIRouter:
     @api.put("/aliases/{alias}", summary="Promote model", responses=answers(shapes.Alias))
     def promote(alias: Alias, body: PromoteRequest, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
+        require_alias(alias, base_names)
         before = registry.promote(alias, body.model, tenant)
         return _alias(alias, registry.aliases(tenant)[alias], before)
 

@@ -53,7 +53,7 @@ class Platform:
             files_api.router(files, self.commands, self.config),
             fine_tuning_api.router(jobs, files, self.commands, self.config),
             batches_api.router(Batches(self.engine), files, self.config),
-            models_api.router(Registry(self.engine)),
+            models_api.router(Registry(self.engine), self.config.base_names),
             evaluations_api.router(files, self.launcher, self.config),
         )
 

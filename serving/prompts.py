@@ -23,6 +23,7 @@ class Passage(NamedTuple):
     filename: str
     text: str
     score: float  # cosine similarity of question and passage, -1 to 1
+    page: int | None = None  # from 1; None where the format has no pages
 
 
 class Fitted(NamedTuple):

@@ -202,6 +202,7 @@ def annotation(citation: Citation, answer: str, passages: Sequence[Passage]) -> 
             "file_id": passage.document_id,
             "filename": passage.filename,
             "chunk_id": passage.chunk_id,
+            "page": passage.page,
             "quote": passage.text,
         },
     }

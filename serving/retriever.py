@@ -51,4 +51,5 @@ def passage(hit: Hit) -> Passage:
         filename=PurePosixPath(hit.uri).name or hit.title,
         text=f"{hit.context}\n{hit.text}" if hit.context else hit.text,
         score=hit.scores["dense"],
+        page=hit.page,
     )

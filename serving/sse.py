@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, TypeVar
 
@@ -19,8 +20,15 @@ HEADERS = {
 }
 
 
+log = logging.getLogger(__name__)
+
+
 class ClientGone(Exception):
     """The client closed the connection before it had its answer."""
+
+
+def tell_gone(request_id: str) -> None:
+    log.info("request %s: cancelled, the client has left", request_id)
 
 
 class EventStream(Response):
@@ -42,7 +50,7 @@ class EventStream(Response):
         try:
             await _unless_gone(self._send_all(send), receive)
         except ClientGone:
-            pass
+            tell_gone(scope["state"]["request_id"])
         finally:
             await self._events.aclose()
 

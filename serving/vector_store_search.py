@@ -172,8 +172,8 @@ class VectorStoreSearch:
         return name
 
     async def collection_stores(self, tenant: str) -> list[VectorStore]:
-        """Every collection that holds something of this tenant and is no store's."""
-        names = [info.spec.name for info in await self.limited(self.collections.list_collections())]
+        """Every collection that holds something of this tenant and is no store's, by name."""
+        names = sorted(info.spec.name for info in await self.limited(self.collections.list_collections()))
         stores = []
         for name in names:
             if not name.startswith(COLLECTION_PREFIX):

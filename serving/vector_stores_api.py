@@ -52,9 +52,9 @@ class PageQuery:
     before: str | None = None
 
     @property
-    def is_first(self) -> bool:
-        """Whether the newest are asked for, from the beginning."""
-        return self.after is None and self.before is None and self.order == "desc"
+    def goes_back(self) -> bool:
+        """Whether what stands in front of the cursor is asked for."""
+        return self.after is None and self.before is not None
 
     def arguments(self) -> dict[str, Any]:
         """As `VectorStores` takes them."""
@@ -113,6 +113,20 @@ class VectorStoreVerbs:
             ]
 
         return await asyncio.to_thread(look_up)
+
+    async def listed(self, tenant: str, paging: PageQuery) -> Page[VectorStore]:
+        """A page of stores, behind the last of which stand the collections, by name. Raises NotFound as `list`."""
+        try:
+            page = await asyncio.to_thread(lambda: self.stores.list(tenant, **paging.arguments()))
+        except NotFound:
+            others = await self.search.collection_stores(tenant)
+            ids: list[str | None] = [store.id for store in others]
+            if paging.after not in ids:
+                raise
+            return cut(others[ids.index(paging.after) + 1 :], paging.limit)
+        if page.has_more or paging.goes_back:
+            return page
+        return cut([*page.data, *await self.search.collection_stores(tenant)], paging.limit)
 
     async def find(self, tenant: str, store_id: str) -> VectorStore:
         """A store, or a collection as one. Raises NotFound."""
@@ -200,11 +214,7 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     @api.get("", summary="List vector stores", responses=answers(shapes.VectorStoreList))
     async def listing(request: Request, paging: Paging) -> dict[str, Any]:
         tenant = tenant_of(request)
-        page = await asyncio.to_thread(lambda: stores.list(tenant, **paging.arguments()))
-        if paging.is_first and not page.has_more:
-            # On the only page alone: collections are a handful, and have no place in a cursor's order.
-            others = await verbs.search.collection_stores(tenant)
-            page = Page([*page.data, *others], False)
+        page = await verbs.listed(tenant, paging)
         return list_object(page, lambda store: store_object(store, time.time()))
 
     @api.get("/{vector_store_id}", summary="Retrieve vector store", responses=answers(shapes.VectorStore))

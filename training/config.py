@@ -10,8 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from cluster.aliases import ALIAS_PATTERN, RESERVED
 from cluster.yaml_config import Section, load_yaml_config
 
 
@@ -162,9 +163,16 @@ class OutputConfig(Section):
     suffix: str = Field("tuned", pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
     alias: str | None = Field(
         None,
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        pattern=ALIAS_PATTERN,
         description="Name pointed at the model once it is registered.",
     )
+
+    @field_validator("alias")
+    @classmethod
+    def _is_free(cls, alias: str | None) -> str | None:
+        if alias in RESERVED:
+            raise ValueError(f"{alias!r} names a base model or a route already; choose another name")
+        return alias
 
 
 class FinetuneConfig(Section):

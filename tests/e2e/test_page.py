@@ -177,6 +177,23 @@ def test_a_faulty_training_file_is_shown_with_its_faults_beside_their_lines(
     expect(page.get_by_role("button", name="Create")).to_be_disabled()
 
 
+def test_a_training_file_that_was_taken_away_is_not_trained_on(open_page: OpenPage) -> None:
+    page = open_page("/#/fine-tune")
+    held: list[Any] = []
+    page.route("**/v1/files", lambda route: held.append(route))
+    page.get_by_label("Training data").set_input_files(HANDBOOK / "train.jsonl")
+    page.get_by_role("button", name="Take train.jsonl away").click()
+    page.get_by_label("Training data").set_input_files(HANDBOOK / "validation.jsonl")
+    expect(page.get_by_text("validation.jsonl")).to_be_visible()
+    while len(held) < 2:
+        page.wait_for_timeout(10)
+    gone, kept = held
+    assert gone.request.failure, "the upload of the file that was taken away went on"
+    kept.continue_()
+    expect(page.get_by_text("good, ")).to_be_visible()
+    expect(page.get_by_text("train.jsonl")).to_have_count(0)
+
+
 def test_a_model_is_made_watched_tried_and_promoted(open_page: OpenPage, service: PageService) -> None:
     page = open_page("/#/fine-tune")
     start_job(page, "canteen")
@@ -285,6 +302,16 @@ def test_a_comparison_is_started_and_its_report_read(open_page: OpenPage) -> Non
     with page.context.expect_page() as opened:
         chosen.get_by_role("link", name="Read the report").click()
     expect(opened.value).to_have_title("Report")
+
+
+def test_no_comparison_is_made_of_the_questions_that_others_replace(open_page: OpenPage) -> None:
+    page = open_page("/#/verdict")
+    page.get_by_label("Questions with their answers").set_input_files(HANDBOOK / "test.jsonl")
+    expect(page.get_by_role("button", name="Compare")).to_be_enabled()
+    page.route("**/v1/files", lambda route: route.abort())
+    page.get_by_label("Questions: test.jsonl").set_input_files(HANDBOOK / "validation.jsonl")
+    expect(page.get_by_role("alert")).to_contain_text("The service did not answer.")
+    expect(page.get_by_role("button", name="Compare")).to_be_disabled()
 
 
 def test_a_comparison_that_runs_tells_its_stage(open_page: OpenPage) -> None:

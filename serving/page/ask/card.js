@@ -48,8 +48,13 @@ function Text({ answer, onPassage }) {
 }
 
 function Citation({ of, onOpen }) {
-  const name = of.file_citation.filename;
+  const name = placeOf(of.file_citation);
   return html`<button class="citation" title=${name} aria-label=${`Source ${of.index}: ${name}`} onClick=${onOpen}>${of.index}</button>`;
+}
+
+/** A passage's file, and its page where the format has pages. */
+function placeOf({ filename, page }) {
+  return page ? `${filename}, page ${page}` : filename;
 }
 
 function RouteBadge({ answer }) {
@@ -70,7 +75,7 @@ function Sources({ hits, onPassage }) {
     <summary>${plural(hits.length, "passage")} read</summary>
     <ol>
       ${hits.map((hit) => html`<li value=${hit.index}>
-        <button class="link wrap" onClick=${() => onPassage(hit)}>${hit.filename}</button>
+        <button class="link wrap" onClick=${() => onPassage(hit)}>${placeOf(hit)}</button>
         <span class="muted"> similarity ${hit.score.toFixed(2)}</span>
       </li>`)}
     </ol>

@@ -1,5 +1,5 @@
 // A training or validation file: chosen, sent, and checked at once.
-import { html, useState } from "../vendor/preact-htm.js";
+import { html, useRef, useState } from "../vendor/preact-htm.js";
 import { announce } from "../announce.js";
 import { upload } from "../api.js";
 import { Dropzone } from "../dropzone.js";
@@ -17,33 +17,37 @@ export function TrainingFile({ label, hint, onReady }) {
   const [share, setShare] = useState(0);
   const [taken, setTaken] = useState(null);
   const [error, setError] = useState(null);
+  const sending = useRef(null);
 
-  async function send(chosen) {
+  /** Show this file, or none, and forget the one before, which may still be on its way. */
+  function show(chosen) {
+    sending.current?.abort();
+    sending.current = new AbortController();
     setFile(chosen);
     setTaken(null);
     setError(null);
     setShare(0);
     onReady(null);
+    return sending.current.signal;
+  }
+  async function send(chosen) {
+    const signal = show(chosen);
     try {
-      const answer = await upload(chosen, "fine-tune", setShare);
+      const answer = await upload(chosen, "fine-tune", setShare, signal);
+      if (signal.aborted) return;
       setTaken(answer);
       onReady(answer);
       announce(`${chosen.name} is good`);
     } catch (failure) {
+      if (signal.aborted) return;
       setError(failure);
       announce(`${chosen.name}: ${failure.message}`);
     }
   }
-  const drop = () => {
-    setFile(null);
-    setTaken(null);
-    setError(null);
-    onReady(null);
-  };
   const report = error?.body?.error?.hamlet;
   return html`<div class="stack tight">
     ${file && !error
-      ? html`<${Chosen} file=${file} share=${share} taken=${taken} label=${label} onDrop=${drop} />`
+      ? html`<${Chosen} file=${file} share=${share} taken=${taken} label=${label} onDrop=${() => show(null)} />`
       : html`<${Dropzone} label=${file ? `${label}: choose it again` : label} hint=${hint} accept=".jsonl,.json" onFiles=${([chosen]) => send(chosen)} />`}
     ${report?.errors
       ? html`<${Faults} file=${file} faults=${report.errors} total=${report.num_errors} />`

@@ -15,7 +15,10 @@ export function Form({ onCreated }) {
   const known = models.data ?? [];
   const ways = usualWays(baseModels(known)[0] ?? "", tunedModels(known)[0] ?? "");
   const asked = ways.filter((way) => !off.includes(way.model));
-  const take = useAction(async (file) => setQuestions(await upload(file, "evals", () => {})));
+  const take = useAction(async (file) => {
+    setQuestions(null);
+    setQuestions(await upload(file, "evals", () => {}));
+  });
   const create = useAction(async () => onCreated(await call("v1/evaluations", { method: "POST", json: requestBody(name, questions, asked) })));
   const canStart = questions && asked.length > 1;
   const submit = (event) => {

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cluster.cards import ModelCard, ModelKind, Parity
-from cluster.errors import Conflict, NotFound
+from cluster.errors import Conflict, HamletError, InvalidInput, NotFound
 from cluster.registry import Registry
 
 MakeCard = Callable[..., ModelCard]
@@ -66,6 +66,26 @@ def test_promoting_moves_the_alias_and_says_where_it_was(registry: Registry, mak
     assert registry.promote("live", "two") == "one"
     assert registry.get("live").id == "two"
     assert registry.promote("live", "one") == "two"  # back again
+
+
+@pytest.mark.parametrize(
+    ("alias", "error"),
+    [
+        ("auto", Conflict),
+        ("smollm2", Conflict),
+        ("minilm", Conflict),
+        ("prod+rag", InvalidInput),
+        ("ft:a", InvalidInput),
+    ],
+)
+def test_a_name_that_the_router_reads_otherwise_is_no_alias(
+    registry: Registry, make_card: MakeCard, alias: str, error: type[HamletError]
+) -> None:
+    registry.register(make_card(id="ft:a"))
+    with pytest.raises(error, match="alias") as refused:
+        registry.promote(alias, "ft:a")
+    assert refused.value.param == "alias"
+    assert registry.aliases() == {}
 
 
 def test_an_alias_of_an_unknown_model_is_refused(registry: Registry) -> None:

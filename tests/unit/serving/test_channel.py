@@ -10,11 +10,12 @@ from cluster.errors import Unavailable
 from serving import channel
 from serving.channel import Event, Inbox, Outbox, decode, encode, received
 from serving.engine import CallDelta, Delta, TokenLogprob
-from serving.generator import Answer, Completion, PromptReport, ToolCall
+from serving.generator import Answer, Completion, Progress, PromptReport, ToolCall
 
 TOKENS = (TokenLogprob("a", -0.5, (("a", -0.5), ("b", -1.5))),)
 EVENTS: list[Event] = [
     PromptReport(7, 2, 1),
+    Progress(16),
     [Delta(0, "Größe 👍", 3), Delta(1, "", 1, "length", TOKENS)],
     [Delta(0, "", 1, "tool_calls", calls=(CallDelta(0, "call_1", "f", "{"), CallDelta(0, None, None, "}")))],
     Completion(PromptReport(7), (Answer("x\ny", 2, "stop", TOKENS), Answer("", 0, "length"))),

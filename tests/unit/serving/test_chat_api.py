@@ -136,6 +136,17 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
     assert "1024" in error["message"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"max_tokens": 2000}])
+def test_a_bare_prompt_beyond_the_context_is_named_as_it_was_sent(
+    world: ScriptedApplication, post: Ask, changes: dict[str, int]
+) -> None:
+    world.engine.max_model_len_tokens = 1024
+    num_words = 10 if changes else 1100
+    error = error_of(post("/v1/completions", model="smollm2", prompt="word " * num_words, **changes))
+    assert error["param"] == ("max_tokens" if changes else "prompt")
+    assert "shorten the prompt" in error["message"]
+
+
 def test_an_answer_that_does_not_fit_beside_its_prompt_is_refused(
     world: ScriptedApplication, chat: Ask
 ) -> None:
@@ -333,7 +344,8 @@ def test_models_lists_bases_cards_aliases_and_auto(
     world: ScriptedApplication, make_card: Callable[..., Any]
 ) -> None:
     world.cards.append(make_card())
-    world.aliases["prod"] = "ft:smollm2:acme:handbook:1"
+    # The last ones were made before such models were deployed, and mean nothing.
+    world.aliases |= dict.fromkeys(("prod", "smollm2", "minilm", "auto"), "ft:smollm2:acme:handbook:1")
     client = TestClient(world.app)
     names = [model["id"] for model in client.get("/v1/models").json()["data"]]
     assert names == ["smollm2", "minilm", "ft:smollm2:acme:handbook:1", "prod", "auto"]

@@ -289,6 +289,22 @@ def test_more_jobs_than_may_wait_are_refused(client: TestClient) -> None:
     assert [_create(client, training_file=file).status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
+@pytest.mark.parametrize("alias", ["smollm2", "minilm", "smollm2-135m", "gpt2", "auto"])
+def test_an_alias_that_names_a_base_or_a_route_is_refused(
+    home: Path, make_card: Callable[..., Any], alias: str
+) -> None:
+    from cluster.registry import Registry
+
+    Registry().register(make_card(), "default")
+    further = ({"model": "HuggingFaceTB/SmolLM2-135M"}, {"model": "gpt2"})
+    config = ServingConfig.model_validate({"further_generators": further})
+    parts = ScriptedApplication(config=config, platform=Platform.of(config, TrainingCommands(["true"])))
+    refused = TestClient(parts.app).put(f"/v1/aliases/{alias}", json={"model": make_card().id})
+    assert refused.status_code == 409
+    assert refused.json()["error"]["param"] == "alias"
+    assert Registry().aliases("default") == {}
+
+
 def test_aliases_move_roll_back_and_go(client: TestClient, make_card: Callable[..., Any]) -> None:
     from cluster.registry import Registry
 

@@ -9,10 +9,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from cluster.errors import Overloaded
 from serving.admission import Admission
-from serving.config import RouterConfig, ServingConfig
+from serving.authentication import ANONYMOUS, Gate
+from serving.config import LimitsConfig, RouterConfig, ServingConfig
+from serving.generator import TOLD_EVERY_TOKENS
+from serving.limits import Limits
 from serving.scripted_engine import ScriptedEngine
 from serving.scripted_parts import ScriptedApplication
 
@@ -66,8 +70,12 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(main, DEADLINE_S * 2))
 
 
-def body(stream: bool) -> dict[str, Any]:
-    return {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+
+
+def body(stream: bool, path: str = CHAT) -> dict[str, Any]:
+    asked = {"messages": [{"role": "user", "content": "Hi"}]} if path == CHAT else {"prompt": "Hi"}
+    return {"model": "smollm2", "stream": stream, **asked}
 
 
 def test_tokens_are_sent_as_they_are_generated(world: ScriptedApplication) -> None:
@@ -84,21 +92,42 @@ def test_tokens_are_sent_as_they_are_generated(world: ScriptedApplication) -> No
     run(main())
 
 
+@pytest.mark.parametrize("path", [CHAT, TEXT])
 @pytest.mark.parametrize("stream", [True, False])
-def test_generation_ends_when_the_client_leaves(world: ScriptedApplication, stream: bool) -> None:
-    world.engine = ScriptedEngine(script=["t "] * 500, step_s=0.05)
+def test_generation_ends_when_the_client_leaves_and_is_charged_up_to_then(
+    world: ScriptedApplication, caplog: pytest.LogCaptureFixture, stream: bool, path: str
+) -> None:
+    world.engine = ScriptedEngine(script=["t "] * 500, step_s=0.01)
+    limits = Limits(LimitsConfig(tokens_per_minute_per_key=60_000), clock=lambda: 0.0)
+    world.gate = Gate(limits=limits)
+    caplog.set_level("INFO")
 
     async def main() -> None:
-        connection = Connection(world.app, body(stream))
+        connection = Connection(world.app, body(stream, path) | {"max_tokens": 500}, path)
         task = asyncio.create_task(connection.run())
-        await until(lambda: world.engine.num_steps >= 3)
+        await until(lambda: world.engine.num_steps > 2 * TOLD_EVERY_TOKENS)
         connection.leave()
         await asyncio.wait_for(task, 1)
         assert world.engine.num_running == 0
         assert world.engine.num_cancelled == 1
-        assert world.engine.num_steps < 20
+        assert world.engine.num_steps < 100
 
     run(main())
+    (rate,) = limits.allowance(ANONYMOUS, "default").rates
+    num_charged = rate.bucket.capacity - rate.bucket.level
+    assert 2 * TOLD_EVERY_TOKENS < num_charged <= len(world.engine.prompts[0]) + world.engine.num_steps
+    assert sum(message.endswith(": cancelled, the client has left") for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_a_stream_that_breaks_off_is_told_and_logged_with_its_request(
+    world: ScriptedApplication, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    world.engine.script, world.engine.fail_after_steps = ["t "] * 20, 5
+    answer = TestClient(world.app).post(path, json=body(True, path), headers={"x-request-id": "mine-1"})
+    assert '"error"' in answer.text
+    assert "[DONE]" not in answer.text
+    assert any(m.startswith("request mine-1") and "broke off" in m for m in caplog.messages)
 
 
 def test_every_place_is_given_back_however_a_request_ends(world: ScriptedApplication) -> None:

@@ -4,14 +4,16 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import openai
 import pytest
 from starlette.testclient import TestClient
 
 from cluster.files import Files
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
+from retrieval.documents import Content, Document, Section
 from retrieval.edge_store import EdgeStore
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
@@ -473,6 +475,60 @@ def test_a_crafted_name_is_not_found_and_the_collection_answers_afterwards(
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "filters.value")
 
 
+# Long lists.
+
+
+@pytest.mark.parametrize("order", ["desc", "asc"])
+def test_a_list_goes_on_behind_what_was_deleted_and_ends_with_the_collections(
+    client: TestClient, world: ScriptedApplication, order: Literal["asc", "desc"]
+) -> None:
+    ingestor = Ingestor(
+        CollectionsClient(InProcess(world.collections)),
+        HashEmbedder(),
+        retrieval_config(collection="manuals"),
+    )
+    ingestor.add([read_document(LEAVE.encode(), "docs/leave.md", "docs/leave.md")])
+    service = openai.OpenAI(api_key="-", base_url=f"{client.base_url}/v1", http_client=client)
+    made = [service.vector_stores.create(name=str(number)).id for number in range(25)]
+    expected = [*(made if order == "asc" else reversed(made)), "vs_manuals"]
+    for limit in (1, 7, 19, 20, 25, 26):
+        pages = list(service.vector_stores.list(limit=limit, order=order).iter_pages())
+        assert [store.id for page in pages for store in page.data] == expected
+        assert max(len(page.data) for page in pages) <= limit
+    seen = []
+    for store in service.vector_stores.list(order=order):
+        seen.append(store.id)
+        if store.id != "vs_manuals":
+            service.vector_stores.delete(store.id)
+    assert seen == expected
+    assert [store.id for store in service.vector_stores.list()] == ["vs_manuals"]
+
+
+def test_files_are_deleted_while_they_are_listed(
+    client: TestClient, upload: Callable[..., str], read_all: Callable[[], None]
+) -> None:
+    service = openai.OpenAI(api_key="-", base_url=f"{client.base_url}/v1", http_client=client)
+    files = [upload(f"{LEAVE} {number}") for number in range(7)]
+    store = service.vector_stores.create(file_ids=files).id
+    seen = []
+    for file in service.vector_stores.files.list(store, limit=2, filter="in_progress", order="asc"):
+        seen.append(file.id)
+        if len(seen) == 2:
+            read_all()  # the cursor is none of the files that are listed any more, and there are no others
+            break
+    for listed in service.vector_stores.files.list(store, limit=3, order="asc"):
+        service.vector_stores.files.delete(listed.id, vector_store_id=store)
+        read_all()
+        seen.append(listed.id)
+    assert seen == [*files[:2], *files]
+    cursor = client.get(f"{STORES}/{store}/files?after={files[1]}&filter=in_progress")
+    assert (cursor.status_code, cursor.json()["data"]) == (200, [])
+    assert client.get(f"{STORES}/{store}/files?after=file-of-nobody").status_code == 404
+    assert {file.id for file in service.files.list(limit=2) if service.files.delete(file.id).deleted} == set(
+        files
+    )
+
+
 # Chats that answer from stores.
 
 
@@ -509,12 +565,38 @@ def test_a_chats_filters_and_thresholds_hold(client: TestClient, handbook: dict[
     assert chat(client, tool, tool_choice="none").json()["hamlet"]["route"] == "plain"
 
 
+@pytest.mark.parametrize("model", ["smollm2", "smollm2+rag", "auto"])
 def test_a_chat_during_reading_says_so_instead_of_answering_without_sources(
-    client: TestClient, upload: Callable[..., str]
+    client: TestClient, upload: Callable[..., str], read_all: Callable[[], None], model: str
 ) -> None:
     store = client.post(STORES, json={"file_ids": [upload(LEAVE)]}).json()["id"]
-    answer = chat(client, {"vector_store_ids": [store]}).json()
+    answer = chat(client, {"vector_store_ids": [store]}, model=model).json()
     assert answer["choices"][0]["message"]["content"] == STILL_READING
+    assert answer["hamlet"]["route"] == "rag"
+    read_all()
+    assert len(chat(client, {"vector_store_ids": [store]}, model=model).json()["hamlet"]["hits"]) == 1
+
+
+def test_equal_pages_are_cited_each_by_its_number(client: TestClient, world: ScriptedApplication) -> None:
+    texts = [f"Page {number} tells of subject{number}." for number in range(1, 14)]
+    texts[2] = texts[8] = "Every employee has 27 days of leave in a year."
+    starts = [sum(len(text) + 1 for text in texts[:index]) for index in range(13)]
+    sections = tuple(
+        Section(start, start + len(text), page=page)
+        for page, (start, text) in enumerate(zip(starts, texts, strict=True), start=1)
+    )
+    document = Document("manual", "Manual", "manual.pdf", Content("\n".join(texts), sections))
+    collections = CollectionsClient(InProcess(world.collections))
+    ingestor = Ingestor(collections, HashEmbedder(), retrieval_config(collection="manuals"))
+    ingestor.add([document])
+    assert collections.count("manuals") == 13
+    world.engine.script = ["You get 27 days [1], as said twice [2]."]
+    body = chat(client, {"vector_store_ids": ["vs_manuals"], "max_num_results": 2}).json()
+    cited = [
+        annotation["file_citation"]["page"] for annotation in body["choices"][0]["message"]["annotations"]
+    ]
+    assert sorted(cited) == [3, 9]
+    assert [hit["page"] for hit in body["hamlet"]["hits"]] == cited
 
 
 @pytest.mark.parametrize("asks_in_a_chat", [True, False])

@@ -56,6 +56,13 @@ def test_an_unknown_key_is_named_with_its_nearest_neighbour(
     assert refused.value.param == key
 
 
+@pytest.mark.parametrize("alias", ["auto", "smollm2"])
+def test_an_alias_that_would_mean_something_else_is_refused_before_the_run(load: Load, alias: str) -> None:
+    with pytest.raises(ConfigError, match="names a base model or a route already") as refused:
+        load(f"output.alias={alias}")
+    assert refused.value.param == "output.alias"
+
+
 def test_a_key_like_no_other_is_to_be_removed(load: Load) -> None:
     with pytest.raises(ConfigError, match="unknown key zzz; remove it"):
         load("zzz=1")
