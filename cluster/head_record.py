@@ -37,6 +37,10 @@ class HeadRecord(BaseModel):
     python_version: str
     num_cpus: int
     temp_dir: Path = Field(description="Ray's sessions: logs, sockets, spilled objects.")
+    redis: str | None = Field(
+        None,
+        description="host:port of the Redis that keeps its state under `address`; the password is not kept.",
+    )
 
 
 def record_path() -> Path:
