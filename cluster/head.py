@@ -72,9 +72,8 @@ def down() -> HeadRecord | None:
         _require_same_redis(record)
         was_running = bool(processes(record))
         _kill(record)
-        forget(
-            settings(), record.address
-        )  # if it fails, the record stays, and so does the way to do it again
+        # If it fails, the record stays, and so does the way to do it again.
+        forget(settings(), record.address)
         record_path().unlink()
         return record if was_running else None
 
