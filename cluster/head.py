@@ -21,7 +21,7 @@ from cluster.auth_token import ensure_token
 from cluster.errors import Conflict, Unavailable
 from cluster.head_process import last_words, log_path, start_head
 from cluster.head_record import HeadRecord, is_alive, is_living, processes, read_record, record_path
-from cluster.head_redis import forget
+from cluster.head_redis import forget, redis_address
 from cluster.ports import port_is_free, port_owner
 from cluster.settings import settings
 
@@ -63,14 +63,17 @@ def down() -> HeadRecord | None:
     """End the head of this HAMLET_HOME and all it started; returns its record, None if nothing ran.
 
     What it kept in Redis goes as well: only a head that was not ended on purpose comes back with its state.
+    Raises Unavailable, before anything is ended, when the settings name another Redis than `up` was given, or none.
     """
     with _exclusive():
         record = read_record()
         if record is None:
             return None
+        _require_same_redis(record)
         was_running = bool(processes(record))
         _kill(record)
-        forget(settings())  # if it fails, the record stays, and so does the way to do it again
+        # If it fails, the record stays, and so does the way to do it again.
+        forget(settings(), record.address)
         record_path().unlink()
         return record if was_running else None
 
@@ -130,6 +133,14 @@ def _require_same_versions(record: HeadRecord) -> None:
         raise Conflict(
             f"the running head has Ray {record.ray_version} on Python {record.python_version}, this environment "
             f"has Ray {ours[0]} on Python {ours[1]}; end it with python -m cluster down, then run up again"
+        )
+
+
+def _require_same_redis(record: HeadRecord) -> None:
+    if record.redis is not None and redis_address(settings()) != record.redis:
+        raise Unavailable(
+            f"the head keeps its state in the Redis at {record.redis}, and the next up would go on from it; set "
+            "HAMLET_REDIS_URL (and HAMLET_HOST) as for up, then run python -m cluster down again"
         )
 
 

@@ -20,7 +20,7 @@ import psutil
 from cluster.auth_token import AUTH_ENVIRONMENT
 from cluster.errors import Conflict
 from cluster.head_record import MARKER_VARIABLE, HeadRecord, write_record
-from cluster.head_redis import redis_environment, redis_options
+from cluster.head_redis import redis_address, redis_environment, redis_options
 from cluster.last_words import last_line
 from cluster.ports import free_port
 from cluster.serve_proxy import proxy_environment
@@ -99,6 +99,7 @@ def start_head() -> HeadRecord:
         python_version=platform.python_version(),
         num_cpus=num_cpus,
         temp_dir=temp,
+        redis=redis_address(config),
     )
     write_record(record)
     return record

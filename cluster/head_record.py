@@ -29,7 +29,7 @@ class HeadRecord(BaseModel):
     head_id: str = Field(description="Value of MARKER_VARIABLE in all its processes.")
     pid: int = Field(description="The supervising `ray start --block`.")
     started_at_s: float = Field(
-        description="Creation time of that process; tells it from a reuse of its pid."
+        description="Creation time of that process; tells it from a reuse of its pid, as its mark does."
     )
     address: str = Field(description="host:port for ray.init.")
     dashboard_url: str = Field(description="Dashboard and jobs API.")
@@ -37,6 +37,10 @@ class HeadRecord(BaseModel):
     python_version: str
     num_cpus: int
     temp_dir: Path = Field(description="Ray's sessions: logs, sockets, spilled objects.")
+    redis: str | None = Field(
+        None,
+        description="host:port of the Redis that keeps its state under `address`; the password is not kept.",
+    )
 
 
 def record_path() -> Path:
@@ -73,7 +77,8 @@ def is_alive(record: HeadRecord) -> bool:
     """Whether the supervising process still runs."""
     try:
         process = psutil.Process(record.pid)
-        same = abs(process.create_time() - record.started_at_s) < 1.0
+        # Linux counts the creation time from the boot, whose time moves when the clock is set: the mark does not.
+        same = abs(process.create_time() - record.started_at_s) < 1.0 or _is_marked(process, record)
     except psutil.NoSuchProcess:
         return False
     return same and is_living(process)
@@ -93,8 +98,16 @@ def processes(record: HeadRecord) -> list[psutil.Process]:
     family: set[psutil.Process] = set()
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARKER_VARIABLE) == record.head_id:
+            if _is_marked(process, record):
                 family |= {process, *process.children(recursive=True)}
-        except (psutil.Error, OSError):
-            continue  # ended meanwhile, or another user's
+        except psutil.Error:
+            continue  # ended meanwhile
     return [process for process in family if is_living(process)]
+
+
+def _is_marked(process: psutil.Process, record: HeadRecord) -> bool:
+    """Whether a process carries the head's mark; of one that has ended, or is another user's, it is not known."""
+    try:
+        return process.environ().get(MARKER_VARIABLE) == record.head_id
+    except (psutil.Error, OSError):
+        return False

@@ -24,6 +24,12 @@ sys.exit(0 if cleanup_redis_storage(**json.load(sys.stdin)) else 1)
 """
 
 
+def redis_address(config: Settings) -> str | None:
+    """host:port of the Redis, None without one."""
+    url = config.redis_url
+    return None if url is None else f"{url.host}:{url.port}"
+
+
 def redis_environment(config: Settings) -> dict[str, str]:
     """What the head needs in its environment; empty without a Redis."""
     url = config.redis_url
@@ -31,8 +37,8 @@ def redis_environment(config: Settings) -> dict[str, str]:
         return {}
     scheme = "rediss://" if url.scheme == "rediss" else ""
     return {
-        "RAY_REDIS_ADDRESS": f"{scheme}{url.host}:{url.port}",
-        "RAY_external_storage_namespace": _namespace(config),
+        "RAY_REDIS_ADDRESS": f"{scheme}{redis_address(config)}",
+        "RAY_external_storage_namespace": f"{config.host}:{config.ray_port}",
     }
 
 
@@ -45,8 +51,11 @@ def redis_options(config: Settings) -> list[str]:
     return [f"--redis-{name}={unquote(value)}" for name, value in given.items() if value]
 
 
-def forget(config: Settings) -> None:
-    """Remove the state of the head of these settings; does nothing without a Redis. Raises Unavailable."""
+def forget(config: Settings, address: str) -> None:
+    """Remove the state of the head at `address` (host:port) from the Redis of these settings, if they name one.
+
+    Raises Unavailable.
+    """
     url = config.redis_url
     if url is None:
         return
@@ -56,7 +65,7 @@ def forget(config: Settings) -> None:
         "username": unquote(url.username or ""),
         "password": unquote(url.password or ""),
         "use_ssl": url.scheme == "rediss",
-        "storage_namespace": _namespace(config),
+        "storage_namespace": address,
     }
     # In a process of its own: Ray's C++ ends the one in which Redis cannot be reached.
     command = [sys.executable, "-c", _FORGET]
@@ -69,10 +78,6 @@ def forget(config: Settings) -> None:
         is_forgotten = False
     if not is_forgotten:
         raise Unavailable(
-            f"the head has ended, but its state in the Redis at {url.host}:{url.port} could not be removed, and "
+            f"the head has ended, but its state in the Redis at {redis_address(config)} could not be removed, and "
             "the next up would go on from it; see to that Redis, then run python -m cluster down again"
         )
-
-
-def _namespace(config: Settings) -> str:
-    return f"{config.host}:{config.ray_port}"

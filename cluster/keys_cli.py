@@ -76,7 +76,12 @@ def list_(
         table.add_row(
             key.id, key.hint, key.tenant, ", ".join(key.scopes), key.name, created, _state(key, now)
         )
-    console.print(table if found else "There are no keys: the API asks for none and answers 127.0.0.1 only.")
+    if found:
+        console.print(table)
+    elif project is not None:
+        console.print(f"Project {project} has no keys.", markup=False)
+    else:
+        console.print("There are no keys: the API asks for none and answers 127.0.0.1 only.")
 
 
 @keys.command()
@@ -122,7 +127,11 @@ def audit(
     for event in events:
         row = (event.tenant, event.actor, event.action, event.object_id, str(event.status))
         table.add_row(_time(event.at), *row)
-    console.print(table if events else "Nothing has been done yet.")
+    if events:
+        console.print(table)
+    else:
+        whose = "" if project is None else f" in project {project}"
+        console.print(f"Nothing has been done yet{whose}.", markup=False)
 
 
 def duration_s(text: str, param: str) -> float:

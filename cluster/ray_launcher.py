@@ -13,6 +13,8 @@ from cluster.last_words import last_line
 from cluster.launcher import Run, RunState
 
 KEPT_RUNTIME_ENV = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda", "image_uri")
+# How Ray begins its message where the packages of a job cannot be installed, or its files not be fetched.
+SETUP_FAILED = "runtime_env setup failed"
 
 
 class RayLauncher:
@@ -43,8 +45,12 @@ class RayLauncher:
             raise Unavailable(f"Ray's jobs API does not answer: {_first_line(exc)}") from exc
         if str(job.status) not in TERMINAL:
             return Run(RunState.RUNNING)
+        message = job.message or ""
         code = job.driver_exit_code if str(job.status) != "SUCCEEDED" else 0
-        return Run(RunState.ENDED, code, self._last_words(name, job.message or ""))
+        # Nothing was started, and nothing was killed: the same environment would fail again.
+        if message.startswith(SETUP_FAILED):
+            code = 1
+        return Run(RunState.ENDED, code, self._last_words(name, message))
 
     def stop(self, name: str) -> None:
         try:

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
+from cluster import dashboard
 from cluster.connection import client_environment, dashboard_url
-from cluster.errors import InvalidInput, Unavailable
+from cluster.errors import ConfigError, InvalidInput, Unavailable
 from cluster.last_words import last_line
 from cluster.working_dir import check_working_dir, excludes_for
 
@@ -48,11 +50,14 @@ def submit_command(
 
     `address` is the dashboard's URL, by default of the head that runs here. `num_cpus` are reserved for
     the entrypoint itself, apart from its workers. Raises DataError for a folder too large to upload,
-    InvalidInput for an empty or ambiguous entrypoint, Unavailable when no head runs.
+    InvalidInput for an empty or ambiguous entrypoint, ConfigError for a cluster with another Ray, Unavailable when
+    no head runs.
     """
     words = split_entrypoint(entrypoint)
     check_working_dir(working_dir)
-    options = ["--address", address or dashboard_url(), "--working-dir", str(working_dir)]
+    url = address or dashboard_url()
+    _require_same_ray(url)
+    options = ["--address", url, "--working-dir", str(working_dir)]
     if excludes := excludes_for(working_dir):
         options += ["--runtime-env-json", json.dumps({"excludes": excludes})]
     if num_cpus is not None:
@@ -78,6 +83,22 @@ def submit(command: SubmitCommand, submission_id: str | None = None) -> str:
         reason = last_line(result.stderr, "it said nothing")
         raise Unavailable(f"ray job submit failed: {reason}; is the head up? python -m cluster status")
     return job_id
+
+
+def _require_same_ray(url: str) -> None:
+    """Refuse a cluster with another Ray than ours; one that does not answer is left to `ray job submit` to name."""
+    try:
+        theirs = dashboard.ray_version(url.rstrip("/"))
+    except dashboard.TokenRefused:
+        raise
+    except Unavailable:
+        return
+    if theirs != (ours := version("ray")):
+        raise ConfigError(
+            f"the cluster at {url} has Ray {theirs}, this environment has Ray {ours}; install the cluster's here, "
+            "or submit to a cluster that has ours",
+            "address",
+        )
 
 
 def split_entrypoint(entrypoint: str | Sequence[str]) -> list[str]:

@@ -162,7 +162,7 @@ def shares(lengths: Sequence[int], num_workers: int) -> list[list[int]]:
 @contextmanager
 def _translated(part: Sequence[int]) -> Iterator[None]:
     """Ray wraps an error of a worker in its own; callers get the one that was raised, with their own index."""
-    from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError, UnserializableException
 
     try:
         yield
@@ -175,7 +175,9 @@ def _translated(part: Sequence[int]) -> Iterator[None]:
             f"the embedding workers did not start within {START_TIMEOUT_S:g} s: the cluster is busy (see "
             "python -m cluster status); ask for fewer, or wait until something has ended"
         ) from exc
-    except RayActorError as exc:
+    except UnserializableException:
+        raise  # an error of the code that could not be read here
+    except RayError as exc:  # a worker is lost, or its node or memory
         raise Unavailable(
             "an embedding worker was lost and could not be started again; run the same command again, and it "
             "goes on where it ended"

@@ -147,7 +147,7 @@ def _owner(root: Path) -> Any:
 @contextmanager
 def _translated() -> Iterator[None]:
     """Ray wraps an error of the owner in its own; callers get the one that was raised."""
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import RayError, RayTaskError, UnserializableException
 
     try:
         yield
@@ -156,7 +156,9 @@ def _translated() -> Iterator[None]:
         if isinstance(cause, HamletError):
             raise cause from None
         raise
-    except RayActorError as exc:
+    except UnserializableException:
+        raise  # an error of the code that could not be read here
+    except RayError as exc:  # the owner is lost, or its node or memory
         raise StoreUnavailable(
             "the owner of the collections is restarting; try again in a moment", retry_after_s=1.0
         ) from exc

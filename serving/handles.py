@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError, UnserializableException
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -46,8 +46,9 @@ CLASSIFIER_LOAD_S = 60.0
 def translate(error: BaseException, part: str) -> BaseException:
     """What a caller is told of an error that a handle raised. Pure.
 
-    An error of ours crosses as it is; the death of a replica, a full queue or a deployment that is not
-    there become Unavailable. Anything else is a fault of the code and stays what it is.
+    An error of ours crosses as it is; a full queue, a deployment that is not there and whatever befalls Ray itself
+    (a replica, its node or its memory is lost) become Unavailable. Anything else is a fault of the code and stays
+    what it is.
     """
     cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
     if isinstance(cause, HamletError):
@@ -56,11 +57,22 @@ def translate(error: BaseException, part: str) -> BaseException:
         return Unavailable(
             f"the {part} has too many requests waiting; try again shortly", code="overloaded", retry_after_s=1
         )
-    if isinstance(error, (RayActorError, DeploymentUnavailableError)):
+    # What a replica raised may itself be a loss: that of a part which it had called.
+    fault = cause if isinstance(error, RayTaskError) else error
+    if _is_loss(fault) or isinstance(fault, DeploymentUnavailableError):
         return Unavailable(
             f"the {part} was lost while it answered; it is being restarted", retry_after_s=RESTART_S
         )
     return error
+
+
+def _is_loss(fault: BaseException | None) -> bool:
+    """Whether Ray lost something. Not so where it carries an error of the code, or the caller has left.
+
+    A bare RayError stands for an error of the code that could not be sent.
+    """
+    of_code = (RayTaskError, UnserializableException, TaskCancelledError)
+    return isinstance(fault, RayError) and type(fault) is not RayError and not isinstance(fault, of_code)
 
 
 @asynccontextmanager

@@ -115,7 +115,7 @@ def references_resolve(documents: list[Document]) -> list[str]:
 def stores_are_not_doubled(documents: list[Document]) -> list[str]:
     """Whoever keeps files is a StatefulSet with a volume for each pod: no two processes on the same files.
 
-    Several vector servers are one cluster, hold each shard more than once, and lie on different nodes.
+    Several vector servers are one cluster, hold each shard more than once, lie on different nodes, and start together.
     """
     faults = [
         f"{pod.where}: a rolling update would open its claim twice"
@@ -128,6 +128,9 @@ def stores_are_not_doubled(documents: list[Document]) -> list[str]:
             faults.append(f"{where}: no volume of its own for each pod")
         if spec["replicas"] > 1:
             faults += _replica_faults(where, documents, Pod(where, spec["template"]))
+            # A Qdrant server that knows of others is ready when it has caught up with most of them.
+            if spec.get("podManagementPolicy") != "Parallel":
+                faults.append(f"{where}: the first pod waits for those that are started after it")
     return faults
 
 

@@ -13,6 +13,11 @@ ALLOWED_FROM_OUTSIDE = {
     "kubernetes.io/metadata.name": {8265},  # the operator's namespace, and there only its own pods
 }
 
+# To the outside, for whoever is not named here. The API server listens on 443 of its Service, and itself on 6443
+# (kubeadm, kind, k3s) or 8443 (minikube).
+TLS = {443}
+WIDER_OUTSIDE = {"NetworkPolicy/autoscaler-to-kubernetes": {443, 6443, 8443}}
+
 
 def nothing_is_allowed_by_default(documents: list[Document]) -> list[str]:
     """One policy chooses every pod and allows nothing; another lets every pod ask for names."""
@@ -51,7 +56,7 @@ def ways_in_are_few(documents: list[Document]) -> list[str]:
 
 
 def ways_out_are_few(documents: list[Document]) -> list[str]:
-    """To the outside only TLS (and the API server), and never to the cloud's metadata address."""
+    """To the outside only TLS (and the API server, wherever it listens), and never to the cloud's metadata address."""
     faults = []
     for where, rule, peer in _peers(documents, "egress", "to"):
         ports = {entry.get("port") for entry in rule.get("ports", [])}
@@ -60,8 +65,10 @@ def ways_out_are_few(documents: list[Document]) -> list[str]:
         elif "ipBlock" in peer:
             if "169.254.0.0/16" not in peer["ipBlock"].get("except", []):
                 faults.append(f"{where}: reaches the metadata address")
-            if not ports or not ports <= {443, 6443}:
-                faults.append(f"{where}: reaches the outside on {sorted(map(str, ports)) or 'every port'}")
+            wanted = WIDER_OUTSIDE.get(where, TLS)
+            if ports != wanted:
+                reached = sorted(map(str, ports)) or "every port"
+                faults.append(f"{where}: reaches the outside on {reached}, not on {sorted(wanted)}")
     return faults
 
 

@@ -160,3 +160,12 @@ def test_the_command_line_prints_a_secret_once_and_records_what_was_done(
         '"keys create", ',
     ]
     assert secret not in audit + caplog.text
+
+
+def test_a_project_without_keys_is_not_an_api_that_asks_for_none() -> None:
+    runner = CliRunner()
+    assert "asks for none" in runner.invoke(app, ["keys", "list"]).stdout
+    runner.invoke(app, ["keys", "create", "--project", "ann"])
+    assert runner.invoke(app, ["keys", "list", "--project", "[an]"]).stdout == "Project [an] has no keys.\n"
+    audit = runner.invoke(app, ["audit", "--project", "[an]"])
+    assert audit.stdout == "Nothing has been done yet in project [an].\n"

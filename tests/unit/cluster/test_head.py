@@ -108,15 +108,45 @@ def test_a_state_in_redis_that_stays_keeps_the_record_for_another_down(
 ) -> None:
     write_record(running.model_copy(update={"started_at_s": 0.0}))
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise Unavailable("no Redis")
 
     monkeypatch.setattr("cluster.head.forget", fail)
     with pytest.raises(Unavailable, match="no Redis"):
         down()
     assert read_record() is not None
-    monkeypatch.setattr("cluster.head.forget", lambda _: None)
+    monkeypatch.setattr("cluster.head.forget", lambda *_: None)
     down()
+    assert read_record() is None
+
+
+@pytest.mark.parametrize("url", [None, "redis://10.0.0.6"])
+def test_down_ends_nothing_before_it_is_told_the_redis_of_up(
+    running: HeadRecord, monkeypatch: pytest.MonkeyPatch, url: str | None
+) -> None:
+    record = running.model_copy(update={"started_at_s": 0.0, "redis": "10.0.0.5:6379"})
+    write_record(record)
+    monkeypatch.setenv("HAMLET_HOST", "10.0.0.1")
+    if url is not None:
+        monkeypatch.setenv("HAMLET_REDIS_URL", url)
+    settings.cache_clear()
+    monkeypatch.setattr("cluster.head._kill", lambda _: pytest.fail("the head was ended"))
+    with pytest.raises(Unavailable, match=r"Redis at 10\.0\.0\.5:6379.* set HAMLET_REDIS_URL"):
+        down()
+    assert read_record() == record
+
+
+def test_down_has_the_state_forgotten_where_up_had_it_kept(
+    running: HeadRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_record(running.model_copy(update={"started_at_s": 0.0, "redis": "10.0.0.5:6379"}))
+    monkeypatch.setenv("HAMLET_HOST", "10.0.0.2")  # not the one of `up`
+    monkeypatch.setenv("HAMLET_REDIS_URL", "redis://:sesame@10.0.0.5")
+    settings.cache_clear()
+    forgotten = []
+    monkeypatch.setattr("cluster.head.forget", lambda _, address: forgotten.append(address))
+    down()
+    assert forgotten == [running.address]
     assert read_record() is None
 
 

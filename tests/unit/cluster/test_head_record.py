@@ -77,6 +77,23 @@ def test_a_reused_pid_is_not_taken_for_the_head() -> None:
     assert not is_alive(record.model_copy(update={"started_at_s": record.started_at_s - 60}))
 
 
+def test_a_clock_that_is_set_does_not_end_the_head(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = record_of(psutil.Process(sleeper.pid))
+    boot = f"btime {psutil.boot_time():.0f}"
+    later = tmp_path / "proc"
+    later.mkdir()
+    (later / str(sleeper.pid)).symlink_to(f"/proc/{sleeper.pid}")
+    (later / "stat").write_text(
+        Path("/proc/stat").read_text().replace(boot, f"btime {psutil.boot_time() + 30:.0f}")
+    )
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(later))
+    assert psutil.Process(sleeper.pid).create_time() == pytest.approx(record.started_at_s + 30)
+    assert is_alive(record)
+    assert not is_alive(record.model_copy(update={"head_id": "another head"}))
+
+
 def test_a_head_that_ended_is_not_alive_even_before_it_is_reaped(sleeper: subprocess.Popen[bytes]) -> None:
     record = record_of(psutil.Process(sleeper.pid))
     write_record(record)

@@ -15,7 +15,7 @@ from cluster.settings import Settings
 def test_without_a_redis_ray_is_told_nothing() -> None:
     assert redis_environment(Settings()) == {}
     assert redis_options(Settings()) == []
-    forget(Settings())
+    forget(Settings(), "127.0.0.1:6379")
 
 
 def test_the_state_is_kept_under_the_heads_address() -> None:
@@ -36,8 +36,9 @@ def test_a_state_that_cannot_be_removed_is_said_to_come_back(monkeypatch: pytest
     def refuse(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         assert '"password": "sesame"' in options["input"]  # and not on the command line, which others see
         assert "sesame" not in " ".join(command)
+        assert '"storage_namespace": "10.0.0.1:6380"' in options["input"]  # as the head had it
         return subprocess.CompletedProcess(command, -6)
 
     monkeypatch.setattr(subprocess, "run", refuse)
     with pytest.raises(Unavailable, match=r"the Redis at 10\.0\.0\.5:6379 .*python -m cluster down again"):
-        forget(Settings(host="10.0.0.1", redis_url="redis://:sesame@10.0.0.5"))
+        forget(Settings(host="10.0.0.1", redis_url="redis://:sesame@10.0.0.5"), "10.0.0.1:6380")

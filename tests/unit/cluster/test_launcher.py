@@ -95,6 +95,7 @@ class JobsApi:
         self.job: dict[str, object] | None = None
         self.num_submitted = 0
         self.away = False
+        self.logs = "epoch 1\nerror: the loss is not a number\n"
 
     def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: object) -> None:
         if self.job is not None:
@@ -110,7 +111,7 @@ class JobsApi:
         return type("Info", (), self.job)
 
     def get_job_logs(self, _name: str) -> str:
-        return "epoch 1\nerror: the loss is not a number\n"
+        return self.logs
 
     def stop_job(self, _name: str) -> None:
         assert self.job is not None
@@ -129,6 +130,13 @@ def test_ray_jobs_are_told_as_local_runs_are() -> None:
     assert launcher.look("job-1").state is RunState.RUNNING
     api.job |= {"status": "FAILED", "driver_exit_code": 1}
     assert launcher.look("job-1") == Run(RunState.ENDED, 1, "error: the loss is not a number")
+    api.job |= {"driver_exit_code": None, "message": "Job supervisor actor died: its node was lost"}
+    assert launcher.look("job-1").exit_code is None
+    api.logs = ""
+    api.job |= {
+        "message": "runtime_env setup failed: Failed to set up.\nERROR: No matching distribution for x\n"
+    }
+    assert launcher.look("job-1") == Run(RunState.ENDED, 1, "ERROR: No matching distribution for x")
 
 
 def test_a_ray_that_does_not_answer_is_not_a_job_that_is_gone() -> None:

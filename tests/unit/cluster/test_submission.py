@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from cluster.errors import DataError, InvalidInput, Unavailable
+from cluster.dashboard import TokenRefused
+from cluster.errors import ConfigError, DataError, InvalidInput, Unavailable
 from cluster.submission import split_entrypoint, submit_command
 from cluster.working_dir import EXCLUDES
 
-ADDRESS = "http://127.0.0.1:8265"
+ADDRESS = "http://127.0.0.1:1"  # nobody answers there
 
 
 @pytest.fixture
@@ -93,3 +96,42 @@ def test_a_missing_working_directory_is_named(tmp_path: Path) -> None:
 def test_without_a_head_the_remedy_is_to_start_one(project: Path) -> None:
     with pytest.raises(Unavailable, match="python -m cluster up"):
         submit_command("python train.py", project)
+
+
+class Dashboard:
+    """A cluster's dashboard that tells this version, or refuses to; keeps who was asked."""
+
+    def __init__(self, answer: str | Unavailable) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    def ray_version(self, url: str) -> str:
+        self.asked.append(url)
+        if isinstance(self.answer, Unavailable):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize("address", ["http://10.0.0.1:8265", "http://10.0.0.1:8265/"])
+def test_a_cluster_with_another_ray_is_refused_with_both_versions(
+    project: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    there = Dashboard("2.9.3")
+    monkeypatch.setattr("cluster.dashboard.ray_version", there.ray_version)
+    expected = rf"has Ray 2\.9\.3, this environment has Ray {re.escape(version('ray'))}"
+    with pytest.raises(ConfigError, match=expected):
+        submit_command("python train.py", project, address=address)
+    assert there.asked == ["http://10.0.0.1:8265"]
+
+
+def test_a_cluster_with_our_ray_takes_the_job(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.dashboard.ray_version", Dashboard(version("ray")).ray_version)
+    assert submit_command("python train.py", project, address=ADDRESS).entrypoint == ("python", "train.py")
+
+
+def test_a_cluster_that_refuses_our_token_says_so_before_the_upload(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.dashboard.ray_version", Dashboard(TokenRefused("refused")).ray_version)
+    with pytest.raises(TokenRefused):
+        submit_command("python train.py", project, address=ADDRESS)

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayError
 
-from cluster.errors import ContextLengthExceeded, NotFound
-from retrieval.embedding_workers import shares
+from cluster.errors import ContextLengthExceeded, NotFound, Unavailable
+from retrieval.embedding_workers import _translated, shares
 from retrieval.vectorizer import renumbered
 
 
@@ -39,3 +40,13 @@ def test_an_error_names_the_text_as_the_caller_counts() -> None:
 def test_an_error_about_no_text_stays_what_it_is(param: str | None) -> None:
     error = NotFound("no model", param)
     assert renumbered(error, [3]) is error
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [ActorDiedError(), NodeDiedError("its node died"), OutOfMemoryError("killed by the memory monitor")],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_a_lost_worker_is_told_with_the_way_to_go_on(loss: RayError) -> None:
+    with pytest.raises(Unavailable, match="run the same command again"), _translated(()):
+        raise loss

@@ -4,8 +4,21 @@ import asyncio
 import pickle
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    OwnerDiedError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    TaskUnschedulableError,
+    UnserializableException,
+    WorkerCrashedError,
+)
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 
 from cluster.errors import ContextLengthExceeded, Unavailable
 from serving import handles
@@ -21,16 +34,41 @@ def test_an_error_of_ours_that_crossed_a_process_is_told_as_it_is() -> None:
     assert told.param == "messages"
 
 
-def test_a_replica_that_died_and_a_full_queue_are_unavailable_for_a_while() -> None:
-    for error in (ActorDiedError(), BackPressureError(9, 8)):
-        told = translate(error, "generator")
-        assert isinstance(told, Unavailable)
-        assert told.retry_after_s
-        assert "generator" in told.message
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorDiedError(),
+        WorkerCrashedError(),
+        NodeDiedError("the node died"),
+        OutOfMemoryError("killed by the memory monitor"),
+        ObjectLostError("00" * 28, None, ""),
+        OwnerDiedError("00" * 28, None, ""),
+        RaySystemError("the raylet died"),
+        TaskUnschedulableError("no such node"),
+        RayTaskError("search", "traceback", OutOfMemoryError("of a part that the replica had called")),
+        DeploymentUnavailableError(DeploymentID("generator")),
+        BackPressureError(9, 8),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_was_lost_and_a_full_queue_are_unavailable_for_a_while(error: Exception) -> None:
+    told = translate(error, "generator")
+    assert isinstance(told, Unavailable)
+    assert told.retry_after_s
+    assert "generator" in told.message
 
 
-def test_a_fault_of_the_code_stays_one() -> None:
-    fault = RayTaskError("complete", "traceback", ZeroDivisionError())
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RayTaskError("complete", "traceback", ZeroDivisionError()),
+        RayTaskError("complete", "traceback", RayError("an error that cannot be pickled")),
+        UnserializableException("an error that cannot be unpickled"),
+        RequestCancelledError("request-1"),
+    ],
+    ids=str,
+)
+def test_a_fault_of_the_code_and_a_caller_who_left_stay_what_they_are(fault: Exception) -> None:
     assert translate(fault, "generator") is fault
 
 
