@@ -30,7 +30,7 @@ from training.loop_state import LoopInputs, LoopResult, Progress
 from training.meter import Meter, agree, peak_memory_bytes
 from training.modules import build_module
 from training.packing import num_rows, split
-from training.precision import choose_precision
+from training.precision import choose_precision, dtype_of
 from training.progress import AdapterEvent, EpochEvent, Event, NoticeEvent, StepEvent
 from training.seeds import seed_everything, step_seed
 
@@ -61,13 +61,13 @@ class _Worker:
         self._inputs, self._config, self._heartbeat = inputs, config, heartbeat
         self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
         seed_everything(config.seed)
-        self._precision = choose_precision(config.precision)
+        self._precision = choose_precision(config.precision, on_gpu=torch.cuda.is_available())
         self._dataset: Dataset = ray.get(inputs.dataset)
         self._module = build_module(
             config,
             resolve_model(config.model),
             self._dataset.labels,
-            frozen_dtype=torch.bfloat16 if self._precision is Precision.BF16 else torch.float32,
+            frozen_dtype=dtype_of(self._precision),
         )
         self._feed = Feed(
             self._dataset, config, inputs.pad_token_id, rank=self._rank, world_size=self._world_size
