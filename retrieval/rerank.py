@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from retrieval.padding import BATCH_TOKENS_CPU, PASS_TOKENS_CPU, padded_batches
+from retrieval.padding import CPU_BOUNDS, padded_batches
 from retrieval.search import SearchResult, Stages
 
 
@@ -68,7 +68,7 @@ class CrossEncoder:
         lengths = [len(ids) for ids in encoded["input_ids"]]
         scores = np.empty(len(texts), dtype=np.float32)
         with self._lock, torch.inference_mode():
-            for batch in padded_batches(lengths, BATCH_TOKENS_CPU, PASS_TOKENS_CPU):
+            for batch in padded_batches(lengths, *CPU_BOUNDS):
                 rows = {key: [values[index] for index in batch] for key, values in encoded.items()}
                 logits = self._model(**self._tokenizer.pad(rows, return_tensors="pt")).logits.float()
                 chosen = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
