@@ -72,8 +72,8 @@ class _Worker:
         self._feed = Feed(
             self._dataset, config, inputs.pad_token_id, rank=self._rank, world_size=self._world_size
         )
-        whole = self._feed.steps_per_epoch * config.epochs
-        self._total_steps = min(whole, config.max_steps or whole)
+        self._steps_per_epoch = config.steps_per_epoch(len(self._dataset.train))
+        self._total_steps = config.total_steps(len(self._dataset.train))
         self._engine = Engine(
             self._module,
             config,
@@ -126,11 +126,11 @@ class _Worker:
     def run_epoch(self) -> bool:
         """The steps that are left of an epoch, its evaluation and checkpoint; False when asked to pause."""
         epoch = self._progress.last_epoch.epoch
-        first = epoch * self._feed.steps_per_epoch
+        first = epoch * self._steps_per_epoch
         meter = Meter(self._engine.device)
         for step in self._feed.plan(epoch)[self._progress.step - first : self._total_steps - first]:
             self._run_step(step, meter)
-            is_last = self._progress.step in (first + self._feed.steps_per_epoch, self._total_steps)
+            is_last = self._progress.step in (first + self._steps_per_epoch, self._total_steps)
             is_due, should_pause = agree([meter.is_due, self._heartbeat.should_pause], self._engine.device)
             is_saving = not is_last and (should_pause or self._is_save_due())
             if is_due or is_last or is_saving:  # a checkpoint holds what was counted up to it
