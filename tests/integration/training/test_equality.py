@@ -106,9 +106,3 @@ def test_a_resumed_engine_goes_on_bit_for_bit(results: Path, case: str) -> None:
     assert resumed_steps == steps
     assert resumed_state.keys() == state.keys()
     assert all(torch.equal(resumed_state[key], weight) for key, weight in state.items())
-
-
-def test_another_number_of_workers_is_refused_with_both_numbers(results: Path) -> None:
-    message = load(results / "conflict.pt")
-    assert "saved with 4 workers, this run has 2" in message
-    assert "scaling.num_workers=4" in message
