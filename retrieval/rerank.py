@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from retrieval.chunks import indexed_text
 from retrieval.padding import CPU_BOUNDS, padded_batches
 from retrieval.search import SearchResult, Stages
 
@@ -25,7 +26,7 @@ def rerank(question: str, result: SearchResult, reranker: Reranker, top_k: int) 
     """The best `top_k` hits of a result by the reranker; its scores and its milliseconds are added."""
     stages = Stages()
     with stages.timed("rerank"):
-        texts = [f"{hit.context}\n{hit.text}" if hit.context else hit.text for hit in result.hits]
+        texts = [indexed_text(hit.context, hit.text) for hit in result.hits]
         scores = reranker.score(question, texts) if texts else np.zeros(0, dtype=np.float32)
         hits = [
             replace(hit, score=float(score), scores={**hit.scores, "rerank": float(score)})
