@@ -242,7 +242,7 @@ def torchrun(config: Any) -> dict[str, float]:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     torch.set_num_threads(max(1, int(config.scaling.cpus_per_worker)))
     seed_everything(config.seed)
-    use_bf16 = choose_precision(config.precision) == "bf16"
+    use_bf16 = choose_precision(config.precision, on_gpu=False) == "bf16"
     prepared = prepare(config)
     rows, labels = prepared.dataset.train, prepared.dataset.labels
     module = build_module(config, resolve_model(config.model), labels, frozen_dtype=torch.float32)

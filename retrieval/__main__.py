@@ -174,7 +174,7 @@ def search(
     with open_collections() as collections:
         results = []
         for name in collection:
-            request, _ = _request(collections, name, question)
+            request = _request(collections, name, question)
             asked = replace(request, top_k=top_k, mode=mode, score_threshold=score_threshold)
             results.append(collections.search(name, asked, tenant))
     print_result(merge_results(results, top_k) if len(results) > 1 else results[0])
@@ -238,7 +238,7 @@ def explain(
     from retrieval.explain import explain as explain_hit
 
     with open_collections() as collections:
-        request, _ = _request(collections, collection, question)
+        request = _request(collections, collection, question)
         found = explain_hit(collections, collection, request, document, tenant)
     if found is None:
         raise NotFound(f"no stage has {document!r} among its first 1000 chunks", "document")
@@ -365,9 +365,7 @@ def evaluate(
         evaluation.plot(results, plot_file)
 
 
-def _request(
-    collections: CollectionsClient, collection: str, question: str
-) -> tuple[SearchRequest, TextEmbedder]:
+def _request(collections: CollectionsClient, collection: str, question: str) -> SearchRequest:
     """The question, embedded as the collection was."""
     spec = collections.describe(collection).spec
     # Imported late: torch takes seconds, and an unknown collection should be refused at once.
@@ -375,7 +373,7 @@ def _request(
 
     embedder = Embedder(spec.embedder)
     vector = embedder.embed_queries([question], truncate=True)[0]
-    return SearchRequest(question, vector, fingerprint=embedder.fingerprint), embedder
+    return SearchRequest(question, vector, fingerprint=embedder.fingerprint)
 
 
 def _embedder_of(collections: CollectionsClient, collection: str) -> str:

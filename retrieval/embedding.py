@@ -30,7 +30,7 @@ class Embedder:
 
     Attributes: `name` (the reference it was loaded by), `fingerprint` (16 hex digits of its files),
     `dimension` (of a vector), `max_tokens` (of a text, special tokens included), `special_tokens` (how many
-    the tokenizer adds to a text), `pass_tokens` (what a pass costs, see `padded_batches`).
+    the tokenizer adds to a text), `pass_tokens` (what a pass costs, see `padding.Bounds`).
 
     Raises NotFound, HubUnreachable or InvalidInput when the model cannot be loaded.
     """
@@ -46,7 +46,7 @@ class Embedder:
         self._prompts = {"query": info.query_prompt, "document": info.document_prompt}
         self.dimension, self.max_tokens = info.dimension, info.max_tokens
         self.special_tokens = len(self._tokenizer.encode("").ids)
-        self.pass_tokens = self._model.pass_tokens
+        self.pass_tokens = self._model.bounds.pass_tokens
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -88,7 +88,7 @@ class Embedder:
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         lengths = [len(encoding.ids) for encoding in encodings]
         with self._lock:
-            for batch in padded_batches(lengths, self._model.batch_tokens, self._model.pass_tokens):
+            for batch in padded_batches(lengths, *self._model.bounds):
                 inputs = padded_inputs([encodings[index] for index in batch], self._model.info.pad_token_id)
                 vectors[batch] = self._model.vectors(*inputs)
         if not np.isfinite(vectors).all():

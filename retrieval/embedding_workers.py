@@ -32,15 +32,7 @@ class Worker:
         self._embedder: Any = None
 
     def describe(self) -> EmbedderInfo:
-        embedder = self._loaded()
-        return EmbedderInfo(
-            embedder.name,
-            embedder.fingerprint,
-            embedder.dimension,
-            embedder.max_tokens,
-            embedder.special_tokens,
-            embedder.tokenizer.to_str(),
-        )
+        return EmbedderInfo.of(self._loaded())
 
     def embed(self, verb: str, texts: Sequence[str], truncate: bool) -> np.ndarray:
         vectors: np.ndarray = getattr(self._loaded(), verb)(texts, truncate)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster.processor import num_threads
-from retrieval.padding import BATCH_TOKENS_CPU, PASS_TOKENS_CPU
+from retrieval.padding import CPU_BOUNDS
 from retrieval.sentence_model import ModelInfo
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ MODEL_FILE = "model.xml"
 class OpenVinoSentenceModel:
     """A `SentenceModel` that `convert` wrote to a folder, in bfloat16 where the processor multiplies it itself."""
 
-    batch_tokens = BATCH_TOKENS_CPU
-    pass_tokens = PASS_TOKENS_CPU
+    bounds = CPU_BOUNDS
 
     def __init__(self, folder: Path) -> None:
         self.info = ModelInfo.read(folder)

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-# Padded tokens of one forward pass. Above it nothing is gained on CPU (caches) and memory is spent on GPU.
-BATCH_TOKENS_CPU = 8192
-BATCH_TOKENS_GPU = 32768
-# What a forward pass costs beside its tokens, as tokens computed in that time: starting its operations. MiniLM in
-# batches of 32 texts of 20 to 88 tokens, on 2 cores: 61 texts/s in one pass each, 83 with this bound, 82 with twice it.
-PASS_TOKENS_CPU = 64
-PASS_TOKENS_GPU = 2048
+
+class Bounds(NamedTuple):
+    """What bounds the batches of `padded_batches`, in tokens.
+
+    `max_tokens`: of one forward pass, padding included. Above it nothing is gained on CPU (caches) and memory is
+    spent on GPU. `pass_tokens`: what a pass costs beside its tokens (starting its operations), as tokens computed in
+    that time.
+    """
+
+    max_tokens: int
+    pass_tokens: int
+
+
+# MiniLM in batches of 32 texts of 20 to 88 tokens, on 2 cores: 61 texts/s in one pass each, 83 with 64 tokens a pass,
+# 82 with twice as many.
+CPU_BOUNDS = Bounds(max_tokens=8192, pass_tokens=64)
+GPU_BOUNDS = Bounds(max_tokens=32768, pass_tokens=2048)
+
+
+def bounds_of(*, on_gpu: bool) -> Bounds:
+    return GPU_BOUNDS if on_gpu else CPU_BOUNDS
 
 
 def padded_batches(lengths: Sequence[int], max_tokens: int, pass_tokens: int) -> list[list[int]]:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from retrieval.padding import BATCH_TOKENS_CPU, PASS_TOKENS_CPU, padded_batches
+from retrieval.chunks import indexed_text
+from retrieval.padding import CPU_BOUNDS, padded_batches
 from retrieval.search import SearchResult, Stages
 
 
@@ -25,7 +26,7 @@ def rerank(question: str, result: SearchResult, reranker: Reranker, top_k: int) 
     """The best `top_k` hits of a result by the reranker; its scores and its milliseconds are added."""
     stages = Stages()
     with stages.timed("rerank"):
-        texts = [f"{hit.context}\n{hit.text}" if hit.context else hit.text for hit in result.hits]
+        texts = [indexed_text(hit.context, hit.text) for hit in result.hits]
         scores = reranker.score(question, texts) if texts else np.zeros(0, dtype=np.float32)
         hits = [
             replace(hit, score=float(score), scores={**hit.scores, "rerank": float(score)})
@@ -69,7 +70,7 @@ class CrossEncoder:
         lengths = [len(ids) for ids in encoded["input_ids"]]
         scores = np.empty(len(texts), dtype=np.float32)
         with self._lock, torch.inference_mode():
-            for batch in padded_batches(lengths, BATCH_TOKENS_CPU, PASS_TOKENS_CPU):
+            for batch in padded_batches(lengths, *CPU_BOUNDS):
                 rows = {key: [values[index] for index in batch] for key, values in encoded.items()}
                 logits = self._model(**self._tokenizer.pad(rows, return_tensors="pt")).logits.float()
                 chosen = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)

@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from tokenizers import Encoding
 
+from retrieval.padding import Bounds
+
 INFO_FILE = "info.json"
 
 # `input_ids` and `attention_mask` of a batch: [n, seq_len], int64, right-padded.
@@ -41,11 +43,10 @@ class ModelInfo:
 
 
 class SentenceModel(Protocol):
-    """One model, ready to compute; `batch_tokens` and `pass_tokens` bound its `padded_batches`."""
+    """One model, ready to compute; `bounds` are those of its batches."""
 
     info: ModelInfo
-    batch_tokens: int
-    pass_tokens: int
+    bounds: Bounds
 
     def vectors(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         """`input_ids, attention_mask: [n, seq_len], int64, right-padded` -> [n, dimension], float32, of length 1."""

@@ -28,6 +28,9 @@ from retrieval.filters import FieldType, Filter
 from retrieval.server_calls import ServerCalls
 from retrieval.server_filters import to_server
 from retrieval.store import (
+    HNSW_EF,
+    HNSW_EF_CONSTRUCT,
+    HNSW_M,
     INDEXED_FIELDS,
     CollectionInfo,
     CollectionSpec,
@@ -49,9 +52,8 @@ INDEX_TYPES = {
     FieldType.NUMBER: models.PayloadSchemaType.FLOAT,
     FieldType.BOOLEAN: models.PayloadSchemaType.BOOL,
 }
-# As in the embedded engine, so that a collection answers alike in both (`edge_store.py` has the figures).
-HNSW = models.HnswConfigDiff(m=24, ef_construct=200)
-SEARCH = models.SearchParams(hnsw_ef=160)
+HNSW = models.HnswConfigDiff(m=HNSW_M, ef_construct=HNSW_EF_CONSTRUCT)
+SEARCH = models.SearchParams(hnsw_ef=HNSW_EF)
 
 # Keys of the collection's metadata. One key per field, so that two writers cannot undo each other's.
 SPEC_KEY, FIELD_PREFIX = "hamlet", "field:"

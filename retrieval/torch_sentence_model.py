@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from cluster.processor import has_bf16
-from retrieval.padding import BATCH_TOKENS_CPU, BATCH_TOKENS_GPU, PASS_TOKENS_CPU, PASS_TOKENS_GPU
+from retrieval.padding import bounds_of
 from retrieval.sentence_model import ModelInfo
 
 # Its bar for a load of half a second lands in the middle of other output.
@@ -43,8 +43,7 @@ class TorchSentenceModel:
         on_gpu = torch.cuda.is_available()
         self._device = "cuda" if on_gpu else "cpu"
         self._dtype = torch.bfloat16 if has_bf16(on_gpu) else None
-        self.batch_tokens = BATCH_TOKENS_GPU if on_gpu else BATCH_TOKENS_CPU
-        self.pass_tokens = PASS_TOKENS_GPU if on_gpu else PASS_TOKENS_CPU
+        self.bounds = bounds_of(on_gpu=on_gpu)
         model: Any = SentenceTransformer(
             str(folder),
             device=self._device,

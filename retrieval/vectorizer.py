@@ -49,6 +49,17 @@ class EmbedderInfo:
     special_tokens: int
     tokenizer_json: str
 
+    @classmethod
+    def of(cls, embedder: TextEmbedder) -> EmbedderInfo:
+        return cls(
+            embedder.name,
+            embedder.fingerprint,
+            embedder.dimension,
+            embedder.max_tokens,
+            embedder.special_tokens,
+            embedder.tokenizer.to_str(),
+        )
+
 
 class HashEmbedder:
     """Each word adds 1 or -1 to a coordinate that its hash chooses; then L2-normalised."""

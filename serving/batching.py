@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from retrieval.padding import PASS_TOKENS_CPU, padded_batches
+from retrieval.padding import padded_batches
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,14 +29,14 @@ class Batcher(Generic[Item, Result]):
     """Computes items of many requests together, on one thread of its own.
 
     `compute` takes the items of one batch and returns a result for each. Where it raises for a batch,
-    each item is computed by itself, so that a bad one fails alone. The bounds are those of `padded_batches`.
+    each item is computed by itself, so that a bad one fails alone. The bounds are those of `retrieval.padding`.
     """
 
     def __init__(
         self,
         compute: Callable[[Sequence[Item]], Sequence[Result]],
         max_batch_tokens: int,
-        pass_tokens: int = PASS_TOKENS_CPU,
+        pass_tokens: int,
     ) -> None:
         self._compute = compute
         self._max_batch_tokens, self._pass_tokens = max_batch_tokens, pass_tokens

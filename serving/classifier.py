@@ -17,7 +17,7 @@ from cluster.cards import ModelCard
 from cluster.errors import Unprocessable
 from cluster.references import resolve_model
 from cluster.storage import local_folder
-from retrieval.padding import PASS_TOKENS_CPU, PASS_TOKENS_GPU
+from retrieval.padding import bounds_of
 from serving.backends import Classified
 from serving.batching import Batcher
 from serving.config import ClassifierConfig
@@ -48,7 +48,7 @@ class SequenceClassifier:
         positions = getattr(self._model.config, "max_position_embeddings", card.max_length_tokens)
         self._max_tokens = min(card.max_length_tokens, positions)
         self._labels = card.labels
-        pass_tokens = PASS_TOKENS_CPU if self._device == "cpu" else PASS_TOKENS_GPU
+        pass_tokens = bounds_of(on_gpu=self._device == "cuda").pass_tokens
         self.batcher = Batcher(self._forward, config.max_batch_tokens, pass_tokens)
 
     async def classify(self, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:

@@ -9,10 +9,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from cluster.errors import ContextLengthExceeded
-from retrieval.vectorizer import EmbedderInfo
+from retrieval.vectorizer import EmbedderInfo, TextEmbedder
 from serving.backends import Embedded
 from serving.batching import Batcher
 from serving.config import EmbedderConfig
@@ -20,24 +19,12 @@ from serving.config import EmbedderConfig
 Vectors = NDArray[np.float32]
 
 
-class Encoder(Protocol):
+class Encoder(TextEmbedder, Protocol):
     """What is needed of `retrieval.embedding.Embedder`."""
 
-    name: str
-    fingerprint: str
-    dimension: int
-    max_tokens: int
-    special_tokens: int
     pass_tokens: int
 
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
     def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
-
-    def embed_queries(self, texts: Sequence[str], truncate: bool = False) -> Vectors: ...
-
-    def embed_documents(self, texts: Sequence[str]) -> Vectors: ...
 
 
 class Embedder:
@@ -62,15 +49,7 @@ class Embedder:
 
     async def describe(self) -> EmbedderInfo:
         """What cuts documents into chunks that this embedder takes, and recognises its vectors."""
-        encoder = self._encoder
-        return EmbedderInfo(
-            encoder.name,
-            encoder.fingerprint,
-            encoder.dimension,
-            encoder.max_tokens,
-            encoder.special_tokens,
-            encoder.tokenizer.to_str(),
-        )
+        return EmbedderInfo.of(self._encoder)
 
     def _require_lengths(self, lengths: Sequence[int]) -> None:
         # Before they are batched: in a batch with others an item has another index.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Any
 
+from retrieval.chunks import indexed_text
 from retrieval.owner import async_collections
 from retrieval.points import Hit
 from retrieval.search import SearchRequest
 from serving.backends import SearchJob
 from serving.prompts import Passage
-from serving.vector_store_index import file_id_of
+from serving.vector_store_index import file_id_of, filename_of
 
 # Below every cosine: asks for the similarity of each hit, also of those that only their words brought in.
 ANY_SIMILARITY = -1.0
@@ -48,8 +48,8 @@ def passage(hit: Hit) -> Passage:
     return Passage(
         chunk_id=hit.chunk_id,
         document_id=file_id_of(hit.document_id),
-        filename=PurePosixPath(hit.uri).name or hit.title,
-        text=f"{hit.context}\n{hit.text}" if hit.context else hit.text,
+        filename=filename_of(hit),
+        text=indexed_text(hit.context, hit.text),
         score=hit.scores["dense"],
         page=hit.page,
     )

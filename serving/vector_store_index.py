@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from cluster.errors import InvalidInput
@@ -22,7 +23,8 @@ from retrieval.chunks import LINE_FEEDS
 from retrieval.config import RetrievalConfig
 from retrieval.documents import MetadataValue
 from retrieval.filters import MAX_CONDITIONS, MAX_DEPTH, FieldType, Op, field_type
-from retrieval.vectorizer import EmbedderInfo
+from retrieval.points import DocumentRecord, Hit
+from retrieval.vectorizer import EmbedderInfo, TextEmbedder
 
 COLLECTION_PREFIX = "vector-stores-"
 STORE_KEY = "store"
@@ -53,6 +55,11 @@ def file_id_of(document: str) -> str:
     """
     match = _DOCUMENT_ID.fullmatch(document)
     return match[1] if match else document
+
+
+def filename_of(found: Hit | DocumentRecord) -> str:
+    """The name of the file that was read; of a document that has no address, its title."""
+    return PurePosixPath(found.uri).name or found.title
 
 
 def store_id_of(document: str) -> str:
@@ -179,12 +186,14 @@ def chunking_of(static: tuple[int, int] | None, info: EmbedderInfo) -> Chunking:
     return Chunking(chunk_tokens, overlap_tokens)
 
 
-def retrieval_config_of(tenant: str, chunking: Chunking, info: EmbedderInfo) -> RetrievalConfig:
+def retrieval_config_of(
+    tenant: str, chunking: Chunking, embedder: EmbedderInfo | TextEmbedder
+) -> RetrievalConfig:
     """The configuration that a file is ingested with; title and headings get what room the chunks leave."""
-    room = info.max_tokens - info.special_tokens - LINE_FEEDS - chunking.chunk_tokens
+    room = embedder.max_tokens - embedder.special_tokens - LINE_FEEDS - chunking.chunk_tokens
     return RetrievalConfig(
         collection=collection_of(tenant),
-        embedder=info.name,
+        embedder=embedder.name,
         chunk_tokens=chunking.chunk_tokens,
         chunk_overlap_tokens=chunking.overlap_tokens,
         context_tokens=max(0, min(_DEFAULTS.context_tokens, room)),

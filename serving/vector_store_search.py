@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from cluster.errors import Conflict, NotFound, Unavailable
@@ -28,6 +27,7 @@ from serving.vector_store_index import (
     Keys,
     collection_of,
     file_id_of,
+    filename_of,
     store_filter,
     store_id_of,
 )
@@ -282,7 +282,7 @@ def _as_file(tenant: str, store_id: str, document: DocumentRecord) -> StoreFile:
         store_id=store_id,
         tenant=tenant,
         created_at=0.0,
-        filename=PurePosixPath(document.uri).name or document.title,
+        filename=filename_of(document),
         status=FileStatus.COMPLETED,
         error=None,
         usage_bytes=0,
@@ -302,7 +302,7 @@ def filled_elsewhere(store_id: str) -> Conflict:
 
 
 def _of_collection(hit: Hit) -> FoundChunk:
-    return FoundChunk(hit, hit.document_id, PurePosixPath(hit.uri).name or hit.title, dict(hit.metadata))
+    return FoundChunk(hit, hit.document_id, filename_of(hit), dict(hit.metadata))
 
 
 def _of_file(hit: Hit, file: StoreFile) -> FoundChunk:

@@ -18,7 +18,7 @@ from cluster.vector_store_queue import MAX_ATTEMPTS, Task, VectorStoreQueue, Wor
 from retrieval.client import CollectionsClient
 from retrieval.ingest import Ingestor
 from retrieval.readers import read_document
-from retrieval.vectorizer import EmbedderInfo, TextEmbedder
+from retrieval.vectorizer import TextEmbedder
 from serving.vector_store_index import collection_of, document_id, retrieval_config_of, stored_metadata
 
 log = logging.getLogger(__name__)
@@ -49,14 +49,6 @@ class VectorStoreWork:
         self._files = files
         self._collections = collections
         self._embedder = embedder
-        self._info = EmbedderInfo(
-            embedder.name,
-            embedder.fingerprint,
-            embedder.dimension,
-            embedder.max_tokens,
-            embedder.special_tokens,
-            "",
-        )
         self._lease_s = lease_s
         self._unoptimized: set[str] = set()
 
@@ -135,7 +127,7 @@ class VectorStoreWork:
             stored_metadata(file.store_id, file.attributes),
         )
         assert file.chunking is not None  # only collections do not know theirs
-        config = retrieval_config_of(file.tenant, file.chunking, self._info)
+        config = retrieval_config_of(file.tenant, file.chunking, self._embedder)
         ingestor = Ingestor(self._collections, self._embedder, config, file.tenant)
         # The index is built when the queue is empty, not after each of a thousand files.
         ingestor.add([document], optimize=False)
@@ -148,7 +140,7 @@ class VectorStoreWork:
         file = work.file
         name = document_id(file.store_id, file.id)
         chunks = self._collections.chunks(collection_of(file.tenant), name, file.tenant)
-        return sum(len(chunk.text.encode()) + 4 * self._info.dimension for chunk in chunks)
+        return sum(len(chunk.text.encode()) + 4 * self._embedder.dimension for chunk in chunks)
 
     def _remove(self, work: Work) -> None:
         file = work.file

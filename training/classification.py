@@ -6,7 +6,6 @@ No torch here: the loss lives in `training/modules.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from training.classification_rows import LabelledRows, Labels, label_text
@@ -56,7 +55,7 @@ def _f1(predictions: Sequence[int], labels: Sequence[int], positive: int) -> flo
 
 def _check(rows: Sequence[Row], check: LabelledRows, what: str) -> None:
     for row in rows:
-        raise_first((replace(fault, line=row.line) for fault in check.faults(row)), what)
+        raise_first(check.faults(row), f"{what}, {row.where}")
     raise_first(check.closing_faults(), what)
 
 

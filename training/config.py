@@ -304,6 +304,15 @@ class FinetuneConfig(Section):
         cut = self.batch.micro_batch_size_per_gpu * self.batch.gradient_accumulation_steps
         return cut * self.scaling.num_workers
 
+    def steps_per_epoch(self, num_rows: int) -> int:
+        """Optimizer steps over all rows, the last of which may hold fewer than the global batch."""
+        return -(-num_rows // self.global_batch_size)
+
+    def total_steps(self, num_rows: int) -> int:
+        """Optimizer steps of the whole run; early stopping may end it before."""
+        steps = self.steps_per_epoch(num_rows) * self.epochs
+        return min(steps, self.max_steps or steps)
+
 
 def load_config(path: Path, overrides: list[str]) -> FinetuneConfig:
     """Read a YAML file and apply `dotted.key=value` overrides.

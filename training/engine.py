@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cluster.errors import Conflict
 from training.batching import accumulation_steps
 from training.config import FinetuneConfig, Offload, Precision, Schedule
 
@@ -131,7 +130,6 @@ class Engine:
             optimizer=optimizer,
             lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
             config=deepspeed_config(config, precision, world_size, on_gpu=torch.cuda.is_available()),
-            dist_init_required=None,
         )
         self.device: torch.device = self._engine.device
         self._unsharded_norm = torch.zeros(())
@@ -195,23 +193,14 @@ class Engine:
         )
         # By one rank: all folders are uploaded into one, where files of one name would be written into each other.
         if self._engine.global_rank == 0:
-            content = json.dumps({**progress, "world_size": self._world_size})
-            (folder / PROGRESS_FILE).write_text(content, encoding="utf-8")
+            (folder / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Resume from `save`; returns its `progress`.
 
-        Without ZeRO every worker holds everything, so another number of them can go on. With it, Conflict
-        is raised: each one's shard is cut for that number.
+        With ZeRO by as many workers as saved it, which `checkpoints.require_world_size` sees to.
         """
         progress: dict[str, Any] = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
-        saved_size = progress.pop("world_size")
-        if saved_size != self._world_size and self._engine.zero_optimization():
-            raise Conflict(
-                f"the checkpoint was saved with {saved_size} workers, this run has {self._world_size}; "
-                f"resume with scaling.num_workers={saved_size}",
-                "scaling.num_workers",
-            )
         self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG, load_module_strict=not self._is_adapter)
         return progress
 

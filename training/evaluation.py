@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from training.classification import classification_metrics
 from training.config import TaskName
 from training.examples import Example
-from training.mlm import mlm_metrics
 from training.pairs import RIGHT, pair_metrics
 from training.preferences import preference_metrics
-from training.sft import sft_metrics
 
 
 @dataclass
@@ -53,4 +52,13 @@ def metrics_of(task: TaskName, tally: Tally, num_labels: int) -> dict[str, float
         return pair_metrics(tally.predictions, tally.labels, any(label != RIGHT for label in tally.labels))
     if task is TaskName.DPO:
         return preference_metrics(tally.predictions)
-    return mlm_metrics(tally.loss) if task is TaskName.MLM else sft_metrics(tally.loss)
+    return {"perplexity": perplexity(tally.loss)}
+
+
+def perplexity(loss: float) -> float:
+    """e^loss, with the loss in nats per token: per trained one (sft) or per guessed one (mlm). Jelinek et al. (1977).
+
+    >>> round(perplexity(0.6931471805599453), 6)
+    2.0
+    """
+    return math.exp(min(loss, 700.0))

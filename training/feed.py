@@ -28,10 +28,6 @@ class Feed:
         self._rank, self._world_size = rank, world_size
         self._lengths = dataset.train.lengths
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self._lengths) // self._config.global_batch_size)
-
     def plan(self, epoch: int) -> list[Step]:
         """The steps of an epoch (from 0), the same on every rank."""
         return plan_epoch(

@@ -29,7 +29,7 @@ from training.loop_state import CHECKPOINT_SCORE, LoopInputs, LoopResult, Progre
 from training.meter import Meter, agree, peak_memory_bytes
 from training.modules import build_module
 from training.packing import num_rows, split
-from training.precision import choose_precision
+from training.precision import choose_precision, dtype_of
 from training.progress import AdapterEvent, EpochEvent, Event, NoticeEvent, StepEvent
 from training.seeds import seed_everything, step_seed
 
@@ -60,19 +60,19 @@ class _Worker:
         self._inputs, self._config, self._heartbeat = inputs, config, heartbeat
         self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
         seed_everything(config.seed)
-        self._precision = choose_precision(config.precision)
+        self._precision = choose_precision(config.precision, on_gpu=torch.cuda.is_available())
         self._dataset: Dataset = ray.get(inputs.dataset)
         self._module = build_module(
             config,
             resolve_model(config.model),
             self._dataset.labels,
-            frozen_dtype=torch.bfloat16 if self._precision is Precision.BF16 else torch.float32,
+            frozen_dtype=dtype_of(self._precision),
         )
         self._feed = Feed(
             self._dataset, config, inputs.pad_token_id, rank=self._rank, world_size=self._world_size
         )
-        whole = self._feed.steps_per_epoch * config.epochs
-        self._total_steps = min(whole, config.max_steps or whole)
+        self._steps_per_epoch = config.steps_per_epoch(len(self._dataset.train))
+        self._total_steps = config.total_steps(len(self._dataset.train))
         self._engine = Engine(
             self._module,
             config,
@@ -125,11 +125,11 @@ class _Worker:
     def run_epoch(self) -> bool:
         """The steps that are left of an epoch, its evaluation and checkpoint; False when asked to pause."""
         epoch = self._progress.last_epoch.epoch
-        first = epoch * self._feed.steps_per_epoch
+        first = epoch * self._steps_per_epoch
         meter = Meter(self._engine.device)
         for step in self._feed.plan(epoch)[self._progress.step - first : self._total_steps - first]:
             self._run_step(step, meter)
-            is_last = self._progress.step in (first + self._feed.steps_per_epoch, self._total_steps)
+            is_last = self._progress.step in (first + self._steps_per_epoch, self._total_steps)
             is_due, should_pause = agree([meter.is_due, self._heartbeat.should_pause], self._engine.device)
             is_saving = not is_last and (should_pause or self._is_save_due())
             if is_due or is_last or is_saving:  # a checkpoint holds what was counted up to it

@@ -5,10 +5,8 @@ No torch here: the loss lives in `training/encoder_modules.py`.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from cluster.errors import DataError
@@ -64,20 +62,11 @@ def mask(
     return Example(input_ids, labels, [])
 
 
-def mlm_metrics(loss: float) -> dict[str, float]:
-    """Perplexity of the guessed tokens = e^loss, with the loss in nats per guessed token.
-
-    >>> round(mlm_metrics(1.0)["perplexity"], 4)
-    2.7183
-    """
-    return {"perplexity": math.exp(min(loss, 700.0))}
-
-
 def _masked(
     rows: Sequence[Row], what: str, tokenizer: Any, max_length_tokens: int, seed: int
 ) -> Iterator[Example]:
     for row in rows:
-        raise_first((replace(fault, line=row.line) for fault in mlm_faults(row.columns)), what)
+        raise_first(mlm_faults(row.columns), f"{what}, {row.where}")
     for start in range(0, len(rows), BLOCK_ROWS):
         encoded = tokenizer(
             [row.columns["text"] for row in rows[start : start + BLOCK_ROWS]],

@@ -23,11 +23,12 @@ from torch.nn import functional
 from cluster.errors import JobFailed
 from cluster.references import resolve_model
 from cluster.storage import local_folder
-from training.config import FinetuneConfig, Method, TaskName
+from training.config import FinetuneConfig, Method, Precision, TaskName
 from training.encoder_modules import EmbeddingModule, MaskedModule, collate_texts
 from training.examples import IGNORE, Example, pad_token_id
 from training.language_modules import LanguageModule, PreferenceModule
 from training.packing import positions, split
+from training.precision import dtype_of
 from training.sentence_files import sentence_form
 
 CPU = torch.device("cpu")
@@ -253,7 +254,7 @@ def reload_module(
     export_uri: str,
     labels: Sequence[str],
     *,
-    use_bf16: bool,
+    precision: Precision,
     device: torch.device = CPU,
 ) -> tuple[nn.Module, int]:
     """An exported model, loaded as serving would, and its pad token id. Raises JobFailed as `load_base`."""
@@ -263,9 +264,10 @@ def reload_module(
     if config.exports_adapter:
         from peft import PeftModel
 
-        base_dtype = torch.bfloat16 if use_bf16 else torch.float32
         is_4bit = config.method is Method.QLORA
-        base = load_base(config.task, resolve_model(config.model), labels, base_dtype, is_4bit=is_4bit)
+        base = load_base(
+            config.task, resolve_model(config.model), labels, dtype_of(precision), is_4bit=is_4bit
+        )
         module = _module_of(config, PeftModel.from_pretrained(base, folder), folder)
     else:
         model = load_base(config.task, folder, labels, torch.float32)

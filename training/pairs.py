@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from cluster.errors import DataError
@@ -75,7 +74,7 @@ def prepare_pairs(rows: Rows, tokenizer: Any, max_length_tokens: int, form: Sent
     names = pair_columns(rows.train[0].columns)
     for what, some in (("training file", rows.train), ("validation file", rows.validation)):
         for row in some:
-            raise_first((replace(fault, line=row.line) for fault in pair_faults(row.columns, names)), what)
+            raise_first(pair_faults(row.columns, names), f"{what}, {row.where}")
     texts = [_texts(row, names) for row in rows.train]
     held_out = [_texts(row, names) for row in rows.validation]
     labels, held_out_labels = (

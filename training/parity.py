@@ -156,13 +156,13 @@ def _evaluate_export(
     from training.modules import reload_module
 
     config = inputs.config
-    use_bf16 = trained.precision is Precision.BF16
     device = torch.device("cuda" if trained.used_gpu else "cpu")
     module, pad_token_id = reload_module(
-        config, inputs.export_uri, dataset.labels, use_bf16=use_bf16, device=device
+        config, inputs.export_uri, dataset.labels, precision=trained.precision, device=device
     )
     tally = Tally()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+    is_bf16 = trained.precision is Precision.BF16
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
         for examples, batch in Feed(dataset, config, pad_token_id).validation():
             loss_sum, predictions = module({name: value.to(device) for name, value in batch.items()})
             tally.add(float(loss_sum), predictions.tolist(), examples)

@@ -89,8 +89,8 @@ def _limits_of_the_probe(config: FinetuneConfig, probed: dict[str, Any] | None) 
 def count(dataset: Dataset, config: FinetuneConfig) -> Amount:
     """Rows, tokens and steps of a run. Pure."""
     per_epoch = sum(dataset.train.lengths)
-    steps_per_epoch = -(-len(dataset.train) // config.global_batch_size)
-    steps = min(steps_per_epoch * config.epochs, config.max_steps or steps_per_epoch * config.epochs)
+    steps_per_epoch = config.steps_per_epoch(len(dataset.train))
+    steps = config.total_steps(len(dataset.train))
     epochs = steps / steps_per_epoch
     targets = sum(example.num_trained_tokens for example in dataset.train)
     return Amount(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from cluster.processor import has_bf16
 from cluster.references import resolve_model
 from training.config import FinetuneConfig, Precision
 from training.engine import parameter_groups
@@ -16,6 +15,7 @@ from training.examples import Example, pad_token_id
 from training.feed import Feed
 from training.meter import own_peak_memory_bytes
 from training.modules import build_module
+from training.precision import choose_precision, dtype_of
 from training.prepare import Prepared
 
 # Micro-batches after the first, which warms up; and seconds after which no further one is begun.
@@ -39,13 +39,12 @@ def probe(config: FinetuneConfig, prepared: Prepared) -> Probed:
     device = torch.device("cuda" if has_gpu else "cpu")
     if not has_gpu:
         torch.set_num_threads(max(1, int(config.scaling.cpus_per_worker)))
-    precision = _precision(config.precision, has_gpu)
-    is_bf16 = precision is Precision.BF16
+    precision = choose_precision(config.precision, on_gpu=has_gpu)
     module = build_module(
         config,
         resolve_model(config.model),
         prepared.dataset.labels,
-        frozen_dtype=torch.bfloat16 if is_bf16 else torch.float32,
+        frozen_dtype=dtype_of(precision),
     ).to(device)
     optimizer = torch.optim.AdamW(parameter_groups(module, config.weight_decay), lr=1e-12, fused=True)
     num_tokens, done, since = 0, 0, 0.0
@@ -60,7 +59,7 @@ def probe(config: FinetuneConfig, prepared: Prepared) -> Probed:
         if number == 1:
             since = time.monotonic()
         batch = feed.collate(examples)
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16):
             loss_sum, _ = module({name: value.to(device) for name, value in batch.items()})
         loss_sum.backward()
         if (number + 1) % config.batch.gradient_accumulation_steps == 0:
@@ -79,9 +78,3 @@ def _micro_batches(feed: Feed, train: Sequence[Example]) -> list[list[Example]]:
     """The first micro-batches of rank 0, repeated where the data holds fewer."""
     found = [[train[index] for index in rows] for step in feed.plan(epoch=0) for rows in step.rows[0] if rows]
     return [found[number % len(found)] for number in range(NUM_PROBED + 1)]
-
-
-def _precision(wanted: Precision, has_gpu: bool) -> Precision:
-    if wanted is not Precision.AUTO:
-        return wanted
-    return Precision.BF16 if has_bf16(has_gpu) else Precision.FLOAT32

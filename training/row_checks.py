@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -26,36 +27,39 @@ IMBALANCE = 10
 NEAR_EMPTY_CHARACTERS = 3
 
 
-class RowCheck(Protocol):
+class RowCheck(ABC):
     """The check of one file's rows. Rows come one after the other; `closing_*` after the last."""
 
+    @abstractmethod
     def faults(self, row: Row) -> Iterator[Fault]: ...
 
+    @abstractmethod
     def measures(self, row: Row, tokenizer: FolderTokenizer | None) -> dict[str, int]:
         """What is counted of a sound row: `{"messages": 3, "characters": 120, "tokens": 40}`.
 
         Tokens only with a tokenizer. Raises DataError when its chat template refuses the row.
         """
-        ...
 
+    @abstractmethod
     def identity(self, row: Row) -> tuple[bytes, bytes]:
         """`(input, target)`: rows of equal input are duplicates, or contradict each other."""
-        ...
 
     def for_validation(self) -> RowCheck:
-        """The check of the validation rows that go with these."""
-        ...
+        """The check of the validation rows that go with these: another one where rows are counted."""
+        return self
 
-    def closing_faults(self) -> Iterator[Fault]: ...
+    def closing_faults(self) -> Iterator[Fault]:
+        return iter(())
 
-    def closing_warnings(self) -> Iterator[Fault]: ...
+    def closing_warnings(self) -> Iterator[Fault]:
+        return iter(())
 
     def statistics(self) -> dict[str, Any]:
         """What is told of all rows together beside the measures."""
-        ...
+        return {}
 
 
-class SftCheck:
+class SftCheck(RowCheck):
     """Chat rows, prompts with completions, and texts."""
 
     def __init__(self) -> None:
@@ -81,20 +85,14 @@ class SftCheck:
     def for_validation(self) -> SftCheck:
         return SftCheck()
 
-    def closing_faults(self) -> Iterator[Fault]:
-        return iter(())
-
     def closing_warnings(self) -> Iterator[Fault]:
         if self._untrained.count:
             yield self._untrained.warning(
                 "{} without a trained answer (weight 0 throughout), and left out", "give an answer weight 1"
             )
 
-    def statistics(self) -> dict[str, Any]:
-        return {}
 
-
-class PreferenceCheck(SftCheck):
+class PreferenceCheck(RowCheck):
     """Prompts with a preferred answer and another one."""
 
     def faults(self, row: Row) -> Iterator[Fault]:
@@ -120,11 +118,8 @@ class PreferenceCheck(SftCheck):
         )
         return b"\0".join((given, *sorted(answers))), answers[0]
 
-    def for_validation(self) -> PreferenceCheck:
-        return PreferenceCheck()
 
-
-class ClassificationCheck:
+class ClassificationCheck(RowCheck):
     """Labelled texts and pairs."""
 
     def __init__(self, rows: LabelledRows) -> None:
@@ -173,7 +168,7 @@ class ClassificationCheck:
         return [row.columns[column] for column in self.rows.text_columns]
 
 
-class TextCheck:
+class TextCheck(RowCheck):
     """Texts for masked language modelling."""
 
     def faults(self, row: Row) -> Iterator[Fault]:
@@ -187,20 +182,8 @@ class TextCheck:
     def identity(self, row: Row) -> tuple[bytes, bytes]:
         return row.columns["text"].encode("utf-8", "replace"), b""
 
-    def for_validation(self) -> TextCheck:
-        return TextCheck()
 
-    def closing_faults(self) -> Iterator[Fault]:
-        return iter(())
-
-    def closing_warnings(self) -> Iterator[Fault]:
-        return iter(())
-
-    def statistics(self) -> dict[str, Any]:
-        return {}
-
-
-class PairCheck(TextCheck):
+class PairCheck(RowCheck):
     """Pairs, triplets and scored pairs, all rows like the first."""
 
     def __init__(self, columns: tuple[str, ...]) -> None:
@@ -217,9 +200,6 @@ class PairCheck(TextCheck):
 
     def identity(self, row: Row) -> tuple[bytes, bytes]:
         return orjson.dumps([row.columns[name] for name in self._columns], default=str), b""
-
-    def for_validation(self) -> PairCheck:
-        return PairCheck(self._columns)
 
 
 def check_for(first: Row, task: TaskName | None, config: DataConfig) -> tuple[TaskName, RowCheck]:

@@ -1,14 +1,12 @@
 """The supervised fine-tuning task: chat rows, prompts with completions, or plain text -> a model that writes so.
 
-No torch here: the loss lives in `training/modules.py`.
+No torch here: the loss lives in `training/language_modules.py`.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -123,15 +121,6 @@ def require_template(tokenizer: Any) -> None:
         raise DataError("the base model has no chat template; use an instruct model for chat rows", "model")
 
 
-def sft_metrics(loss: float) -> dict[str, float]:
-    """Perplexity = e^loss, with the loss in nats per trained token (Jelinek et al. 1977).
-
-    >>> round(sft_metrics(0.6931471805599453)["perplexity"], 6)
-    2.0
-    """
-    return {"perplexity": math.exp(min(loss, 700.0))}
-
-
 def _encode_all(
     rows: Sequence[Row], what: str, faults_of: FaultsOf, examples_of: ExamplesOf, max_length_tokens: int
 ) -> tuple[Examples, int]:
@@ -141,12 +130,12 @@ def _encode_all(
     def encoded() -> Iterator[Example]:
         nonlocal left_out
         for row in rows:
-            place = _place(what, row)
-            raise_first((replace(fault, line=row.line) for fault in faults_of(row.columns)), place)
+            where = f"{what} file, {row.where}"
+            raise_first(faults_of(row.columns), where)
             try:
                 found = examples_of(row.columns)
             except DataError as exc:
-                raise DataError(f"{place}, line {row.line}: {exc.message}", exc.param) from exc
+                raise DataError(f"{where}: {exc.message}", exc.param) from exc
             left_out += not found
             yield from found
 
@@ -157,10 +146,6 @@ def _encode_all(
             "max_length_tokens",
         )
     return examples, left_out
-
-
-def _place(what: str, row: Row) -> str:
-    return f"{what} file {row.file}" if row.file else f"{what} file"
 
 
 def _beginning(tokenizer: Any) -> list[int]:

@@ -6,7 +6,6 @@ in FOLDER, by case.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,10 +15,9 @@ import torch
 import torch.distributed as dist
 from ranks import VARIANTS
 
-from cluster.errors import Conflict
 from training.batching import Step, plan_epoch
 from training.config import FinetuneConfig, Method, Precision, TaskName
-from training.engine import PROGRESS_FILE, Engine
+from training.engine import Engine
 from training.examples import IGNORE, Example, Preference
 from training.export import export_model
 from training.modules import build_module, collate, weightless
@@ -187,13 +185,6 @@ def resume(folder: Path) -> None:
         resumed = again.train(first=3)
         found: dict[str, Any] = {"undisturbed": (undisturbed, state), "resumed": (resumed, again.state())}
         leave(folder / f"resume-{task}-{stage}.pt", {**found, "progress": progress})
-    if dist.get_rank() == 0:
-        content = json.loads((saved / PROGRESS_FILE).read_text())
-        (saved / PROGRESS_FILE).write_text(json.dumps({**content, "world_size": 4}))
-        try:
-            again.engine.load(saved)
-        except Conflict as exc:
-            leave(folder / "conflict.pt", str(exc))
 
 
 def leave(path: Path, value: Any) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
+from cluster.capacity import HNSW_LINKS
 from cluster.errors import Conflict, DataError, HamletError, NotFound, StoreUnavailable
 from cluster.settings import Settings
 from retrieval.config import Distance
@@ -24,7 +25,7 @@ from retrieval.exact_store import ExactStore
 from retrieval.filters import And, Comparison, FieldType, Filter, Not, Op, Or, equals, one_of
 from retrieval.server_calls import ServerCalls
 from retrieval.server_store import ServerStore
-from retrieval.store import CollectionSpec, Point, SparseVector, VectorStore
+from retrieval.store import HNSW_M, CollectionSpec, Point, SparseVector, VectorStore
 
 # qdrant-client's in-memory mode says what it takes no notice of: payload indexes, search parameters.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no effect:UserWarning")
@@ -342,3 +343,7 @@ def test_a_collection_that_a_lost_answer_made_is_taken(monkeypatch: pytest.Monke
     store = ServerStore(QdrantClient(":memory:"))
     store.create(SPEC)
     assert store.names() == ["things"]
+
+
+def test_the_memory_plan_counts_the_links_that_collections_have() -> None:
+    assert HNSW_LINKS == HNSW_M

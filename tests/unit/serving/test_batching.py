@@ -11,7 +11,7 @@ from serving.batching import Batcher
 
 def test_results_come_back_in_the_order_of_the_items() -> None:
     async def main() -> list[str]:
-        batcher = Batcher[str, str](lambda items: [item.upper() for item in items], 10)
+        batcher = Batcher[str, str](lambda items: [item.upper() for item in items], 10, pass_tokens=64)
         return await batcher.submit(["ccc", "a", "bb"], [3, 1, 2])
 
     assert asyncio.run(main()) == ["CCC", "A", "BB"]
@@ -28,7 +28,7 @@ def test_what_waits_while_a_batch_runs_is_computed_together() -> None:
         return list(items)
 
     async def main() -> None:
-        batcher = Batcher[int, int](compute, 100)
+        batcher = Batcher[int, int](compute, 100, pass_tokens=64)
         first = asyncio.create_task(batcher.submit([0], [1]))
         await asyncio.to_thread(first_runs.wait, 5)
         rest = [asyncio.create_task(batcher.submit([number], [1])) for number in range(1, 9)]
@@ -47,7 +47,7 @@ def test_a_bad_item_fails_alone_and_no_answers_are_swapped() -> None:
         return [item * 10 for item in items]
 
     async def main() -> list[object]:
-        batcher = Batcher[int, int](compute, 100)
+        batcher = Batcher[int, int](compute, 100, pass_tokens=64)
         return await asyncio.gather(
             *(batcher.submit([number], [1]) for number in range(5)), return_exceptions=True
         )
@@ -68,7 +68,7 @@ def test_a_cancelled_caller_takes_no_place_in_a_batch() -> None:
         return list(items)
 
     async def main() -> None:
-        batcher = Batcher[int, int](compute, 100)
+        batcher = Batcher[int, int](compute, 100, pass_tokens=64)
         first = asyncio.create_task(batcher.submit([1], [1]))
         await asyncio.to_thread(first_runs.wait, 5)
         gone = asyncio.create_task(batcher.submit([2], [1]))

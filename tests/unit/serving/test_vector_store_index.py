@@ -6,12 +6,14 @@ import pytest
 
 from cluster.errors import InvalidInput
 from retrieval.filters import FieldType, matches, parse_filter
+from retrieval.points import DocumentRecord
 from retrieval.vectorizer import EmbedderInfo
 from serving.vector_store_index import (
     Keys,
     chunking_of,
     document_id,
     file_id_of,
+    filename_of,
     retrieval_config_of,
     store_filter,
     store_id_of,
@@ -119,6 +121,11 @@ def test_a_file_is_another_document_in_each_store() -> None:
     assert (store_id_of(document), file_id_of(document)) == (STORE, "file-1")
     assert document != document_id("vs_" + "0" * 24, "file-1")
     assert file_id_of("vs_handbook/file-1") == "vs_handbook/file-1"
+
+
+@pytest.mark.parametrize(("uri", "name"), [("s3://docs/hr/leave.md", "leave.md"), ("", "Leave")])
+def test_a_document_without_an_address_is_named_by_its_title(uri: str, name: str) -> None:
+    assert filename_of(DocumentRecord("d", "Leave", uri, 1, "", {})) == name
 
 
 def test_chunks_are_cut_as_suits_the_embedder_or_as_asked_for() -> None:

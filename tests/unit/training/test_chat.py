@@ -12,7 +12,7 @@ from training.chat import encode, render
 from training.config import TaskName
 from training.examples import IGNORE, Example, pad_token_id
 from training.modules import collate
-from training.sft import prepare_sft, sft_metrics
+from training.sft import prepare_sft
 from training.sources import Row, Rows
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
@@ -243,6 +243,14 @@ def test_a_bad_row_is_named_by_file_and_line(make_tokenizer: MakeTokenizer) -> N
         prepare_sft(rows_of(turns("a", "b"), [{"role": "bot"}]), make_tokenizer(CHATML), 100)
 
 
+def test_a_bad_row_of_a_folder_is_named_by_its_file(make_tokenizer: MakeTokenizer) -> None:
+    rows = Rows([Row(2, {"messages": [{"role": "bot"}]}, "part.jsonl")], [], "rows")
+    with pytest.raises(
+        DataError, match=r"training file, part\.jsonl, line 2, messages\[0\]\.role: role 'bot'"
+    ):
+        prepare_sft(rows, make_tokenizer(CHATML), 100)
+
+
 def test_a_row_that_the_template_refuses_is_named_by_file_and_line(make_tokenizer: MakeTokenizer) -> None:
     rows = rows_of(turns("a", "b"), [{"role": "system", "content": "s"}, *turns("a", "b")])
     with pytest.raises(DataError, match=r"training file, line 2: the model's chat template refuses"):
@@ -267,9 +275,3 @@ def test_the_end_token_stays_trained_where_it_is_also_the_padding(make_tokenizer
         assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (
             batch["labels"].shape[1] - length
         )
-
-
-def test_perplexity_is_e_to_the_loss() -> None:
-    assert sft_metrics(0.6931471805599453)["perplexity"] == pytest.approx(2.0)
-    assert sft_metrics(0.0)["perplexity"] == 1.0
-    assert sft_metrics(10_000.0)["perplexity"] > 1e300

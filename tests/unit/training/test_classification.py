@@ -24,7 +24,7 @@ def find_labels(rows: list[Row], column: str, text_columns: tuple[str, ...]) -> 
     check = LabelledRows(text_columns, column)
     for row in rows:
         whole = replace(row, columns={**dict.fromkeys(text_columns, "the cat"), **row.columns})
-        raise_first((replace(fault, line=row.line) for fault in check.faults(whole)), "rows.tsv")
+        raise_first(check.faults(whole), f"rows.tsv, {row.where}")
     raise_first(check.closing_faults(), "rows.tsv")
     return check.labels()
 
@@ -156,6 +156,12 @@ def test_a_row_without_text_is_refused_by_file_and_line(
         DataError, match=r"validation file, line 9, text: text (must be text, found|holds no visible)"
     ):
         prepare(rows, word_tokenizer, validation=bad)
+
+
+def test_a_row_of_a_folder_is_refused_with_its_file(word_tokenizer: PreTrainedTokenizerFast) -> None:
+    bad = Row(3, {"text": "", "label": "a"}, "b/part.tsv")
+    with pytest.raises(DataError, match=r"training file, b/part\.tsv, line 3, text: text holds no visible"):
+        prepare([*labelled("a", "b"), bad], word_tokenizer)
 
 
 def test_a_validation_label_that_training_never_saw_is_refused(

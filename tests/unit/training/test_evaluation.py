@@ -4,7 +4,7 @@ import pytest
 
 from training.batching import plan_evaluation
 from training.config import TaskName
-from training.evaluation import Tally, metrics_of
+from training.evaluation import Tally, metrics_of, perplexity
 from training.examples import IGNORE, Example
 
 
@@ -32,7 +32,14 @@ def test_loss_is_a_mean_over_targets_and_not_over_batches() -> None:
     tally.add(1.0, [7], [Example([1] * 2, [IGNORE, 1], [])])
     assert tally.num_targets == 5
     assert tally.loss == pytest.approx(9 / 5)
-    assert list(metrics_of(TaskName.SFT, tally, num_labels=0)) == ["perplexity"]
+    for task in (TaskName.SFT, TaskName.MLM):
+        assert metrics_of(task, tally, num_labels=0) == {"perplexity": perplexity(tally.loss)}
+
+
+def test_perplexity_is_e_to_the_loss() -> None:
+    assert perplexity(0.0) == 1.0
+    assert perplexity(1.0) == pytest.approx(2.718281828)
+    assert perplexity(10_000.0) > 1e300
 
 
 def test_merging_leaves_the_parts_as_they_were() -> None:

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import DataError
 from training.examples import IGNORE
-from training.mlm import mask, mlm_metrics, prepare_mlm
+from training.mlm import mask, prepare_mlm
 from training.row_files import Row
 from training.sources import Rows
 
@@ -72,5 +72,8 @@ def test_a_row_without_text_is_named_by_its_line(word_tokenizer: PreTrainedToken
         prepare_mlm(rows_of("a", 7), word_tokenizer, 6, seed=0)
 
 
-def test_perplexity_is_e_to_the_loss() -> None:
-    assert mlm_metrics(1.0)["perplexity"] == pytest.approx(2.718281828)
+def test_a_row_of_a_folder_is_named_by_its_file(word_tokenizer: PreTrainedTokenizerFast) -> None:
+    word_tokenizer.mask_token = "<pad>"
+    rows = Rows([Row(2, {"text": 7}, "part.jsonl")], [], "rows")
+    with pytest.raises(DataError, match=r"training file, part\.jsonl, line 2, text: text must be text"):
+        prepare_mlm(rows, word_tokenizer, 6, seed=0)

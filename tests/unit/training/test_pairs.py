@@ -152,3 +152,12 @@ def test_equal_values_share_their_rank_in_the_correlation() -> None:
     assert pair_metrics([1, 1, 2, 3], [1, 2, 3, 4], is_scored=True)["spearman"] == pytest.approx(
         0.9487, abs=1e-4
     )
+
+
+def test_a_row_of_a_folder_is_refused_with_its_file(word_tokenizer: PreTrainedTokenizerFast) -> None:
+    good, bad = ({"anchor": text, "positive": "the cat"} for text in ("a", ""))
+    rows = Rows([Row(1, good, "part.jsonl"), Row(2, bad, "part.jsonl")], [], "rows")
+    with pytest.raises(
+        DataError, match=r"training file, part\.jsonl, line 2, anchor: anchor holds no visible"
+    ):
+        prepare_pairs(rows, word_tokenizer, 8, SentenceForm())
