@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ class SequenceClassifier:
         folder = local_folder(card.weights_uri)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        # It keeps the bound of a call in itself, where another thread's call would change it.
+        self._tokenizing = threading.Lock()
         self._model: Any = _load(card, folder).to(self._device, getattr(torch, config.dtype)).eval()
         positions = getattr(self._model.config, "max_position_embeddings", card.max_length_tokens)
         self._max_tokens = min(card.max_length_tokens, positions)
@@ -64,10 +67,11 @@ class SequenceClassifier:
     def _encode(self, inputs: Sequence[tuple[str, ...]]) -> list[_Encoded]:
         encoded = []
         for texts in inputs:
-            full = self._tokenizer(*texts, verbose=False)
-            truncated = len(full["input_ids"]) > self._max_tokens
-            if truncated:
-                full = self._tokenizer(*texts, truncation="longest_first", max_length=self._max_tokens)
+            with self._tokenizing:
+                full = self._tokenizer(*texts, verbose=False)
+                truncated = len(full["input_ids"]) > self._max_tokens
+                if truncated:
+                    full = self._tokenizer(*texts, truncation="longest_first", max_length=self._max_tokens)
             encoded.append(_Encoded(dict(full), truncated))
         return encoded
 
