@@ -87,7 +87,8 @@ def test_rows_keep_the_numbers_of_their_lines_and_one_model_is_named() -> None:
 
 
 def test_a_byte_order_mark_before_the_file_changes_nothing_and_one_within_a_text_stays() -> None:
-    lines = [json.dumps({**GOOD, "body": GOOD["body"] | {"input": "\ufeffx"}}, ensure_ascii=False)]
+    body = {"model": "minilm", "input": "\ufeffx"}
+    lines = [json.dumps({**GOOD, "body": body}, ensure_ascii=False)]
     lines.append(json.dumps({**GOOD, "custom_id": "b"}))
     plain = "\n".join(lines).encode()
     marked = codecs.BOM_UTF8 + plain
