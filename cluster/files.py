@@ -115,6 +115,12 @@ class Files:
             raise _unknown(file_id)
         return File(**row._mapping)
 
+    def is_kept(self, tenant: str, file_id: str) -> bool:
+        """Whether the file is still there, expired or not: one that a job uses is kept beyond its time."""
+        query = select(FILES.c.id).where(FILES.c.tenant == tenant, FILES.c.id == file_id)
+        with reading(self._engine) as connection:
+            return connection.execute(query).first() is not None
+
     def list(
         self,
         tenant: str,

@@ -38,6 +38,8 @@ class JobStatus(StrEnum):
 
 ENDED = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 ACTIVE = frozenset(JobStatus) - ENDED
+# Far above what any job tells; Python refuses to read thousands of digits.
+MAX_POSITION_DIGITS = 18
 
 
 class Process(StrEnum):
@@ -216,5 +218,7 @@ def position_of(event: str, job_id: str) -> int | None:
     """The number in an event's id, None when it is no event of this job."""
     prefix, _, number = event.rpartition("-")
     if prefix != event_id(job_id, 0).rpartition("-")[0] or not number.isdecimal():
+        return None
+    if len(number) > MAX_POSITION_DIGITS:
         return None
     return int(number) if number == str(int(number)) else None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 INSTRUCTION = "Answer the question with the facts in these passages."
 
 # A line that begins like one of our own markers.
-_FORGED_MARKER = re.compile(r"^(\s*)\[(\d+)\]", re.MULTILINE)
+_FORGED_MARKER = re.compile(r"^([^\S\n]*)\[(\d+)\]", re.MULTILINE)
 
 
 def grounded_question(question: str, passages: Sequence[str]) -> str:

@@ -17,14 +17,18 @@ HIDDEN = "***"
 # Environment variables whose values are secrets, whatever they look like.
 _SECRET_NAME = re.compile(r"(?:^|_)(?:token|api_?key|secret|password|secret_access_key)$", re.IGNORECASE)
 
+# Callers' paths come through here, so no alternative begins with a repeat: from every letter on it would read the
+# whole of a long word again.
 _SECRET_TEXT = re.compile(
     r"""
     (?P<bearer>\bbearer\s+)[^\s"',;]+
-    # (?<=[a-z_])token / "api_key": "…" / --password=…; numbers are counts (`max_tokens=64`), not secrets
-    | (?P<named>\b[\w-]*(?:token|api[_-]?key|secret|password|secret_access_key)["']?\s*[=:]\s*["']?)
+    # MY_TOKEN=… / "api_key": "…" / --password=…; numbers are counts (`max_tokens=64`), not secrets.
+    # A name may begin as a key does (HF_ENDPOINT_TOKEN=…): it is read first.
+    | (?P<named>(?:\b(?:sk|hf|ghp)[-_][\w-]*)?
+        (?:token|api[_-]?key|secret|password|secret_access_key)["']?\s*[=:]\s*["']?)
       (?!\d+\b)(?!bearer\b)[^\s"',;&]+
     # postgresql://user:password@host
-    | (?P<url>\w+://[^\s/:@]*:)[^\s/@]+(?=@)
+    | (?P<url>(?<=\w)://[^\s/:@]*:)[^\s/@]+(?=@)
     # Keys of the hubs and APIs that people paste.
     | (?P<key>\b(?:sk|hf|ghp)[-_])[\w-]{16,}
     """,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Self
@@ -99,7 +100,8 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     number = 0
     while text := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
-        line = text.strip()
+        # The byte-order mark that some editors put before a file; within a text the same character is the caller's.
+        line = (text.removeprefix(codecs.BOM_UTF8) if number == 1 else text).strip()
         while len(text) > MAX_LINE_BYTES and not text.endswith(b"\n"):
             text = stream.readline(MAX_LINE_BYTES + 1)
         if line:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from cluster.errors import Unprocessable
 from cluster.references import resolve_model
 from cluster.storage import local_folder
 from retrieval.padding import bounds_of
+from serving.adapters import require_whole
 from serving.backends import Classified
 from serving.batching import Batcher
 from serving.config import ClassifierConfig
@@ -44,6 +46,8 @@ class SequenceClassifier:
         folder = local_folder(card.weights_uri)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        # It keeps the bound of a call in itself, where another thread's call would change it.
+        self._tokenizing = threading.Lock()
         self._model: Any = _load(card, folder).to(self._device, getattr(torch, config.dtype)).eval()
         positions = getattr(self._model.config, "max_position_embeddings", card.max_length_tokens)
         self._max_tokens = min(card.max_length_tokens, positions)
@@ -64,10 +68,11 @@ class SequenceClassifier:
     def _encode(self, inputs: Sequence[tuple[str, ...]]) -> list[_Encoded]:
         encoded = []
         for texts in inputs:
-            full = self._tokenizer(*texts, verbose=False)
-            truncated = len(full["input_ids"]) > self._max_tokens
-            if truncated:
-                full = self._tokenizer(*texts, truncation="longest_first", max_length=self._max_tokens)
+            with self._tokenizing:
+                full = self._tokenizer(*texts, verbose=False)
+                truncated = len(full["input_ids"]) > self._max_tokens
+                if truncated:
+                    full = self._tokenizer(*texts, truncation="longest_first", max_length=self._max_tokens)
             encoded.append(_Encoded(dict(full), truncated))
         return encoded
 
@@ -102,6 +107,7 @@ def _load(card: ModelCard, folder: Path) -> Any:
         return model
     from peft import PeftModel
 
+    require_whole(model, folder, card.id, info["missing_keys"])
     adapted: Any = PeftModel.from_pretrained(model, folder)
     if not adapted.peft_config["default"].modules_to_save:
         raise Unprocessable(f"{card.id} holds no classification head; export it again", "model")

@@ -183,7 +183,8 @@ class RouterConfig(DeploymentConfig):
     part_timeout_s: float = Field(
         10,
         gt=0,
-        description="Seconds a part may take to begin on a request; then 503, as for one that is down.",
+        description="Seconds a part may take to begin on an answer, or for 32 texts to embed, classify or "
+        "rerank; then 503, as for one that is down.",
     )
     request_timeout_s: float = Field(300, gt=0, description="Seconds until an answer is given up with 503.")
     base_url: str = Field(

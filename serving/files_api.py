@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
@@ -116,11 +116,13 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
     )
     def content(file_id: str, request: Request) -> StreamingResponse:
         file = files.get(tenant_of(request), file_id)
+        # Before the answer begins: later it could say no more that the bytes are missing or out of reach.
+        stream = files.open(file)
         headers = {
             "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}",
             "content-length": str(file.num_bytes),
         }
-        return FileContent(_chunks(files, file), headers=headers)
+        return FileContent(_chunks(stream), headers=headers)
 
     @api.delete("/{file_id}", summary="Delete file", responses=answers(shapes.DeletedFile))
     def delete(file_id: str, request: Request) -> dict[str, Any]:
@@ -195,7 +197,7 @@ def _purpose(upload: Upload) -> str:
     return purpose
 
 
-def _chunks(files: Files, file: File) -> Iterator[bytes]:
-    with files.open(file) as stream:
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    with stream:
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk

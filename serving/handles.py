@@ -6,9 +6,10 @@ The only place where a fault of a replica or of Ray becomes an answer to a calle
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +34,17 @@ from serving.engine import Delta
 from serving.generator import Completion, GenerationJob, Progress, PromptReport, Spend, completed
 from serving.prompts import Passage
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 RESTART_S = 5.0
 # Where no replica is kept (min_replicas: 0), a request starts one and waits for it to load.
 START_S = 120.0
 # Of ingestion: a call may wait behind others, and nobody waits for it.
 INGESTION_TIMEOUT_S = 60.0
 TEXTS_PER_CALL = 32
+# Of one request: the next texts are with the part when it is done with these.
+CALLS_AT_ONCE = 2
 # The first request for a classifier loads it, perhaps from remote storage.
 CLASSIFIER_LOAD_S = 60.0
 
@@ -88,8 +94,40 @@ async def _translated(part: str) -> AsyncIterator[None]:
         raise told from exc
 
 
+async def _few_at_a_time(
+    call: Callable[[Sequence[Item]], Coroutine[Any, Any, Result]], items: Sequence[Item]
+) -> list[Result]:
+    """The results of `call` for a few of `items` after the other, in their order.
+
+    So the limit of a call does not bound how many items a request may have, and other requests get their turn
+    in between. Raises what the first call that fails raises; an item is named by its place in `items`.
+    """
+    results: list[Result] = []
+    running: deque[asyncio.Task[Result]] = deque()
+
+    async def take_oldest() -> None:
+        start = len(results) * TEXTS_PER_CALL
+        try:
+            results.append(await running.popleft())
+        except InvalidInput as exc:
+            raise renumbered(exc, range(start, len(items))) from exc
+
+    try:
+        for start in range(0, len(items), TEXTS_PER_CALL):
+            if len(running) == CALLS_AT_ONCE:
+                await take_oldest()
+            running.append(asyncio.create_task(call(items[start : start + TEXTS_PER_CALL])))
+        while running:
+            await take_oldest()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return results
+
+
 class _Part:
-    """Calls to one deployment. `timeout_s` bounds the wait for a replica that takes the request.
+    """Calls to one deployment. `timeout_s` bounds each of them: they are short once a replica has taken them.
 
     Without it a request for a deployment whose only replica has died would wait until it is back.
     """
@@ -176,6 +214,10 @@ class ClassifierHandle(_Part):
     """`serving.classifier.Classifier` behind a handle."""
 
     async def classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
+        calls = await _few_at_a_time(lambda few: self._classify(card, few), inputs)
+        return [verdict for verdicts in calls for verdict in verdicts]
+
+    async def _classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
         verdicts: list[Classified] = await self._call("classify", card, inputs)
         return verdicts
 
@@ -184,6 +226,12 @@ class EmbedderHandle(_Part):
     """`serving.embedder.Embedder` behind a handle."""
 
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
+        calls = await _few_at_a_time(lambda few: self._embed(few, is_query), texts)
+        return Embedded(
+            np.concatenate([call.vectors for call in calls]), sum(call.num_tokens for call in calls)
+        )
+
+    async def _embed(self, texts: Sequence[str], is_query: bool) -> Embedded:
         embedded: Embedded = await self._call("embed", texts, is_query)
         return embedded
 

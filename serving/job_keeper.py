@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import yaml
 
 from cluster.blobs import place_bytes
-from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from cluster.errors import HamletError, InvalidInput, Unavailable
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import FineTuningJob, JobStatus, Process
@@ -106,11 +106,8 @@ class JobKeeper:
             ("training_file", job.training_file),
             ("validation_file", job.validation_file),
         ):
-            try:
-                if file_id is not None:
-                    self._files.get(job.tenant, file_id)
-            except NotFound as exc:
-                raise InvalidInput(f"{param} {file_id} was deleted before the job began", param) from exc
+            if file_id is not None and not self._files.is_kept(job.tenant, file_id):
+                raise InvalidInput(f"{param} {file_id} was deleted before the job began", param)
 
     def _startable(self) -> list[FineTuningJob]:
         jobs = self._jobs.unsettled()

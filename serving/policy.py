@@ -152,8 +152,9 @@ def _wanted(features: Features, available: Available, rule: Rule) -> tuple[Route
     )
 
 
-_QUOTED = re.compile(r'"([^"\n]{3,})"|“([^”\n]{3,})”')
-_LABELLED = re.compile(r"^\s*sentence\s*([12ab])\s*[:.)]\s*(.{3,})$", re.IGNORECASE | re.MULTILINE)
+# No repeat may pass the next place where a match could begin: a long message would hold up every other request.
+_QUOTED = re.compile(r'"([^"\n]{3,})"|“([^“”\n]{3,})”')
+_LABELLED = re.compile(r"^[^\S\n]*sentence\s*([12ab])\s*[:.)]\s*(.{3,})$", re.IGNORECASE | re.MULTILINE)
 _COMPARISON = re.compile(
     r"\b(paraphras\w*|equivalent\w*|same (?:thing|meaning)|mean(?:s|ing)? the same|similar in meaning|"
     r"say the same)\b",

@@ -18,6 +18,7 @@ from serving.metrics import Metrics
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
+MAX_LOGGED_PATH = 200
 # Probes come every second and say nothing.
 _PROBES = frozenset({"/healthz", "/readyz"})
 # What a caller may choose as an id: it goes to logs and headers as it is.
@@ -73,10 +74,11 @@ class RequestContext:
         self._metrics.observe("request_ms", {"path": path}, ms)
         if scope["path"] not in _PROBES:
             log.info(
-                "request_id=%s method=%s path=%s status=%d ms=%.1f",
+                "request_id=%s method=%s path=%r status=%d ms=%.1f",
                 request_id,
                 scope["method"],
-                scope["path"],
+                # A caller's words: in quotes, so that a line break in them forges no line of the log.
+                scope["path"][:MAX_LOGGED_PATH],
                 status,
                 ms,
             )

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from cluster.errors import InvalidInput, Unavailable
+from cluster.errors import InvalidInput, Unavailable, Unprocessable
 from cluster.storage import local_folder
+from serving.adapters import require_whole
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.stops import StopFilter, TokenDecoder
@@ -64,7 +65,15 @@ class TransformersEngine:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         dtype = getattr(torch, weights_dtype(config.dtype, self._device == "cuda"))
-        self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(self._device).eval()
+        whole: Any
+        whole, info = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, output_loading_info=True)
+        if info["missing_keys"]:
+            raise Unprocessable(
+                f"{model} lacks weights {sorted(info['missing_keys'])}, which would be random; "
+                "fetch or export it again",
+                "model",
+            )
+        self._model: Any = whole.to(self._device).eval()
         self._vocabulary_size = int(self._model.config.vocab_size)
         self._end_ids = _end_ids(self._model, self._tokenizer)
         self._adapters: set[str] = set()
@@ -104,7 +113,9 @@ class TransformersEngine:
     def _load(self, adapter: Adapter) -> None:
         if adapter.name in self._adapters:
             return
-        folder = str(local_folder(adapter.weights_uri))
+        folder = local_folder(adapter.weights_uri)
+        base = self._model.get_base_model() if self._adapters else self._model
+        require_whole(base, folder, adapter.name)
         if self._adapters:
             self._model.load_adapter(folder, adapter_name=_module_name(adapter))
         else:

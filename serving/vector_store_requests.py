@@ -190,9 +190,8 @@ _POLITE_OPENING = re.compile(
     r"|(?:please\s+)?(?:tell|show)\s+(?:me|us)\s+)?(?:about\s+)?",
     re.IGNORECASE,
 )
-_THANKS = re.compile(
-    r"[\s,.!?]*\b(?:thanks|thank\s+you)(?:\s+(?:so\s+much|very\s+much|in\s+advance))?[\s.!]*$", re.I
-)
+# What stands before it is stripped afterwards: a repeat in front would read a long gap again from each of its places.
+_THANKS = re.compile(r"\b(?:thanks|thank\s+you)(?:\s+(?:so\s+much|very\s+much|in\s+advance))?[\s.!]*$", re.I)
 
 
 def rewritten(query: str) -> str:
@@ -201,5 +200,5 @@ def rewritten(query: str) -> str:
     >>> rewritten("Hi, could you please tell me what the main office's hours are? Thanks!")
     "what the main office's hours are"
     """
-    bare = _THANKS.sub("", _POLITE_OPENING.sub("", query)).strip().rstrip("?!. ")
+    bare = _THANKS.sub("", _POLITE_OPENING.sub("", query)).strip().rstrip("?!., \t\r\n")
     return bare or query

@@ -95,7 +95,7 @@ class VllmEngine:
         )
         try:
             async for output in stream:
-                deltas = [_delta(part) for part in output.outputs]
+                deltas = [_delta(part, sampling.num_top_logprobs or 0) for part in output.outputs]
                 if readers:
                     deltas = [
                         _with_calls(delta, list(part.token_ids), prompt_token_ids, readers[delta.index])
@@ -175,7 +175,7 @@ def _sampling_params(max_tokens: int, sampling: Sampling, for_tools: dict[str, A
     )
 
 
-def _delta(output: Any) -> Delta:
+def _delta(output: Any, num_top_logprobs: int) -> Delta:
     finish: FinishReason | None = None
     if output.finish_reason is not None:
         finish = "length" if output.finish_reason == "length" else "stop"
@@ -184,7 +184,7 @@ def _delta(output: Any) -> Delta:
         text=output.text,
         num_tokens=len(output.token_ids),
         finish_reason=finish,
-        logprobs=_logprobs(output),
+        logprobs=_logprobs(output, num_top_logprobs),
     )
 
 
@@ -196,11 +196,12 @@ def _with_calls(delta: Delta, token_ids: list[int], prompt_token_ids: list[int],
     )
 
 
-def _logprobs(output: Any) -> tuple[TokenLogprob, ...]:
+def _logprobs(output: Any, num_top: int) -> tuple[TokenLogprob, ...]:
     tokens = []
     for token_id, by_id in zip(output.token_ids, output.logprobs or (), strict=False):
         chosen = by_id[token_id]
-        ranked = sorted(by_id.values(), key=lambda entry: entry.rank)
+        # The token that was chosen stands beside the likeliest ones, at a place of its own.
+        ranked = sorted(by_id.values(), key=lambda entry: entry.rank)[:num_top]
         top = tuple((entry.decoded_token, entry.logprob) for entry in ranked)
         tokens.append(TokenLogprob(chosen.decoded_token, chosen.logprob, top))
     return tuple(tokens)

@@ -7,7 +7,6 @@ until it is taken, less and less often, for about a day; its id stays the same, 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -93,8 +92,11 @@ def signature_headers(id: str, timestamp: int, body: bytes, key: bytes | None) -
 def signing_key(secret: str) -> bytes:
     """The key in a secret of the form whsec_<base64>. Raises ConfigError."""
     try:
+        # Without the prefix clients take the text itself for the key, and would find no signature of ours right.
+        if not secret.startswith(SECRET_PREFIX):
+            raise ValueError(f"it does not begin with {SECRET_PREFIX}")
         return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:
         raise ConfigError(
             "HAMLET_WEBHOOK_SECRET must be whsec_ and base64; make one with: "
             "python -c 'import base64, os; print(\"whsec_\" + base64.b64encode(os.urandom(24)).decode())'",

@@ -90,6 +90,16 @@ def test_log_probabilities_are_of_the_chosen_tokens_and_ranked(
         assert len(token.top) == 2
 
 
+@pytest.mark.parametrize("num_top", [0, 2])
+def test_no_more_alternatives_are_told_than_were_asked_for_when_an_unlikely_token_is_chosen(
+    engine: GenerationEngine, prompt: Callable[[str], list[int]], num_top: int
+) -> None:
+    deltas = generate(
+        engine, prompt("Once"), sampling=Sampling(temperature=2, num_top_logprobs=num_top, seed=1)
+    )
+    assert {len(token.top) for delta in deltas for token in delta.logprobs} == {num_top}
+
+
 def test_requests_run_at_the_same_time_and_equal_what_they_are_alone(
     engine: GenerationEngine, prompt: Callable[[str], list[int]]
 ) -> None:

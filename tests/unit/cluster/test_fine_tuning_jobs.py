@@ -200,6 +200,7 @@ def test_an_event_that_is_not_the_jobs_is_no_cursor(jobs: FineTuningJobs, wrong:
 def test_positions_are_read_from_ids_of_the_same_job_only() -> None:
     assert position_of("ftevent-1f2e-12", "ftjob-1f2e") == 12
     assert position_of("ftevent-1f2e-12", "ftjob-1f2") is None
+    assert position_of("ftevent-1f2e-" + "9" * 5000, "ftjob-1f2e") is None
 
 
 def test_events_posted_at_once_are_all_kept_and_numbered(jobs: FineTuningJobs) -> None:

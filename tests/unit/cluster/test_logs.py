@@ -22,6 +22,8 @@ from cluster.logs import RedactingFormatter, environment_secrets, redact, set_up
         ("use sk-abcdefghijklmnopqrst now", "use sk-*** now"),
         ("hf_abcdefghijklmnopqrstuv", "hf_***"),
         ("AWS_SECRET_ACCESS_KEY=abc/def", "AWS_SECRET_ACCESS_KEY=***"),
+        ("HF_INFERENCE_ENDPOINT_TOKEN=abc", "HF_INFERENCE_ENDPOINT_TOKEN=***"),
+        (f"{'my-' * 100}password=abc", f"{'my-' * 100}password=***"),
     ],
 )
 def test_what_looks_like_a_secret_is_hidden(text: str, expected: str) -> None:

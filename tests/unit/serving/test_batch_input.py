@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import io
 import json
 from typing import Any
@@ -83,3 +84,21 @@ def test_rows_keep_the_numbers_of_their_lines_and_one_model_is_named() -> None:
     assert [(row.line, row.custom_id) for row in rows(io.BytesIO(text))] == [(2, "a"), (4, "b")]
     checked = check(io.BytesIO(text), EMBED, 10)
     assert (checked.num_rows, checked.model, checked.faults) == (2, "minilm", [])
+
+
+def test_a_byte_order_mark_before_the_file_changes_nothing_and_one_within_a_text_stays() -> None:
+    body = {"model": "minilm", "input": "\ufeffx"}
+    lines = [json.dumps({**GOOD, "body": body}, ensure_ascii=False)]
+    lines.append(json.dumps({**GOOD, "custom_id": "b"}))
+    plain = "\n".join(lines).encode()
+    marked = codecs.BOM_UTF8 + plain
+    assert check(io.BytesIO(marked), EMBED, 10) == check(io.BytesIO(plain), EMBED, 10)
+    assert check(io.BytesIO(marked), EMBED, 10).num_faults == 0
+    assert list(rows(io.BytesIO(marked))) == list(rows(io.BytesIO(plain)))
+    assert next(rows(io.BytesIO(marked))).body["input"] == "\ufeffx"
+
+
+@pytest.mark.parametrize("start", ["\n", f"{json.dumps(GOOD)}\n"])
+def test_a_byte_order_mark_before_another_line_is_no_json(start: str) -> None:
+    checked = check(io.BytesIO(f"{start}\ufeff{json.dumps(GOOD)}".encode()), EMBED, 10)
+    assert [(fault["line"], fault["code"]) for fault in checked.faults] == [(2, "invalid_json_line")]

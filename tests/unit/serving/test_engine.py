@@ -1,15 +1,17 @@
-"""The type of the weights that a generator loads, and the token ids that it knows."""
+"""The type of the weights that a generator loads, the token ids that it knows, and what vLLM tells of a token."""
 
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from cluster.errors import InvalidInput
 from serving import engine
-from serving.engine import Sampling, weights_dtype
+from serving.engine import Sampling, TokenLogprob, weights_dtype
 from serving.transformers_engine import TransformersEngine
+from serving.vllm_engine import _logprobs
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,16 @@ def test_a_token_id_outside_the_vocabulary_is_the_prompts_fault(token_id: int) -
     with pytest.raises(InvalidInput, match="ids are 0 to 99") as refused:
         asyncio.run(first_step())
     assert refused.value.param == "prompt"
+
+
+@pytest.mark.parametrize(("num_top", "top"), [(2, (("one", -0.1), ("two", -2.0))), (0, ())])
+def test_vllm_tells_the_chosen_token_beside_the_likeliest_which_is_none_of_them(
+    num_top: int, top: tuple[tuple[str, float], ...]
+) -> None:
+    likeliest = [(1, "one", -0.1, 1), (2, "two", -2.0, 2)][:num_top]
+    by_id = {
+        token_id: SimpleNamespace(decoded_token=text, logprob=logprob, rank=rank)
+        for token_id, text, logprob, rank in [(7, "seven", -4.0, 30), *likeliest]
+    }
+    (token,) = _logprobs(SimpleNamespace(token_ids=[7], logprobs=[by_id]), num_top)
+    assert token == TokenLogprob("seven", -4.0, top)

@@ -318,3 +318,20 @@ def test_aliases_move_roll_back_and_go(client: TestClient, make_card: Callable[.
     assert client.delete("/v1/models/ft:smollm2:a:x:1").json()["deleted"]
     assert client.delete("/v1/models/ft:smollm2:a:x:1").status_code == 404
     assert client.get("/v1/aliases").json()["data"] == []
+
+
+def test_a_file_whose_bytes_are_gone_or_out_of_reach_is_told_before_the_answer_begins(
+    client: TestClient, home: Path
+) -> None:
+    file = _upload(client, b"text", "user_data").json()
+    (kept,) = home.rglob(f"{file['id']}*")
+    content = kept.read_bytes()
+    kept.unlink()
+    missing = client.get(f"/v1/files/{file['id']}/content")
+    assert (missing.status_code, "missing in storage" in missing.json()["error"]["message"]) == (404, True)
+    kept.mkdir()  # where the bytes should be nothing can be read
+    away = client.get(f"/v1/files/{file['id']}/content")
+    assert (away.status_code, "cannot read" in away.json()["error"]["message"]) == (503, True)
+    kept.rmdir()
+    kept.write_bytes(content)
+    assert client.get(f"/v1/files/{file['id']}/content").content == b"text"

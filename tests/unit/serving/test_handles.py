@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 from ray.exceptions import (
     ActorDiedError,
@@ -20,10 +23,12 @@ from ray.exceptions import (
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 
+from cluster.cards import ModelCard
 from cluster.errors import ContextLengthExceeded, Unavailable
 from serving import handles
-from serving.config import EmbedderConfig
-from serving.handles import EmbedderHandle, translate
+from serving.backends import Classified, Embedded
+from serving.config import ClassifierConfig, EmbedderConfig
+from serving.handles import TEXTS_PER_CALL, ClassifierHandle, EmbedderHandle, translate
 
 
 def test_an_error_of_ours_that_crossed_a_process_is_told_as_it_is() -> None:
@@ -102,3 +107,99 @@ def test_a_request_waits_longer_where_no_replica_is_kept(
     with pytest.raises(Unavailable, match=f"within {waits_s:g} s") as refused:
         asyncio.run(embedder.embed(["a"]))
     assert refused.value.retry_after_s
+
+
+MANY = 2048
+
+
+class SlowReplica:
+    """A handle that takes a millisecond for each text, as one that is busy all the time; `too long` is refused."""
+
+    def __init__(self) -> None:
+        self.num_texts: list[int] = []
+        self.num_running = self.most_running = 0
+        self.num_cancelled = 0
+        self.embed, self.classify = _Method(self._embed), _Method(self._classify)
+
+    async def _embed(self, texts: Sequence[str], is_query: bool) -> Embedded:
+        await self._work(len(texts))
+        for index, text in enumerate(texts):
+            if text == "too long":
+                raise ContextLengthExceeded(f"input[{index}] is too long", f"input[{index}]")
+        return Embedded(np.array([[float(text)] for text in texts], dtype=np.float32), len(texts))
+
+    async def _classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
+        await self._work(len(inputs))
+        return [Classified(((text, 1.0),), 1, False) for (text,) in inputs]
+
+    async def _work(self, num_texts: int) -> None:
+        self.num_texts.append(num_texts)
+        self.num_running += 1
+        self.most_running = max(self.most_running, self.num_running)
+        try:
+            await asyncio.sleep(num_texts / 1000)
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
+        finally:
+            self.num_running -= 1
+
+
+class _Method:
+    def __init__(self, work: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        self._work = work
+
+    def remote(self, *args: object) -> asyncio.Task[Any]:
+        return asyncio.get_running_loop().create_task(self._work(*args))
+
+
+def _embedder(replica: SlowReplica) -> EmbedderHandle:
+    return EmbedderHandle(replica, "embedder", 1.0, EmbedderConfig())
+
+
+def test_a_list_of_any_length_is_embedded_in_order_by_calls_that_keep_the_limit() -> None:
+    replica = SlowReplica()  # all texts take two seconds, twice the limit
+    embedded = asyncio.run(_embedder(replica).embed([str(number) for number in range(MANY)]))
+    assert embedded.vectors[:, 0].tolist() == list(range(MANY))
+    assert embedded.num_tokens == MANY
+    assert set(replica.num_texts) == {TEXTS_PER_CALL}
+    assert replica.most_running == handles.CALLS_AT_ONCE
+
+
+def test_a_short_list_is_one_call() -> None:
+    replica = SlowReplica()
+    asyncio.run(_embedder(replica).embed(["1"] * TEXTS_PER_CALL))
+    assert replica.num_texts == [TEXTS_PER_CALL]
+
+
+def test_a_text_at_fault_is_named_by_its_place_in_the_request_and_ends_the_rest() -> None:
+    replica = SlowReplica()
+    texts = ["1"] * MANY
+    texts[1000] = texts[1030] = "too long"
+    with pytest.raises(ContextLengthExceeded, match=r"^input\[1000\] is too long") as refused:
+        asyncio.run(_embedder(replica).embed(texts))
+    assert refused.value.param == "input[1000]"
+    assert sum(replica.num_texts) <= 1000 + 3 * TEXTS_PER_CALL
+    assert replica.num_running == 0
+
+
+def test_a_caller_who_leaves_ends_the_calls_in_progress() -> None:
+    replica = SlowReplica()
+
+    async def leave() -> None:
+        request = asyncio.create_task(_embedder(replica).embed(["1"] * MANY))
+        for _ in range(10):  # until its calls are made
+            await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(leave())
+    assert replica.num_cancelled == handles.CALLS_AT_ONCE
+
+
+def test_a_list_of_any_length_is_classified_in_order(make_card: Callable[..., ModelCard]) -> None:
+    replica = SlowReplica()
+    classifier = ClassifierHandle(replica, "classifier", 1.0, ClassifierConfig())
+    verdicts = asyncio.run(classifier.classify(make_card(), [(str(number),) for number in range(MANY)]))
+    assert [verdict.scores[0][0] for verdict in verdicts] == [str(number) for number in range(MANY)]

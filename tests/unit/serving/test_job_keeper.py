@@ -125,11 +125,13 @@ def test_a_job_that_was_begun_meanwhile_is_not_given_up(jobs: FineTuningJobs) ->
     assert jobs.get("us", job.id).status is JobStatus.RUNNING
 
 
-def keeper_checking_by(program: str, jobs: FineTuningJobs, clock: Clock) -> tuple[JobKeeper, FineTuningJob]:
+def keeper_checking_by(
+    program: str, jobs: FineTuningJobs, clock: Clock, expires_at: float | None = None
+) -> tuple[JobKeeper, FineTuningJob]:
     """A keeper whose checks are made by a program in Python, and a job that waits for its check."""
-    commands, files = TrainingCommands((sys.executable, "-S", "-c", program)), Files()
+    commands, files = TrainingCommands((sys.executable, "-S", "-c", program)), Files(clock=clock)
     config = FineTuningConfig(launcher="local")
-    file = files.add(files.stored("us", "rows.jsonl", "fine-tune", b"row"))
+    file = files.add(files.stored("us", "rows.jsonl", "fine-tune", b"row", expires_at=expires_at))
     job = jobs.create("us", JobRequest("smollm2", file.id, None, {}, {"output": {}}, None, 1, None, {}))
     return JobKeeper(jobs, files, RememberingLauncher(), commands, config, clock), job
 
@@ -180,3 +182,15 @@ def test_a_check_that_cannot_be_made_is_made_again_now_and_then_and_not_for_ever
         assert len(tries.read_text()) == num_tries
     ended = jobs.get("us", job.id)
     assert (ended.status, ended.error and ended.error["code"]) == (JobStatus.FAILED, "check_timeout")
+
+
+@pytest.mark.parametrize(("is_deleted", "status"), [(False, JobStatus.QUEUED), (True, JobStatus.FAILED)])
+def test_a_file_that_expires_while_its_job_is_checked_is_kept_for_it_but_a_deleted_one_is_not(
+    jobs: FineTuningJobs, clock: Clock, is_deleted: bool, status: JobStatus
+) -> None:
+    keeper, job = keeper_checking_by("print('{}')", jobs, clock, expires_at=clock.now + 5)
+    if is_deleted:
+        Files(clock=clock).delete("us", job.training_file)
+    clock.now += 10
+    keeper.validate()
+    assert jobs.get("us", job.id).status is status

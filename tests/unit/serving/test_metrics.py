@@ -48,5 +48,16 @@ def test_each_request_is_one_log_line_with_its_id_and_probes_are_none(
         client.get("/v1/models", headers={"x-request-id": "mine-1"})
         client.get("/v1/models", headers={"x-request-id": "bad id; x=1"})
     assert len(caplog.messages) == 2
-    assert caplog.messages[0].startswith("request_id=mine-1 method=GET path=/v1/models status=200 ms=")
+    assert caplog.messages[0].startswith("request_id=mine-1 method=GET path='/v1/models' status=200 ms=")
     assert caplog.messages[1].startswith("request_id=req_")
+
+
+def test_a_path_that_a_caller_makes_up_forges_no_line_of_the_log_and_is_cut(
+    world: ScriptedApplication, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "serving.requests"):
+        TestClient(world.app).get("/x%0aforged%1b[31m" + "y" * 10_000)
+    (line,) = caplog.messages
+    assert r"path='/x\nforged\x1b[31myyy" in line
+    assert line.isprintable()
+    assert len(line) < 400

@@ -64,6 +64,7 @@ def test_a_message_is_sent_until_it_is_taken_under_the_same_id(outbox: WebhookOu
     assert receiver.statuses == []
 
 
-def test_a_secret_that_is_none_is_told_at_start() -> None:
-    with pytest.raises(ConfigError, match="whsec_"):
-        signing_key("whsec_not base64!")
+@pytest.mark.parametrize("secret", ["whsec_not base64!", "whsec_ü", SECRET.removeprefix("whsec_")])
+def test_a_secret_that_is_none_is_told_at_start(secret: str) -> None:
+    with pytest.raises(ConfigError, match="must be whsec_ and base64"):
+        signing_key(secret)

@@ -1,0 +1,70 @@
+"""What the engine of transformers refuses to serve, on a random Llama of a few kilobytes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cluster.errors import Unprocessable
+from cluster.storage import MARKER
+from serving.config import GeneratorConfig
+from serving.engine import Adapter, Delta, Sampling
+from serving.transformers_engine import TransformersEngine
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    LlamaForCausalLM(LlamaConfig(vocab_size=4, **sizes)).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(folder)
+    return folder
+
+
+def _adapter(base: Path, name: str) -> Adapter:
+    folder = base.parent / name
+    model = LlamaForCausalLM.from_pretrained(base)
+    get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])).save_pretrained(
+        folder
+    )
+    (folder / MARKER).touch()
+    return Adapter(name, str(folder), rank=8)
+
+
+def _cut(file: Path, part: str) -> None:
+    """Take the weights out of `file` whose names hold `part`."""
+    save_file({name: weight for name, weight in load_file(file).items() if part not in name}, file)
+
+
+def _asked(engine: TransformersEngine, adapter: Adapter | None) -> int:
+    async def tokens() -> list[Delta]:
+        return [
+            delta async for step in engine.generate("r", [0, 1], 2, Sampling(), adapter) for delta in step
+        ]
+
+    return sum(delta.num_tokens for delta in asyncio.run(tokens()))
+
+
+def test_an_adapter_without_some_of_its_weights_is_refused_and_leaves_the_others_as_they_are(
+    base: Path,
+) -> None:
+    whole, cut = _adapter(base, "whole.1"), _adapter(base, "cut.1")
+    _cut(Path(cut.weights_uri) / "adapter_model.safetensors", "lora_B")
+    engine = TransformersEngine(GeneratorConfig(dtype="float32"), base)
+    for answers in (None, whole):  # before and after the first adapter is loaded
+        with pytest.raises(Unprocessable, match=r"cut.1 lacks 1 of its weights, such as base_model.*lora_B"):
+            _asked(engine, cut)
+        assert _asked(engine, answers)
+
+
+def test_a_model_without_some_of_its_weights_is_not_served(base: Path) -> None:
+    _cut(base / "model.safetensors", "lm_head")
+    with pytest.raises(Unprocessable, match=r"lacks weights \['lm_head.weight'\].*fetch or export it again"):
+        TransformersEngine(GeneratorConfig(dtype="float32"), base)
