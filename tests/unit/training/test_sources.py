@@ -141,12 +141,30 @@ def test_the_published_files_have_their_published_sizes(shared: Path) -> None:
     assert sizes == [4076, 1725]
 
 
-@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t")])
-def test_a_second_header_is_refused_by_its_line(tmp_path: Path, suffix: str, separator: str) -> None:
-    half = [f"text{separator}label", *(f"row {number}{separator}pos" for number in range(9))]
-    path = write(tmp_path / f"joined{suffix}", "\n".join([*half, *half]))
-    with pytest.raises(DataError, match=r"line 11: the header stands here a second time"):
+@pytest.mark.parametrize(
+    ("name", "second", "remedy"),
+    [
+        ("joined.csv", "text,label", "remove the line$"),
+        ("joined.tsv", "text\tlabel", "remove the line$"),
+        ("joined.csv", "\ufefftext,label", "remove the line$"),
+        ("joined.csv", '\ufeff"text","label"', "remove the line$"),
+        ("joined.csv", "Text, LABEL", "remove the line$"),
+        ("joined.csv", "label,text", "put the fields of the rows below it in the order text, label$"),
+    ],
+)
+def test_a_second_header_is_refused_by_its_line(
+    tmp_path: Path, name: str, second: str, remedy: str
+) -> None:
+    separator = "\t" if name.endswith(".tsv") else ","
+    rows = [f"row {number}{separator}pos" for number in range(9)]
+    path = write(tmp_path / name, "\n".join([f"text{separator}label", *rows, second, *rows]))
+    with pytest.raises(DataError, match=rf"line 11: the header stands here a second time.*{remedy}"):
         read_file(path)
+
+
+def test_a_row_of_the_headers_words_in_other_numbers_is_a_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", "text,label\nlabel,label\na text,label\n")
+    assert [row.columns["text"] for row in read_file(path)] == ["label", "a text"]
 
 
 def test_a_field_that_is_null_in_200_000_rows_keeps_the_text_of_the_last(tmp_path: Path) -> None:
