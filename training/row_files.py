@@ -252,6 +252,12 @@ def _scan_parquet(path: Path) -> Iterator[Scanned]:
             for columns in batch.to_pylist():
                 number += 1
                 yield Scanned(Row(number, columns), "")
+    except (UnicodeDecodeError, OverflowError) as exc:
+        raise DataError(
+            f"{path}: a value after row {number} cannot be read ({exc}); write text as UTF-8, and dates of the "
+            "years 1 to 9999",
+            "data.path",
+        ) from exc
     except (pyarrow.ArrowInvalid, OSError) as exc:
         raise DataError(
             f"{path}: not Parquet, or cut off ({exc}); write the file again", "data.path"
