@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.errors import InvalidInput
 from cluster.references import resolve_model
 from training.classification import prepare_classification
 from training.config import FinetuneConfig, TaskName
@@ -33,9 +34,7 @@ class Prepared:
 
 def prepare(config: FinetuneConfig) -> Prepared:
     """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(config.model), local_files_only=True)
+    tokenizer = _tokenizer(config.model)
     rows = load_rows(config.data)
     if config.task is TaskName.CLASSIFICATION:
         dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
@@ -50,3 +49,22 @@ def prepare(config: FinetuneConfig) -> Prepared:
     if config.packing:
         dataset = packed(dataset, config.max_length_tokens)
     return Prepared(rows, dataset, tokenizer)
+
+
+def _tokenizer(model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    folder = resolve_model(model)
+    reason = "it knows no words"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Of a BERT without tokenizer files transformers makes one of special tokens alone.
+        if len(tokenizer) > len(set(tokenizer.all_special_ids)):
+            return tokenizer
+    except (OSError, ValueError) as exc:
+        reason = str(exc).splitlines()[0]
+    raise InvalidInput(
+        f"the model {model} has no tokenizer that can be used ({reason}); save it beside the weights "
+        "(tokenizer.json, tokenizer_config.json)",
+        "model",
+    )
