@@ -155,6 +155,11 @@ class ScalingConfig(Section):
         600, gt=0, description="Seconds without progress after which a stuck rank is named and restarted."
     )
 
+    @property
+    def fewest_workers(self) -> int:
+        """Without so many a run does not go on."""
+        return self.min_workers or self.num_workers
+
 
 class OutputConfig(Section):
     """How the tuned model is named: `ft:<base>:<organization>:<suffix>:<id>`."""

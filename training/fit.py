@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from cluster.errors import ConfigError, HamletError, JobFailed
 from training.config import FinetuneConfig, Method
 from training.controller import FailFast, MarkComplete, first_failure
 from training.loop_state import LoopInputs, LoopResult
-from training.progress import POLL_EVERY_S, EventLog, EventReader, Sink
+from training.progress import POLL_EVERY_S, EventLog, EventReader, NoticeEvent, Sink
 from training.workers import torch_config
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def explain(exc: Exception) -> HamletError:
 def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_LOOKS_EVERY_S)
     scaling = config.scaling
-    use_gpu = _uses_gpu(config)
+    use_gpu = _uses_gpu(config, inputs.event_log.post.remote)
     least = scaling.min_workers
     return TorchTrainer(
         train_loop,
@@ -115,20 +115,29 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
     )
 
 
-def _uses_gpu(config: FinetuneConfig) -> bool:
-    """Whether each worker gets a GPU. Raises ConfigError where the method cannot do without."""
+def _uses_gpu(config: FinetuneConfig, tell: Callable[[NoticeEvent], object]) -> bool:
+    """Whether each worker gets a GPU; tells where those there are do not suffice.
+
+    Raises ConfigError where the method cannot do without.
+    """
     scaling = config.scaling
     if scaling.use_gpu is not None:
         return scaling.use_gpu
     num_gpus = ray.cluster_resources().get("GPU", 0)
-    if num_gpus >= scaling.num_workers:
+    if num_gpus >= scaling.fewest_workers:
         return True
     if config.method is Method.QLORA:
         raise ConfigError(
-            f"method qlora needs a GPU for each of {scaling.num_workers} workers, and this cluster has {num_gpus:g}; "
+            f"method qlora needs a GPU for each of {scaling.fewest_workers} workers, and this cluster has {num_gpus:g}; "
             "use method: lora, or set scaling.use_gpu=true where the cluster adds GPUs on demand",
             "method",
         )
+    if num_gpus:
+        text = (
+            f"trains on CPU: {scaling.fewest_workers} workers ask for a GPU each, and this cluster has {num_gpus:g}; "
+            f"scaling.num_workers={num_gpus:g} would use them"
+        )
+        tell(NoticeEvent(text, level="warn"))
     return False
 
 
