@@ -151,6 +151,9 @@ class ScalingConfig(Section):
     max_failures: int = Field(
         2, ge=0, description="Worker losses survived by resuming from the last checkpoint."
     )
+    start_timeout_s: float = Field(
+        14_400, gt=0, description="Seconds that a run waits for room for its workers before it fails."
+    )
     hang_timeout_s: float = Field(
         600, gt=0, description="Seconds without progress after which a stuck rank is named and restarted."
     )

@@ -194,6 +194,18 @@ def test_a_fault_on_a_worker_ends_the_run_with_its_rank_and_text(
     assert not any(card.base_model == str(base) for card in Registry().list())
 
 
+def test_a_run_that_asks_for_more_than_there_is_says_so_and_ends(
+    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
+) -> None:
+    scaling = {"num_workers": 64, "use_gpu": True, "start_timeout_s": 5}
+    process = start(write_config(classification, name="crowded", scaling=scaling))
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2, errors[-3000:]
+    assert "64 workers ask for 64 CPU and 64 GPU, the cluster has" in errors.strip().splitlines()[-1]
+    assert "waits for room: 64 workers ask for" in output
+    assert [event["level"] for event in events_of("crowded") if "waits for room" in event["text"]] == ["warn"]
+
+
 def test_a_misspelt_key_ends_the_command_with_one_line_before_anything_starts(
     classification: dict[str, Any], write_config: WriteConfig
 ) -> None:
