@@ -27,6 +27,11 @@ class TaskName(StrEnum):
         """Whether what comes out writes text: its rows go through a chat template."""
         return self in (TaskName.SFT, TaskName.DPO)
 
+    @property
+    def holds_several_texts(self) -> bool:
+        """Whether a row is several sequences for the model, told apart by their segments."""
+        return self in (TaskName.DPO, TaskName.EMBEDDING)
+
 
 class Method(StrEnum):
     FULL = "full"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.errors import InvalidInput
@@ -16,6 +17,7 @@ from training.pairs import prepare_pairs
 from training.preferences import prepare_preferences
 from training.sft import prepare_sft
 from training.sources import Rows, load_rows
+from training.tables import read_tables, refuse_what_has_no_row
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Prepared:
 
 def prepare(config: FinetuneConfig) -> Prepared:
     """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""
-    tokenizer = _tokenizer(config.model)
+    folder = resolve_model(config.model)
+    tokenizer = _tokenizer(folder, config.model)
     rows = load_rows(config.data)
     if config.task is TaskName.CLASSIFICATION:
         dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
@@ -46,15 +49,15 @@ def prepare(config: FinetuneConfig) -> Prepared:
         dataset = prepare_preferences(rows, tokenizer, config.max_length_tokens)
     else:
         dataset = prepare_sft(rows, tokenizer, config.max_length_tokens)
+    refuse_what_has_no_row(read_tables(folder), config, dataset, len(tokenizer))
     if config.packing:
         dataset = packed(dataset, config.max_length_tokens)
     return Prepared(rows, dataset, tokenizer)
 
 
-def _tokenizer(model: str) -> Any:
+def _tokenizer(folder: Path, model: str) -> Any:
     from transformers import AutoTokenizer
 
-    folder = resolve_model(model)
     reason = "it knows no words"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,4 +52,23 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(model: Path) -> None:
     with pytest.raises(
         InvalidInput, match=r"no tokenizer that can be used \(.+\); save it beside the weights"
     ):
+        prepare(config_of(model, ["the cat", "the dog"]))
+
+
+def test_a_row_longer_than_the_positions_of_its_model_is_refused_with_both_numbers(model: Path) -> None:
+    rows = ["the " * 68, "the cat"]
+    message = r"a row has 70 tokens, and .* has 64 positions; set max_length_tokens=64"
+    with pytest.raises(InvalidInput, match=message) as caught:
+        prepare(config_of(model, rows, max_length_tokens=512))
+    assert caught.value.param == "max_length_tokens"
+    assert max(prepare(config_of(model, rows, max_length_tokens=64)).dataset.train.lengths) == 64
+
+
+def test_a_tokenizer_of_more_ids_than_its_model_has_rows_is_refused_with_both_numbers(
+    model: Path, word_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 38}))
+    message = f"has {len(word_tokenizer)} token ids, and its weights have rows for 38; save the tokenizer"
+    with pytest.raises(InvalidInput, match=message):
         prepare(config_of(model, ["the cat", "the dog"]))
