@@ -218,6 +218,10 @@ class FinetuneConfig(Section):
     neftune_noise_alpha: float | None = Field(
         None, gt=0, description="sft: noise on the token embeddings while training (NEFTune); 5 is usual."
     )
+    class_weight: Literal["balanced"] | None = Field(
+        None,
+        description="classification: balanced weighs rows by the rarity of their class, rows / (classes x rows of it).",
+    )
     max_length_tokens: int = Field(
         512, gt=1, description="Longer rows are cut (classification) or left out (sft, dpo)."
     )
@@ -280,6 +284,12 @@ class FinetuneConfig(Section):
             raise ValueError(f"packing is for task sft; leave it out for {self.task}")
         if self.neftune_noise_alpha is not None and self.task is not TaskName.SFT:
             raise ValueError(f"neftune_noise_alpha is for task sft; leave it out for {self.task}")
+        return self
+
+    @model_validator(mode="after")
+    def _class_weight_fits_task(self) -> Self:
+        if self.class_weight is not None and self.task is not TaskName.CLASSIFICATION:
+            raise ValueError(f"class_weight is for task classification; leave it out for {self.task}")
         return self
 
     @model_validator(mode="after")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import InvalidInput
 from cluster.references import resolve_model
-from training.classification import prepare_classification
+from training.classification import balanced_weights, prepare_classification
 from training.config import FinetuneConfig, TaskName
 from training.examples import Dataset
 from training.mlm import prepare_mlm
@@ -41,6 +42,10 @@ def prepare(config: FinetuneConfig) -> Prepared:
     rows = load_rows(config.data)
     if config.task is TaskName.CLASSIFICATION:
         dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
+        if config.class_weight is not None:
+            counts = Counter(example.labels[0] for example in dataset.train)
+            num_rows = {name: counts[index] for index, name in enumerate(dataset.labels)}
+            dataset = replace(dataset, class_weights=balanced_weights(num_rows))
     elif config.task is TaskName.MLM:
         dataset = prepare_mlm(rows, tokenizer, config.max_length_tokens, config.seed)
     elif config.task is TaskName.EMBEDDING:

@@ -146,7 +146,8 @@ def _prepared_once(trials: Sequence[Trial]) -> list[Prepared]:
     for trial in trials:
         config = trial.config
         seed = config.seed if config.task is TaskName.MLM else None  # it chooses the masked tokens
-        key = repr((config.data, config.model, config.task, config.max_length_tokens, config.packing, seed))
+        form = (config.max_length_tokens, config.packing, config.class_weight)
+        key = repr((config.data, config.model, config.task, form, seed))
         made[key] = made.get(key) or prepare(config)
         prepared.append(made[key])
     return prepared

@@ -72,3 +72,9 @@ def test_a_tokenizer_of_more_ids_than_its_model_has_rows_is_refused_with_both_nu
     message = f"has {len(word_tokenizer)} token ids, and its weights have rows for 38; save the tokenizer"
     with pytest.raises(InvalidInput, match=message):
         prepare(config_of(model, ["the cat", "the dog"]))
+
+
+def test_classes_are_weighed_by_their_training_rows_when_asked(model: Path) -> None:
+    rows = ["the cat", "the dog", "the cat"]
+    assert prepare(config_of(model, rows)).dataset.class_weights == ()
+    assert prepare(config_of(model, rows, class_weight="balanced")).dataset.class_weights == (0.75, 1.5)
