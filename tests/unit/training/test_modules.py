@@ -309,7 +309,9 @@ def weighted_steps(module: nn.Module, weights: tuple[float, ...], cut: tuple[int
                 loss_sum, _ = module(micro_batch)
                 (loss_sum / num_targets).backward()
                 total += loss_sum.item()
-        found.append((total / num_targets, module.get_parameter("model.classifier.weight").grad.clone()))
+        gradient = module.get_parameter("model.classifier.weight").grad
+        assert gradient is not None
+        found.append((total / num_targets, gradient.clone()))
     return found
 
 

@@ -362,7 +362,7 @@ CAST = CastError("Couldn't cast string to null", table_column_names=["a"], reque
 
 
 def _wrapped(cause: Exception) -> Exception:
-    error = DatasetGenerationError("An error occurred while generating the dataset")
+    error: Exception = DatasetGenerationError("An error occurred while generating the dataset")
     error.__cause__ = cause
     return error
 
