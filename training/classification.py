@@ -5,9 +5,10 @@ No torch here: the loss lives in `training/modules.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cluster.errors import DataError
 from training.classification_rows import LabelledRows, Labels, label_text
 from training.config import DataConfig
 from training.examples import BLOCK_ROWS, Dataset, Example, Examples
@@ -26,6 +27,25 @@ def prepare_classification(rows: Rows, config: DataConfig, tokenizer: Any, max_l
     validation, _ = _tokenize(rows.validation, check, labels, tokenizer, max_length_tokens)
     notices = [f"{cut} of {len(train)} rows were cut to {max_length_tokens} tokens"] if cut else []
     return Dataset(train, validation, labels.names, tuple(notices))
+
+
+def balanced_weights(num_rows: Mapping[str, int]) -> tuple[float, ...]:
+    """What a row of each class counts in the loss, from the training rows by class: N / (K n_k).
+
+    Each class then weighs as much as another, and a row 1 on average. Source: King and Zeng, Logistic Regression
+    in Rare Events Data (2001), as scikit-learn's `class_weight="balanced"`. Raises DataError for a class without rows.
+
+    >>> [round(weight, 3) for weight in balanced_weights({"a": 95, "b": 5})]
+    [0.526, 10.0]
+    """
+    missing = [name for name, count in num_rows.items() if count == 0]
+    if missing:
+        raise DataError(
+            f"class_weight=balanced: no training row has the label {missing[0]}; add rows of it or leave "
+            "class_weight out",
+            "class_weight",
+        )
+    return tuple(sum(num_rows.values()) / (len(num_rows) * count) for count in num_rows.values())
 
 
 def classification_metrics(

@@ -28,6 +28,11 @@ class TaskName(StrEnum):
         """Whether what comes out writes text: its rows go through a chat template."""
         return self in (TaskName.SFT, TaskName.DPO)
 
+    @property
+    def holds_several_texts(self) -> bool:
+        """Whether a row is several sequences for the model, told apart by their segments."""
+        return self in (TaskName.DPO, TaskName.EMBEDDING)
+
 
 class Method(StrEnum):
     FULL = "full"
@@ -152,9 +157,17 @@ class ScalingConfig(Section):
     max_failures: int = Field(
         2, ge=0, description="Worker losses survived by resuming from the last checkpoint."
     )
+    start_timeout_s: float = Field(
+        14_400, gt=0, description="Seconds that a run waits for room for its workers before it fails."
+    )
     hang_timeout_s: float = Field(
         600, gt=0, description="Seconds without progress after which a stuck rank is named and restarted."
     )
+
+    @property
+    def fewest_workers(self) -> int:
+        """Without so many a run does not go on."""
+        return self.min_workers or self.num_workers
 
 
 class OutputConfig(Section):
@@ -212,6 +225,10 @@ class FinetuneConfig(Section):
     dropout: float | None = Field(None, ge=0, lt=1, description="Overrides every dropout of the model.")
     neftune_noise_alpha: float | None = Field(
         None, gt=0, description="sft: noise on the token embeddings while training (NEFTune); 5 is usual."
+    )
+    class_weight: Literal["balanced"] | None = Field(
+        None,
+        description="classification: balanced weighs rows by the rarity of their class, rows / (classes x rows of it).",
     )
     max_length_tokens: int = Field(
         512, gt=1, description="Longer rows are cut (classification) or left out (sft, dpo)."
@@ -275,6 +292,12 @@ class FinetuneConfig(Section):
             raise ValueError(f"packing is for task sft; leave it out for {self.task}")
         if self.neftune_noise_alpha is not None and self.task is not TaskName.SFT:
             raise ValueError(f"neftune_noise_alpha is for task sft; leave it out for {self.task}")
+        return self
+
+    @model_validator(mode="after")
+    def _class_weight_fits_task(self) -> Self:
+        if self.class_weight is not None and self.task is not TaskName.CLASSIFICATION:
+            raise ValueError(f"class_weight is for task classification; leave it out for {self.task}")
         return self
 
     @model_validator(mode="after")

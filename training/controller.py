@@ -1,17 +1,23 @@
-"""What we add to Ray Train's controller: markers of complete checkpoints, and no second try of a fault of ours.
+"""What we add to Ray Train's controller: markers of complete checkpoints, no second try of a fault of ours, an end
+of waiting for room.
 
-Both run in the controller's process, which hears of every rank.
+All run in the controller's process, which hears of every rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import ray
 from ray.train import Checkpoint, UserCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller import state
 
 from cluster.errors import HamletError, JobFailed, Unavailable
 from training.checkpoints import mark_complete
+from training.progress import NoticeEvent, duration
 
 # What would happen again at the same row with the same numbers. Lost workers, broken connections, full
 # memory and disks come as RuntimeError, OSError, MemoryError or Ray's own errors, and are worth a retry.
@@ -24,6 +30,17 @@ DETERMINISTIC = (
     TypeError,
     ValueError,
 )
+
+# The controller's states in which a run has no workers and seeks room for them.
+WITHOUT_WORKERS = (
+    state.InitializingState,
+    state.SchedulingState,
+    state.ReschedulingState,
+    state.RestartingState,
+    state.ResizingState,
+)
+# Seconds without workers after which a run says what it waits for: a start takes less.
+NOTICE_AFTER_S = 30.0
 
 
 def deterministic_fault(failures: Mapping[int, Exception]) -> HamletError | None:
@@ -92,3 +109,59 @@ class MarkComplete(UserCallback):
             config=self._config,
             data_sha256=self._data_sha256,
         )
+
+
+class WaitForRoom(ControllerCallback):
+    """Says what a run without workers waits for, and ends it when it has waited `limit_s` at a stretch.
+
+    Ray Train waits without a word, and without a limit: `FailureConfig.controller_failure_limit` counts tries over
+    the whole run, and elastic runs make none. Its public callbacks do not hear of the wait; this one comes here
+    between two tries.
+    """
+
+    def __init__(
+        self,
+        event_log: Any,
+        num_workers: int,
+        per_worker: Mapping[str, float],
+        limit_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._event_log = event_log
+        self._num_workers, self._per_worker, self._limit_s = num_workers, dict(per_worker), limit_s
+        self._clock = clock
+        self._since: float | None = None
+        self._has_told = False
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        if not isinstance(current_state, WITHOUT_WORKERS):
+            self._since, self._has_told = None, False
+            return
+        self._since = self._clock() if self._since is None else self._since
+        waited_s = self._clock() - self._since
+        if waited_s < min(NOTICE_AFTER_S, self._limit_s):
+            return
+        total, free = ray.cluster_resources(), ray.available_resources()
+        asked = describe_room(self._num_workers, self._per_worker, total, free)
+        if not self._has_told:
+            self._has_told = True
+            self._event_log.post.remote(NoticeEvent(f"waits for room: {asked}", level="warn"))
+        if waited_s >= self._limit_s:
+            raise JobFailed(
+                f"no room for the workers within {duration(self._limit_s)} (scaling.start_timeout_s): {asked}; ask for "
+                "fewer with scaling.num_workers, add nodes, or wait longer",
+                "scaling.num_workers",
+            )
+
+
+def describe_room(
+    num_workers: int, per_worker: Mapping[str, float], total: Mapping[str, float], free: Mapping[str, float]
+) -> str:
+    """What is asked for beside what there is. Pure.
+
+    >>> describe_room(64, {"CPU": 1, "GPU": 1}, {"CPU": 8.0}, {"CPU": 6.0})
+    '64 workers ask for 64 CPU and 64 GPU, the cluster has 8 CPU (6 free) and 0 GPU (0 free)'
+    """
+    asked = [f"{num_workers * amount:g} {name}" for name, amount in per_worker.items()]
+    there = [f"{total.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in per_worker]
+    return f"{num_workers} workers ask for {' and '.join(asked)}, the cluster has {' and '.join(there)}"

@@ -122,12 +122,16 @@ class Examples(Sequence[Example]):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What a task made of the rows: examples, class names, and what was left out and why."""
+    """What a task made of the rows: examples, class names, and what was left out and why.
+
+    `class_weights`: what a row of each class counts in the loss; empty where all count 1.
+    """
 
     train: Examples
     validation: Examples
     labels: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()
 
 
 def pad_token_id(tokenizer: Any) -> int:

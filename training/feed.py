@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from training.batching import Step, plan_epoch, plan_evaluation
 from training.config import FinetuneConfig
-from training.examples import Dataset, Example
+from training.examples import IGNORE, Dataset, Example
 from training.modules import collate, weightless
 
 
@@ -67,4 +68,10 @@ class Feed:
             yield mine, self.collate(mine or [weightless(rows[step.row_indices[0]])])
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        return collate(examples, self._config.task, self._pad_token_id)
+        """The batch of some rows, with `weights: [batch], float32` where classes count differently."""
+        batch = collate(examples, self._config.task, self._pad_token_id)
+        weights = self._dataset.class_weights
+        if weights:
+            by_row = [weights[label] if label != IGNORE else 0.0 for label in batch["labels"].tolist()]
+            batch["weights"] = torch.tensor(by_row)
+        return batch

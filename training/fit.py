@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,15 +17,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ConfigError, HamletError, JobFailed
 from training.config import FinetuneConfig, Method
-from training.controller import FailFast, MarkComplete, first_failure
+from training.controller import FailFast, MarkComplete, WaitForRoom, first_failure
 from training.loop_state import CHECKPOINT_SCORE, LoopInputs, LoopResult
-from training.progress import POLL_EVERY_S, EventLog, EventReader, Sink
+from training.progress import POLL_EVERY_S, EventLog, EventReader, NoticeEvent, Sink
 from training.workers import torch_config
 
 log = logging.getLogger(__name__)
 
 # Seconds between two looks of Ray Train's controller at its workers; 2 by default, which a short run feels.
 CONTROLLER_LOOKS_EVERY_S = "0.5"
+# Seconds of one try to place all workers, after which Ray Train's controller looks up and tries again.
+TRY_S = 60.0
 
 
 def train_loop(inputs: LoopInputs) -> LoopResult:
@@ -91,8 +93,12 @@ def explain(exc: Exception) -> HamletError:
 def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_LOOKS_EVERY_S)
     scaling = config.scaling
-    use_gpu = _uses_gpu(config)
+    os.environ.setdefault(
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{min(TRY_S, scaling.start_timeout_s):g}"
+    )
+    use_gpu = _uses_gpu(config, inputs.event_log.post.remote)
     least = scaling.min_workers
+    per_worker = {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
     return TorchTrainer(
         train_loop,
         train_loop_config=inputs,
@@ -100,7 +106,7 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers if least is None else (least, scaling.num_workers),
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker=per_worker,
         ),
         run_config=ray.train.RunConfig(
             name=attempt,
@@ -109,6 +115,7 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
             checkpoint_config=_checkpoints_kept(config),
             callbacks=[
                 FailFast(),
+                WaitForRoom(inputs.event_log, scaling.fewest_workers, per_worker, scaling.start_timeout_s),
                 MarkComplete(
                     f"{inputs.run_uri}/{attempt}", config.model_dump(mode="json"), inputs.data_sha256
                 ),
@@ -117,20 +124,29 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
     )
 
 
-def _uses_gpu(config: FinetuneConfig) -> bool:
-    """Whether each worker gets a GPU. Raises ConfigError where the method cannot do without."""
+def _uses_gpu(config: FinetuneConfig, tell: Callable[[NoticeEvent], object]) -> bool:
+    """Whether each worker gets a GPU; tells where those there are do not suffice.
+
+    Raises ConfigError where the method cannot do without.
+    """
     scaling = config.scaling
     if scaling.use_gpu is not None:
         return scaling.use_gpu
     num_gpus = ray.cluster_resources().get("GPU", 0)
-    if num_gpus >= scaling.num_workers:
+    if num_gpus >= scaling.fewest_workers:
         return True
     if config.method is Method.QLORA:
         raise ConfigError(
-            f"method qlora needs a GPU for each of {scaling.num_workers} workers, and this cluster has {num_gpus:g}; "
-            "use method: lora, or set scaling.use_gpu=true where the cluster adds GPUs on demand",
+            f"method qlora needs a GPU for each of {scaling.fewest_workers} workers, and this cluster has "
+            f"{num_gpus:g}; use method: lora, or set scaling.use_gpu=true where the cluster adds GPUs on demand",
             "method",
         )
+    if num_gpus:
+        text = (
+            f"trains on CPU: {scaling.fewest_workers} workers ask for a GPU each, and this cluster has {num_gpus:g}; "
+            f"scaling.num_workers={num_gpus:g} would use them"
+        )
+        tell(NoticeEvent(text, level="warn"))
     return False
 
 

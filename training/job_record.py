@@ -54,9 +54,9 @@ class JobRecord:
         self._waiting.append(event)
         self._write_waiting()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, level: str = "info") -> None:
         """Record a message."""
-        self(NoticeEvent(text))
+        self(NoticeEvent(text, level))
 
     def drain(self) -> None:
         """Write what still waits; what cannot be written in half a minute is given up."""

@@ -42,10 +42,15 @@ class ClassificationModule(nn.Module):
         self.model = model
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """`labels: [batch], int64` -> `(loss_sum: [], float32; predictions: [batch], int64)`."""
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        """`labels: [batch], int64` -> `(loss_sum: [], float32; predictions: [batch], int64)`.
+
+        With `weights: [batch], float32` each row's loss counts so often. The caller still divides by rows, not by
+        the sum of weights, which would differ from batch to batch: over the training rows they are 1 on average.
+        """
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", "weights")}
         logits = self.model(**inputs).logits.float()
-        loss_sum = functional.cross_entropy(logits, batch["labels"], ignore_index=IGNORE, reduction="sum")
+        losses = functional.cross_entropy(logits, batch["labels"], ignore_index=IGNORE, reduction="none")
+        loss_sum = (losses * batch["weights"]).sum() if "weights" in batch else losses.sum()
         return loss_sum, logits.argmax(dim=-1)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from cluster.errors import InvalidInput
 from cluster.references import resolve_model
-from training.classification import prepare_classification
+from training.classification import balanced_weights, prepare_classification
 from training.config import FinetuneConfig, TaskName
 from training.examples import Dataset
 from training.mlm import prepare_mlm
@@ -16,6 +19,7 @@ from training.preferences import prepare_preferences
 from training.sentence_files import sentence_form
 from training.sft import prepare_sft
 from training.sources import Rows, load_rows
+from training.tables import read_tables, refuse_what_has_no_row
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,15 @@ class Prepared:
 
 def prepare(config: FinetuneConfig) -> Prepared:
     """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""
-    from transformers import AutoTokenizer
-
     base = resolve_model(config.model)
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer = _tokenizer(base, config.model)
     rows = load_rows(config.data)
     if config.task is TaskName.CLASSIFICATION:
         dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
+        if config.class_weight is not None:
+            counts = Counter(example.labels[0] for example in dataset.train)
+            num_rows = {name: counts[index] for index, name in enumerate(dataset.labels)}
+            dataset = replace(dataset, class_weights=balanced_weights(num_rows))
     elif config.task is TaskName.MLM:
         dataset = prepare_mlm(rows, tokenizer, config.max_length_tokens, config.seed)
     elif config.task is TaskName.EMBEDDING:
@@ -49,6 +55,25 @@ def prepare(config: FinetuneConfig) -> Prepared:
         dataset = prepare_preferences(rows, tokenizer, config.max_length_tokens)
     else:
         dataset = prepare_sft(rows, tokenizer, config.max_length_tokens)
+    refuse_what_has_no_row(read_tables(base), config, dataset, len(tokenizer))
     if config.packing:
         dataset = packed(dataset, config.max_length_tokens)
     return Prepared(rows, dataset, tokenizer)
+
+
+def _tokenizer(folder: Path, model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    reason = "it knows no words"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Of a BERT without tokenizer files transformers makes one of special tokens alone.
+        if len(tokenizer) > len(set(tokenizer.all_special_ids)):
+            return tokenizer
+    except (OSError, ValueError) as exc:
+        reason = str(exc).splitlines()[0]
+    raise InvalidInput(
+        f"the model {model} has no tokenizer that can be used ({reason}); save it beside the weights "
+        "(tokenizer.json, tokenizer_config.json)",
+        "model",
+    )

@@ -227,9 +227,18 @@ def _table_row(fields: list[str], header: list[str], line: int) -> Row | Fault:
             "a field may hold the separator; quote it (CSV) or remove the separator",
             line=line,
         )
-    if [field.strip() for field in fields] == header:
-        return Fault("the header stands here a second time (joined files?)", "remove the line", line=line)
+    again, first = [_name(field) for field in fields], [_name(name) for name in header]
+    if sorted(again) == sorted(first):
+        remedy = "remove the line"
+        if again != first:
+            remedy += f", and put the fields of the rows below it in the order {', '.join(header)}"
+        return Fault("the header stands here a second time (joined files?)", remedy, line=line)
     return Row(line, dict(zip(columns, fields, strict=True)))
+
+
+def _name(field: str) -> str:
+    """A column's name as headers of joined files differ in it: by a byte-order mark, quotes and case."""
+    return field.strip().removeprefix("\ufeff").strip('"').strip().casefold()
 
 
 def _scan_parquet(path: Path) -> Iterator[Scanned]:
@@ -243,6 +252,12 @@ def _scan_parquet(path: Path) -> Iterator[Scanned]:
             for columns in batch.to_pylist():
                 number += 1
                 yield Scanned(Row(number, without_filled_nulls(columns)), "")
+    except (UnicodeDecodeError, OverflowError) as exc:
+        raise DataError(
+            f"{path}: a value after row {number} cannot be read ({exc}); write text as UTF-8, and dates of the "
+            "years 1 to 9999",
+            "data.path",
+        ) from exc
     except (pyarrow.ArrowInvalid, OSError) as exc:
         raise DataError(
             f"{path}: not Parquet, or cut off ({exc}); write the file again", "data.path"

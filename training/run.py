@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
@@ -93,7 +94,7 @@ def run(config: FinetuneConfig, identity: Identity | None = None) -> ModelCard:
     Raises RunPaused when it was asked to stop by SIGTERM.
     """
     identity = identity or identity_of(config)
-    checkpoint = _checkpoint_to_resume(config, identity)
+    checkpoint, passed_over = _checkpoint_to_resume(config, identity)
     prepared = prepare(config)
     if checkpoint is not None:
         require_same_rows(checkpoint.marker, prepared.rows.sha256, prepared.rows.description)
@@ -104,21 +105,22 @@ def run(config: FinetuneConfig, identity: Identity | None = None) -> ModelCard:
     folder.open(config)
     try:
         connect()
-        return _Run(config, identity, prepared, folder).run(checkpoint)
+        return _Run(config, identity, prepared, folder).run(checkpoint, passed_over)
     finally:
         folder.close()
 
 
-def _checkpoint_to_resume(config: FinetuneConfig, identity: Identity) -> FoundCheckpoint | None:
+def _checkpoint_to_resume(
+    config: FinetuneConfig, identity: Identity
+) -> tuple[FoundCheckpoint | None, list[str]]:
+    """The checkpoint to go on from, and the names of newer ones that are not complete."""
     if not identity.resumes:
-        return None
+        return None, []
     found, passed_over = newest_complete(identity.run_uri)
-    for name in passed_over:
-        _say(f"warning: the checkpoint {name} is not complete and is passed over")
     if found is not None:
         require_same_run(found.marker, config.model_dump(mode="json"), config.global_batch_size)
         require_same_shards(found.marker, config.scaling.num_workers, config.scaling.zero_stage)
-    return found
+    return found, passed_over
 
 
 class _Run:
@@ -134,9 +136,11 @@ class _Run:
             JobRecord(identity.job_id, self._adapter_card, FineTuningJobs()) if identity.job_id else None
         )
 
-    def run(self, checkpoint: FoundCheckpoint | None) -> ModelCard:
+    def run(self, checkpoint: FoundCheckpoint | None, passed_over: list[str]) -> ModelCard:
         started = time.monotonic()
         self._say(f"run {self._identity.run_name}")
+        for text in _damage(passed_over, checkpoint):
+            self._say(text, level="warn")
         self._say(_opening(self._config, self._prepared))
         result = self._train(checkpoint)
         if result.is_paused:
@@ -238,10 +242,16 @@ class _Run:
             return f"--job {self._identity.job_id}"
         return f"--resume {self._identity.run_name}"
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, level: str = "info") -> None:
         _say(text)
         if self._record is not None:
-            self._record.say(text)
+            self._record.say(text, level)
+
+
+def _damage(passed_over: Sequence[str], checkpoint: FoundCheckpoint | None) -> list[str]:
+    """What is to be told of checkpoints that are not complete, and of a run that has no other."""
+    told = [f"the checkpoint {name} is not complete and is passed over" for name in passed_over]
+    return [*told, "no checkpoint is complete: the run begins anew"] if told and checkpoint is None else told
 
 
 def _opening(config: FinetuneConfig, prepared: Prepared) -> str:

@@ -41,6 +41,17 @@ def load_rows(config: DataConfig) -> Rows:
 
     Raises DataError with file, line and remedy, or HubUnreachable when the hub was the only source.
     """
+    rows = _rows_of_first_source(config)
+    if not rows.train or not rows.validation:
+        raise DataError(
+            f"{rows.description} is too small to split off validation rows: {len(rows.train)} training and "
+            f"{len(rows.validation)} validation rows; give files of both as data.path and data.validation_path",
+            "data.validation_path",
+        )
+    return rows
+
+
+def _rows_of_first_source(config: DataConfig) -> Rows:
     if config.path is not None:
         return _from_files(config.path, config.validation_path, config)
     if config.hub is not None:
@@ -95,10 +106,7 @@ def _from_files(path: str, validation_path: str | None, config: DataConfig) -> R
         validation = read_file(validation_path)
     else:
         train, validation = split_by_hash(train, config.validation_share)
-        if not train or not validation:
-            raise DataError(f"{path} is too small to split off validation rows; give data.validation_path")
-    train = train[: config.limit]
-    return Rows(train, validation[: config.limit], str(path))
+    return Rows(train[: config.limit], validation[: config.limit], str(path))
 
 
 def _from_hub(reference: str, config: DataConfig) -> Rows:
@@ -109,18 +117,32 @@ def _from_hub(reference: str, config: DataConfig) -> Rows:
         )
     # Late: `datasets` costs a second to import and files do not need it.
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     name, _, subset = reference.partition(":")
     try:
         splits = load_dataset(name, subset or None)
     except DatasetNotFoundError as exc:
         raise DataError(f"no data set {reference!r} on the hub; check data.hub", "data.hub") from exc
+    except (DatasetsError, ValueError, RuntimeError) as exc:
+        # A config that is not named or unknown, rows that differ in their types, a script in place of files.
+        reason = " ".join(str(exc.__cause__ or exc).splitlines()[:2])
+        raise DataError(
+            f"the data set {reference!r} cannot be loaded ({reason}); name its config as data.hub=id:config, or "
+            "download the file and give data.path",
+            "data.hub",
+        ) from exc
     except (OSError, ConnectionError) as exc:
         raise HubUnreachable(
             f"the data hub cannot be reached for {reference}; give data.path or data.fallback_path",
             "data.hub",
         ) from exc
+    if "train" not in splits:
+        raise DataError(
+            f"the data set {reference!r} has no split train, only {', '.join(splits)}; download the file to train "
+            "on and give data.path",
+            "data.hub",
+        )
     train = [Row(number, without_filled_nulls(row)) for number, row in enumerate(splits["train"], 1)]
     if "validation" in splits:
         validation = [

@@ -7,6 +7,7 @@ Only with `keep_best` is a model proven and registered: that of the best trial, 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from cluster.connection import connect
 from cluster.errors import ConfigError, JobFailed
 from cluster.last_words import last_line
 from cluster.storage import delete_folder, storage_uri
-from training.config import FinetuneConfig, load_config
+from training.config import FinetuneConfig, TaskName, load_config
 from training.examples import pad_token_id
 from training.fit import Fit, start_event_log
 from training.loop_state import LoopInputs
@@ -99,14 +100,21 @@ def sweep(
     try:
         data = _prepared_once(trials)
         outcomes = _run_all(trials, data, name)
-        outcomes.sort(key=lambda outcome: (bool(outcome.error), outcome.validation_loss))
+        outcomes.sort(key=_rank)
         (folder.path / "sweep.txt").write_text(table(outcomes) + "\n", encoding="utf-8")
         draw(trials, name, folder.path)
     finally:
         folder.close()
     if outcomes[0].error:
         raise JobFailed(f"every trial failed, the first because: {outcomes[0].error}")
+    if keep_best and not math.isfinite(outcomes[0].validation_loss):
+        raise JobFailed("every trial diverged, so that none is kept; try lower values of learning_rate")
     return outcomes, run(outcomes[0].trial.config) if keep_best else None
+
+
+def _rank(outcome: Outcome) -> tuple[bool, bool, float]:
+    # A number that is none has no place among others, and would leave all of them unsorted.
+    return bool(outcome.error), not math.isfinite(outcome.validation_loss), outcome.validation_loss
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -137,7 +145,9 @@ def _prepared_once(trials: Sequence[Trial]) -> list[Prepared]:
     prepared = []
     for trial in trials:
         config = trial.config
-        key = repr((config.data, config.model, config.task, config.max_length_tokens, config.packing))
+        seed = config.seed if config.task is TaskName.MLM else None  # it chooses the masked tokens
+        form = (config.max_length_tokens, config.packing, config.class_weight)
+        key = repr((config.data, config.model, config.task, form, seed))
         made[key] = made.get(key) or prepare(config)
         prepared.append(made[key])
     return prepared
@@ -177,20 +187,23 @@ def _trial(parameters: dict[str, Any], inputs: list[tuple[FinetuneConfig, Any, i
     config, dataset, pad_id, run_name = inputs[parameters["index"]]
     folder = RunFolder(run_name)
     folder.open(config)
-    last: list[EpochEvent] = []
+    epochs: list[EpochEvent] = []
 
     def keep(event: Event) -> None:
         if isinstance(event, EpochEvent):
-            last.append(event)
+            epochs.append(event)
 
     event_log = start_event_log(config.scaling.hang_timeout_s)
     loop = LoopInputs(config, dataset, pad_id, storage_uri("runs", run_name), None, event_log)
     try:
-        Fit(config, loop, "trial", [folder.write_event, keep]).run()
+        result = Fit(config, loop, "trial", [folder.write_event, keep]).run()
     finally:
         folder.close()
         delete_folder(loop.run_uri)  # nobody goes on from a trial
-    tune.report({"validation_loss": last[-1].validation_loss, "training_loss": last[-1].training_loss})
+    # With early stopping the best epoch counts, which a run would export, and not the last.
+    kept = (event for event in epochs if event.validation_loss == result.validation_loss)
+    best = next(kept, epochs[-1])
+    tune.report({"validation_loss": result.validation_loss, "training_loss": best.training_loss})
 
 
 def _trial_run(name: str, index: int) -> str:

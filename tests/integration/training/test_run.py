@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,10 @@ def write_config(tmp_path: Path) -> WriteConfig:
     return write
 
 
-def start(config: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "training", "run", str(config), *overrides]
+def start(
+    config: Path, *overrides: str, program: Sequence[str] = ("-m", "training")
+) -> subprocess.Popen[str]:
+    command = [sys.executable, *program, "run", str(config), *overrides]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=dict(os.environ), stdout=pipe, stderr=pipe, text=True
@@ -141,6 +144,9 @@ def _assert_told(log: str, card: ModelCard) -> None:
     assert [event["epoch"] for event in events if event["kind"] == "epoch"] == [*range(1, EPOCHS + 1)]
     last = [event for event in events if event["kind"] == "epoch"][-1]
     assert last["step"] == EPOCHS * 26
+    (run,) = (settings().home_dir / "storage" / "runs").glob("whole-*")
+    # The last step has its checkpoint though 9 does not divide it, and the one before is kept.
+    assert sorted(step.name for step in run.glob("*/step-*")) == ["step-00000153", "step-00000156"]
     assert card.metrics == {"validation_loss": last["validation_loss"], **last["metrics"]}
     assert last["metrics"]["accuracy"] > 0.9, events  # it did learn
 
@@ -171,10 +177,19 @@ def _kill_a_worker(head: HeadRecord, run_name: str) -> None:
     while not _has_checkpoint(run_name):
         assert time.monotonic() < deadline, "no checkpoint was made"
         time.sleep(0.02)
-    workers = [process for process in processes(head) if "RayTrainWorker" in " ".join(process.cmdline())]
+    workers = _workers(head)
     assert len(workers) == 2
     os.kill(workers[1].pid, signal.SIGKILL)
     psutil.wait_procs(workers[1:], timeout=10)
+
+
+def _workers(head: HeadRecord) -> list[psutil.Process]:
+    found = []
+    for process in processes(head):
+        with suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_fault_on_a_worker_ends_the_run_with_its_rank_and_text(
@@ -192,6 +207,32 @@ def test_a_fault_on_a_worker_ends_the_run_with_its_rank_and_text(
     assert last.startswith(f"error: the weights in {base} cannot be read")
     assert "Traceback" not in last
     assert not any(card.base_model == str(base) for card in Registry().list())
+
+
+def test_a_fault_on_one_rank_alone_ends_the_run_and_frees_its_workers(
+    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
+) -> None:
+    config = write_config(classification, name="lopsided")
+    process = start(config, program=("-m", "tests.integration.training.faulty_run"))
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2, errors[-3000:]
+    assert errors.strip().splitlines()[-1] == "error: worker 1 failed: ValueError: bad row 17"
+    deadline = time.monotonic() + 60
+    while _workers(head):
+        assert time.monotonic() < deadline, "the workers are still there"
+        time.sleep(0.2)
+
+
+def test_a_run_that_asks_for_more_than_there_is_says_so_and_ends(
+    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
+) -> None:
+    scaling = {"num_workers": 64, "use_gpu": True, "start_timeout_s": 5}
+    process = start(write_config(classification, name="crowded", scaling=scaling))
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2, errors[-3000:]
+    assert "64 workers ask for 64 CPU and 64 GPU, the cluster has" in errors.strip().splitlines()[-1]
+    assert "waits for room: 64 workers ask for" in output
+    assert [event["level"] for event in events_of("crowded") if "waits for room" in event["text"]] == ["warn"]
 
 
 def test_a_misspelt_key_ends_the_command_with_one_line_before_anything_starts(

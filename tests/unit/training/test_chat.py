@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -11,6 +12,7 @@ from cluster.errors import DataError
 from training.chat import encode, render
 from training.config import TaskName
 from training.examples import IGNORE, Example, pad_token_id
+from training.language_modules import LanguageModule
 from training.modules import collate
 from training.sft import prepare_sft
 from training.sources import Row, Rows
@@ -275,3 +277,35 @@ def test_the_end_token_stays_trained_where_it_is_also_the_padding(make_tokenizer
         assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (
             batch["labels"].shape[1] - length
         )
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """More of them wait for each other longer than so small a model computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_model_that_knows_its_rows_by_heart_stops_by_itself(
+    make_tokenizer: MakeTokenizer, tiny_llama: Callable[..., Any]
+) -> None:
+    tokenizer = make_tokenizer(CHATML, pad=None)
+    chats = [turns(question, answer) for question, answer in zip("abcdefgh", ANSWERS, strict=True)]
+    batch = collate([example_of(chat, tokenizer) for chat in chats], TaskName.SFT, pad_token_id(tokenizer))
+    module = LanguageModule(tiny_llama()).train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss_sum, _ = module(batch)
+        optimizer.zero_grad()
+        loss_sum.backward()
+        optimizer.step()
+    for chat, answer in zip(chats, ANSWERS, strict=True):
+        prompt = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, return_tensors="pt")
+        written = module.model.generate(
+            **prompt, max_new_tokens=40, do_sample=False, eos_token_id=tokenizer.eos_token_id
+        )[0, prompt["input_ids"].shape[1] :]
+        assert written[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(written[:-1]) == answer

@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import DataError
-from training.classification import classification_metrics, prepare_classification
+from training.classification import balanced_weights, classification_metrics, prepare_classification
 from training.classification_rows import LabelledRows, Labels, find_text_columns
 from training.config import DataConfig
 from training.examples import Dataset
@@ -189,3 +189,15 @@ def test_f1_of_several_classes_is_their_unweighted_mean() -> None:
 
 def test_f1_without_a_positive_row_is_zero() -> None:
     assert classification_metrics([0, 0], [0, 0], num_labels=2) == {"accuracy": 1.0, "f1": 0.0}
+
+
+def test_balanced_weights_are_positive_and_one_on_average() -> None:
+    weights = balanced_weights({"a": 95, "b": 5})
+    assert weights == pytest.approx((0.526, 10.0), abs=1e-3)
+    assert 95 * weights[0] + 5 * weights[1] == pytest.approx(100)
+    assert balanced_weights({"a": 7, "b": 7, "c": 7}) == (1.0, 1.0, 1.0)
+
+
+def test_a_class_without_training_rows_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match="class_weight=balanced: no training row has the label b; add rows"):
+        balanced_weights({"a": 95, "b": 0})

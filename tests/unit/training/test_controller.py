@@ -4,11 +4,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 from ray.exceptions import RayActorError
+from ray.train.v2._internal.execution.controller.state import InitializingState, RunningState
 
 from cluster.errors import ConfigError, DataError, JobFailed, StoreUnavailable
 from training.checkpoints import newest_complete
-from training.controller import FailFast, MarkComplete, deterministic_fault, first_failure
+from training.controller import FailFast, MarkComplete, WaitForRoom, deterministic_fault, first_failure
+from training.progress import NoticeEvent
 
 BROKEN = RuntimeError("Connection closed by peer")
 
@@ -63,3 +66,56 @@ def test_a_checkpoint_counts_once_every_rank_has_reported_it(tmp_path: Path) -> 
     assert found is not None
     assert (found.marker.step, found.marker.world_size, found.marker.files) == (26, 2, {"shard-0": 4})
     assert (found.marker.config, found.marker.data_sha256) == ({"epochs": 3}, "5e")
+
+
+class Wait:
+    """A run of 64 workers without any, on a cluster of two CPUs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit_s: float) -> None:
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+        monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
+        self.now, self.told = 0.0, list[NoticeEvent]()
+        event_log = SimpleNamespace(post=SimpleNamespace(remote=self.told.append))
+        per_worker = {"CPU": 1.0, "GPU": 1.0}
+        self.callback = WaitForRoom(event_log, 64, per_worker, limit_s, lambda: self.now)
+
+    def looks_up(self, at_s: float, *, has_workers: bool = False) -> None:
+        self.now = at_s
+        state = RunningState() if has_workers else InitializingState()
+        self.callback.after_controller_state_update(state, state)
+
+
+ASKED = "64 workers ask for 64 CPU and 64 GPU, the cluster has 2 CPU (1 free) and 0 GPU (0 free)"
+
+
+def test_a_run_without_room_says_once_what_it_waits_for_and_ends_at_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait = Wait(monkeypatch, limit_s=3600)
+    for at_s in (0, 10, 60, 120, 3599):
+        wait.looks_up(at_s)
+    assert wait.told == [NoticeEvent(f"waits for room: {ASKED}", level="warn")]
+    with pytest.raises(JobFailed) as caught:
+        wait.looks_up(3600)
+    assert str(caught.value).startswith(
+        f"no room for the workers within 1 h 00 min (scaling.start_timeout_s): {ASKED};"
+    )
+    assert caught.value.param == "scaling.num_workers"
+
+
+def test_each_wait_is_told_and_counted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = Wait(monkeypatch, limit_s=100)
+    wait.looks_up(0)
+    wait.looks_up(60)
+    wait.looks_up(90, has_workers=True)
+    wait.looks_up(5000)
+    wait.looks_up(5090)
+    assert len(wait.told) == 2
+
+
+def test_a_limit_shorter_than_the_first_notice_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = Wait(monkeypatch, limit_s=5)
+    wait.looks_up(0)
+    with pytest.raises(JobFailed, match=r"within 5 s \(scaling\.start_timeout_s\)"):
+        wait.looks_up(6)
+    assert len(wait.told) == 1

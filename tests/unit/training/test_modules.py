@@ -12,7 +12,8 @@ from torch import nn
 
 from cluster.errors import JobFailed
 from training.config import FinetuneConfig, TaskName
-from training.examples import IGNORE, Example
+from training.examples import IGNORE, Dataset, Example, Examples
+from training.feed import Feed
 from training.language_modules import LanguageModule
 from training.modules import (
     ClassificationModule,
@@ -284,3 +285,50 @@ def test_an_export_for_other_classes_is_an_error(tmp_path: Path, tiny_bert: Make
     tiny_bert(num_labels=2).save_pretrained(tmp_path)
     with pytest.raises(JobFailed, match=r"lacks 2 weights, such as classifier\.bias"):
         load_base(TaskName.CLASSIFICATION, tmp_path, ("a", "b", "c"), torch.float32)
+
+
+# Micro batch, accumulation, workers: a global batch of 8 each.
+CUTS = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4)]
+
+
+def weighted_steps(module: nn.Module, weights: tuple[float, ...], cut: tuple[int, int, int]) -> list[Any]:
+    """Mean loss and gradient of the head in each step of an epoch, as the ranks of a cut add them up."""
+    micro, accumulation, workers = cut
+    batch = {"micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": accumulation}
+    config = config_of("classification", batch=batch, scaling={"num_workers": workers})
+    rows = Examples.of(Example([5 + n % 30] * (3 + n % 5), [int(n % 6 == 0)], []) for n in range(27))
+    dataset = Dataset(rows, rows, ("a", "b"), class_weights=weights)
+    feeds = [Feed(dataset, config, 0, rank=rank, world_size=workers) for rank in range(workers)]
+    found = []
+    for number in range(feeds[0].steps_per_epoch):
+        module.zero_grad()
+        total = 0.0
+        num_targets = len(feeds[0].examples(feeds[0].plan(0)[number]))
+        for feed in feeds:
+            for micro_batch in feed.micro_batches(feed.plan(0)[number]):
+                loss_sum, _ = module(micro_batch)
+                (loss_sum / num_targets).backward()
+                total += loss_sum.item()
+        gradient = module.get_parameter("model.classifier.weight").grad
+        assert gradient is not None
+        found.append((total / num_targets, gradient.clone()))
+    return found
+
+
+@pytest.mark.parametrize("cut", CUTS[1:])
+def test_a_weighted_loss_does_not_depend_on_the_cut(tiny_bert: MakeModel, cut: tuple[int, int, int]) -> None:
+    module = ClassificationModule(tiny_bert())
+    one_steps, other_steps = (weighted_steps(module, (0.6, 3.0), which) for which in (CUTS[0], cut))
+    for (loss, gradient), (other_loss, other_gradient) in zip(one_steps, other_steps, strict=True):
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        torch.testing.assert_close(other_gradient, gradient)
+
+
+def test_a_row_counts_as_often_as_its_class_weighs(tiny_bert: MakeModel) -> None:
+    module = ClassificationModule(tiny_bert())
+    plain, double = weighted_steps(module, (), CUTS[0]), weighted_steps(module, (2.0, 2.0), CUTS[0])
+    assert [loss for loss, _ in double] == pytest.approx([2 * loss for loss, _ in plain])
+    uneven = weighted_steps(module, (0.0, 1.0), CUTS[0]), weighted_steps(module, (1.0, 0.0), CUTS[0])
+    assert [a + b for (a, _), (b, _) in zip(*uneven, strict=True)] == pytest.approx(
+        [loss for loss, _ in plain]
+    )

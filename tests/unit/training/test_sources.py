@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets.exceptions import DatasetGenerationError
+from datasets.table import CastError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,12 +145,28 @@ def test_the_published_files_have_their_published_sizes(shared: Path) -> None:
     assert sizes == [4076, 1725]
 
 
-@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t")])
-def test_a_second_header_is_refused_by_its_line(tmp_path: Path, suffix: str, separator: str) -> None:
-    half = [f"text{separator}label", *(f"row {number}{separator}pos" for number in range(9))]
-    path = write(tmp_path / f"joined{suffix}", "\n".join([*half, *half]))
-    with pytest.raises(DataError, match=r"line 11: the header stands here a second time"):
+@pytest.mark.parametrize(
+    ("name", "second", "remedy"),
+    [
+        ("joined.csv", "text,label", "remove the line$"),
+        ("joined.tsv", "text\tlabel", "remove the line$"),
+        ("joined.csv", "\ufefftext,label", "remove the line$"),
+        ("joined.csv", '\ufeff"text","label"', "remove the line$"),
+        ("joined.csv", "Text, LABEL", "remove the line$"),
+        ("joined.csv", "label,text", "put the fields of the rows below it in the order text, label$"),
+    ],
+)
+def test_a_second_header_is_refused_by_its_line(tmp_path: Path, name: str, second: str, remedy: str) -> None:
+    separator = "\t" if name.endswith(".tsv") else ","
+    rows = [f"row {number}{separator}pos" for number in range(9)]
+    path = write(tmp_path / name, "\n".join([f"text{separator}label", *rows, second, *rows]))
+    with pytest.raises(DataError, match=rf"line 11: the header stands here a second time.*{remedy}"):
         read_file(path)
+
+
+def test_a_row_of_the_headers_words_in_other_numbers_is_a_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", "text,label\nlabel,label\na text,label\n")
+    assert [row.columns["text"] for row in read_file(path)] == ["label", "a text"]
 
 
 def test_a_field_that_is_null_in_200_000_rows_keeps_the_text_of_the_last(tmp_path: Path) -> None:
@@ -238,6 +257,24 @@ def test_a_missing_file_is_named_with_the_folder_it_was_looked_for_in(tmp_path: 
         read_file(Path("absent.tsv"))
 
 
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (pyarrow.array([b"ok", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string()), "utf-8"),
+        (pyarrow.array([0, 253402300800 * 10**6], pyarrow.timestamp("us")), "out of range"),
+    ],
+)
+def test_a_parquet_value_that_python_cannot_hold_is_refused(
+    tmp_path: Path, column: pyarrow.Array, reason: str
+) -> None:
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"value": column}), path)
+    with pytest.raises(
+        DataError, match=rf"rows\.parquet: a value after row 0 cannot be read .*{reason}.*UTF-8"
+    ):
+        read_file(path)
+
+
 ROWS = st.lists(st.text(max_size=3).map(lambda text: Row(0, {"text": text})), max_size=40)
 
 
@@ -308,6 +345,83 @@ def test_the_fallback_file_stands_in_for_an_unreachable_hub_and_says_so(
 def test_an_unreachable_hub_without_a_fallback_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "hub_is_reachable", lambda: False)
     with pytest.raises(HubUnreachable, match=r"acme/rows; give data.path or data.fallback_path"):
+        load_rows(DataConfig(hub="acme/rows"))
+
+
+HubFolder = Callable[..., str]
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubFolder:
+    """`hub_folder(train=20)`: a data set of such splits, as a folder in place of the hub's."""
+    monkeypatch.setattr(sources, "hub_is_reachable", lambda: True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def make(**splits: int) -> str:
+        folder = tmp_path / "set"
+        folder.mkdir()
+        for split, count in splits.items():
+            write(folder / f"{split}.jsonl", jsonl([{"text": f"row {number}"} for number in range(count)]))
+        return str(folder)
+
+    return make
+
+
+def test_a_hub_set_is_split_like_a_file(hub_folder: HubFolder) -> None:
+    rows = load_rows(DataConfig(hub=hub_folder(train=40), validation_share=0.5))
+    assert len(rows.train) + len(rows.validation) == 40
+
+
+def test_a_hub_set_too_small_to_split_is_refused(hub_folder: HubFolder) -> None:
+    with pytest.raises(DataError, match=r"too small to split.*1 training and 0 validation.*data\.path"):
+        load_rows(DataConfig(hub=hub_folder(train=1), validation_share=1e-9))
+
+
+def test_a_hub_set_without_training_rows_is_refused(hub_folder: HubFolder) -> None:
+    with pytest.raises(DataError, match=r"has no split train, only test; .*data\.path"):
+        load_rows(DataConfig(hub=hub_folder(test=20)))
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"), [("", "Config name is missing.*'a', 'b'"), (":c", "'c' not found.*'a', 'b'")]
+)
+def test_a_hub_set_is_refused_without_one_of_its_configs(
+    hub_folder: HubFolder, config: str, reason: str
+) -> None:
+    folder = hub_folder(one=20, two=20)
+    configs = "- config_name: a\n  data_files: one.jsonl\n- config_name: b\n  data_files: two.jsonl\n"
+    write(Path(folder) / "README.md", f"---\nconfigs:\n{configs}---\n")
+    with pytest.raises(DataError, match=rf"cannot be loaded \(.*{reason}.*\); .*data\.hub=id:config"):
+        load_rows(DataConfig(hub=folder + config))
+
+
+CAST = CastError("Couldn't cast string to null", table_column_names=["a"], requested_column_names=["a"])
+
+
+def _wrapped(cause: Exception) -> Exception:
+    error: Exception = DatasetGenerationError("An error occurred while generating the dataset")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _wrapped(CAST),
+        CAST,
+        RuntimeError("Couldn't cast string to null"),
+    ],
+)
+def test_a_hub_set_that_cannot_be_loaded_is_no_fault_of_the_network(
+    hub_folder: HubFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def load_dataset(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(
+        DataError, match=r"acme/rows.*Couldn't cast string.*download the file and give data\.path"
+    ):
         load_rows(DataConfig(hub="acme/rows"))
 
 

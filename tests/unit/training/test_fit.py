@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+
+from cluster.errors import ConfigError
+from training import fit
+from training.config import FinetuneConfig
+from training.progress import NoticeEvent
+
+
+def config_of(method: str = "full", **scaling: Any) -> FinetuneConfig:
+    values = {"name": "t", "task": "sft", "model": "m", "data": {"path": "rows"}, "method": method}
+    return FinetuneConfig.model_validate({**values, "scaling": scaling})
+
+
+def uses_gpu(config: FinetuneConfig, told: list[NoticeEvent] | None = None) -> bool:
+    return fit._uses_gpu(config, (told if told is not None else []).append)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("scaling", "expected"),
+    [
+        ({"num_workers": 2}, True),
+        ({"num_workers": 4, "min_workers": 1, "zero_stage": 0}, True),
+        ({"num_workers": 4, "min_workers": 3, "zero_stage": 0}, False),
+        ({"num_workers": 4}, False),
+        ({"num_workers": 4, "use_gpu": True}, True),
+        ({"num_workers": 2, "use_gpu": False}, False),
+    ],
+)
+def test_a_run_takes_gpus_when_its_fewest_workers_have_one_each(
+    scaling: dict[str, Any], expected: bool
+) -> None:
+    assert uses_gpu(config_of(**scaling)) is expected
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_run_that_leaves_gpus_idle_says_so() -> None:
+    told: list[NoticeEvent] = []
+    assert not uses_gpu(config_of(num_workers=4), told)
+    (event,) = told
+    assert event.level == "warn"
+    assert event.text.startswith("trains on CPU: 4 workers ask for a GPU each, and this cluster has 2;")
+    uses_gpu(config_of(num_workers=2), told)
+    uses_gpu(config_of(num_workers=4, use_gpu=False), told)
+    assert len(told) == 1
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_qlora_is_refused_by_the_fewest_workers_that_it_needs() -> None:
+    assert uses_gpu(config_of("qlora", num_workers=4, min_workers=2, zero_stage=0))
+    with pytest.raises(ConfigError, match="GPU for each of 3 workers, and this cluster has 2"):
+        uses_gpu(config_of("qlora", num_workers=4, min_workers=3, zero_stage=0))

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.settings import settings
+from training import run as training_run
+from training.checkpoints import folder_name, mark_complete
+from training.config import FinetuneConfig
+from training.run import Identity, RunPaused, run
+
+JOB = "ftjob-0123456789abcdef"
+
+
+class ToldRun(training_run._Run):
+    """A run whose record is a list, and which ends where it would train."""
+
+    def __init__(self, config: FinetuneConfig, identity: Identity, *_: object) -> None:
+        self._config, self._identity = config, identity
+        dataset = SimpleNamespace(train=[], validation=[], notices=())
+        self._prepared: Any = SimpleNamespace(dataset=dataset, rows=SimpleNamespace(description="rows"))
+        self._record: Any = SimpleNamespace(say=lambda text, level: told.append((level, text)))
+
+    def _train(self, checkpoint: object) -> Any:
+        raise RunPaused
+
+
+told: list[tuple[str, str]] = []
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinetuneConfig:
+    monkeypatch.setenv("HAMLET_HOME", str(tmp_path))
+    settings.cache_clear()
+    told.clear()
+    monkeypatch.setattr(training_run, "_Run", ToldRun)
+    monkeypatch.setattr(training_run, "connect", lambda: None)
+    monkeypatch.setattr(training_run, "prepare", lambda _config: None)
+    data = {"path": "rows.jsonl"}
+    return FinetuneConfig.model_validate({"name": "t", "task": "sft", "model": "m", "data": data})
+
+
+def checkpoint(identity: Identity, step: int, config: FinetuneConfig | None) -> None:
+    """One with its marker when `config` is given."""
+    folder = Path(identity.run_uri) / "attempt-a" / folder_name(step)
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("x")
+    if config is not None:
+        mark_complete(str(folder), step=step, world_size=1, config=config.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("has_older", [False, True])
+def test_a_job_whose_checkpoints_are_damaged_says_so_in_its_events(
+    config: FinetuneConfig, has_older: bool
+) -> None:
+    identity = Identity(JOB, "ft:m:t:x:1", JOB, resumes=True)
+    checkpoint(identity, 10, None)
+    if has_older:
+        checkpoint(identity, 8, config)
+    with pytest.raises(RunPaused):
+        run(config, identity)
+    warned = [text for level, text in told if level == "warn"]
+    assert warned[0] == "the checkpoint attempt-a/step-00000010 is not complete and is passed over"
+    assert warned[1:] == ([] if has_older else ["no checkpoint is complete: the run begins anew"])
