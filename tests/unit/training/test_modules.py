@@ -300,7 +300,7 @@ def weighted_steps(module: nn.Module, weights: tuple[float, ...], cut: tuple[int
     dataset = Dataset(rows, rows, ("a", "b"), class_weights=weights)
     feeds = [Feed(dataset, config, 0, rank=rank, world_size=workers) for rank in range(workers)]
     found = []
-    for number in range(feeds[0].steps_per_epoch):
+    for number in range(config.steps_per_epoch(len(rows))):
         module.zero_grad()
         total = 0.0
         num_targets = len(feeds[0].examples(feeds[0].plan(0)[number]))

@@ -18,10 +18,8 @@ JOB = "ftjob-0123456789abcdef"
 class ToldRun(training_run._Run):
     """A run whose record is a list, and which ends where it would train."""
 
-    def __init__(self, config: FinetuneConfig, identity: Identity, *_: object) -> None:
-        self._config, self._identity = config, identity
-        dataset = SimpleNamespace(train=[], validation=[], notices=())
-        self._prepared: Any = SimpleNamespace(dataset=dataset, rows=SimpleNamespace(description="rows"))
+    def __init__(self, config: FinetuneConfig, identity: Identity, prepared: Any, _: object) -> None:
+        self._config, self._identity, self._prepared = config, identity, prepared
         self._record: Any = SimpleNamespace(say=lambda text, level: told.append((level, text)))
 
     def _train(self, checkpoint: object) -> Any:
@@ -38,7 +36,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinetuneConfig:
     told.clear()
     monkeypatch.setattr(training_run, "_Run", ToldRun)
     monkeypatch.setattr(training_run, "connect", lambda: None)
-    monkeypatch.setattr(training_run, "prepare", lambda _config: None)
+    dataset = SimpleNamespace(train=[], validation=[], notices=())
+    prepared = SimpleNamespace(dataset=dataset, rows=SimpleNamespace(description="rows", sha256="5e"))
+    monkeypatch.setattr(training_run, "prepare", lambda _config: prepared)
     data = {"path": "rows.jsonl"}
     return FinetuneConfig.model_validate({"name": "t", "task": "sft", "model": "m", "data": data})
 
@@ -49,7 +49,9 @@ def checkpoint(identity: Identity, step: int, config: FinetuneConfig | None) -> 
     folder.mkdir(parents=True)
     (folder / "weights").write_text("x")
     if config is not None:
-        mark_complete(str(folder), step=step, world_size=1, config=config.model_dump(mode="json"))
+        mark_complete(
+            str(folder), step=step, world_size=1, config=config.model_dump(mode="json"), data_sha256=None
+        )
 
 
 @pytest.mark.parametrize("has_older", [False, True])
