@@ -24,7 +24,7 @@ import numpy as np
 import qdrant_edge as edge
 from filelock import FileLock, Timeout
 
-from cluster.errors import Conflict, HamletError, NotFound, StoreUnavailable
+from cluster.errors import Conflict, HamletError, StoreUnavailable
 from retrieval.config import Distance
 from retrieval.edge_filters import field_path, to_edge, with_booleans, without_booleans
 from retrieval.filters import FieldType, Filter
@@ -40,6 +40,7 @@ from retrieval.store import (
     SparseVector,
     best_first,
     euclid_similarity,
+    unknown_collection,
 )
 
 DENSE, SPARSE = "dense", "bm25"
@@ -263,10 +264,7 @@ class EdgeStore:
         names = self.names()
         # Compared, never joined to a path: `c/../c` would open c under a second name and lock it for good.
         if name not in names:
-            known = ", ".join(names) or "none"
-            raise NotFound(
-                f"no collection {name!r}; there are: {known}", "collection", "collection_not_found"
-            )
+            raise unknown_collection(name)
         with self._opening, _translated():
             if name not in self._open:
                 shard_folder, spec, fields = _read_description(self._root / name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cluster.errors import Conflict, NotFound
+from cluster.errors import Conflict
 from retrieval.config import Distance
 from retrieval.filters import FieldType, Filter, matches
 from retrieval.store import (
@@ -24,6 +24,7 @@ from retrieval.store import (
     SparseVector,
     best_first,
     euclid_similarity,
+    unknown_collection,
 )
 
 
@@ -138,10 +139,7 @@ class ExactStore:
         try:
             return self._collections[name]
         except KeyError:
-            known = ", ".join(self.names()) or "none"
-            raise NotFound(
-                f"no collection {name!r}; there are: {known}", "collection", "collection_not_found"
-            ) from None
+            raise unknown_collection(name) from None
 
     def _matching(self, name: str, where: Filter | None) -> list[Point]:
         with self._lock:

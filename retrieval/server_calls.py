@@ -18,7 +18,8 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from cluster.errors import HamletError, NotFound, StoreUnavailable
+from cluster.errors import HamletError, StoreUnavailable
+from retrieval.store import unknown_collection
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -55,7 +56,7 @@ class ServerCalls:
         """The result of `operation`. Raises NotFound for an unknown collection, else StoreUnavailable."""
         if collection is not None and not POSSIBLE_NAME.fullmatch(collection):
             # The server refuses such a name as a bad request, which would look like a fault of the server.
-            raise _missing(collection)
+            raise unknown_collection(collection)
         try:
             # A copy, because one that is shared between threads shares their counts.
             return self._retrying.copy()(operation)
@@ -75,7 +76,7 @@ def is_transient(error: BaseException) -> bool:
 def translated(error: Exception, collection: str | None) -> HamletError:
     """Our error for one of the client's."""
     if _is_missing(error):
-        return _missing(collection)
+        return unknown_collection(collection)
     if _is_refused(error):
         return StoreUnavailable("the Qdrant server refuses our key; check HAMLET_QDRANT_API_KEY")
     if isinstance(error, UnexpectedResponse):
@@ -86,12 +87,6 @@ def translated(error: Exception, collection: str | None) -> HamletError:
     return StoreUnavailable(
         f"the Qdrant server does not answer ({error}); check HAMLET_QDRANT_URL and that it runs",
         retry_after_s=RETRY_AFTER_S,
-    )
-
-
-def _missing(collection: str | None) -> NotFound:
-    return NotFound(
-        f"no collection {collection!r} on the Qdrant server", "collection", "collection_not_found"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cluster.errors import DataError
+from cluster.errors import DataError, NotFound
 from retrieval.config import Distance
 from retrieval.filters import FieldType, Filter
 
@@ -163,6 +163,15 @@ class VectorStore(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections."""
+
+
+def unknown_collection(name: str | None) -> NotFound:
+    """The error of every store; it names none of the others, which may be those of other tenants."""
+    return NotFound(
+        f"no collection {name!r}; python -m retrieval list names those there are",
+        "collection",
+        "collection_not_found",
+    )
 
 
 def euclid_similarity(distance: float) -> float:

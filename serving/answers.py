@@ -13,6 +13,7 @@ from typing import Any
 from cluster.cards import ModelKind
 from cluster.errors import Conflict, InvalidInput, NotFound, Unavailable
 from cluster.router_policy import ANSWER_ROUTES, AUTO, RAG_SUFFIX
+from retrieval.store import unknown_collection
 from serving.backends import Backends, Classified, SearchJob
 from serving.catalogue import Catalogue, ServedModel
 from serving.citations import cite
@@ -34,6 +35,7 @@ from serving.reranking import find_reranker, relevance
 from serving.responses import annotation
 from serving.schemas import ChatRequest
 from serving.stages import Stages
+from serving.vector_store_index import COLLECTION_PREFIX
 from serving.vector_store_search import Target, VectorStoreSearch, equality_filter
 
 log = logging.getLogger(__name__)
@@ -271,6 +273,9 @@ class Answers:
         tool, options = request.file_search, request.hamlet
         if tool is None:
             collection = options.collection or self._config.retriever.collection
+            if collection.startswith(COLLECTION_PREFIX):
+                # What vector stores hold is searched by their ids; the name of a tenant is not to be tried out.
+                raise unknown_collection(collection)
             return [Target(collection, equality_filter(options.filters or {}))]
         if self._stores is None:
             raise InvalidInput("this server has no vector stores", "tools[0]")

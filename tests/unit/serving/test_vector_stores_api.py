@@ -443,6 +443,17 @@ def test_a_search_of_a_collection_does_not_read_its_documents(
     assert client.get(f"{STORES}/vs_manuals").json()["file_counts"]["completed"] == len(manuals)
 
 
+@pytest.mark.parametrize("name", ["vector-stores-default", "nothing"])
+def test_a_chat_cannot_search_or_find_out_collections_by_name(
+    client: TestClient, manuals: list[str], handbook: dict[str, str], name: str
+) -> None:
+    message = {"role": "user", "content": "How many days of leave?"}
+    body = {"model": "smollm2+rag", "messages": [message], "hamlet": {"collection": name}}
+    refused = client.post("/v1/chat/completions", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "collection_not_found")
+    assert "manuals" not in refused.text
+
+
 def test_a_crafted_name_is_not_found_and_the_collection_answers_afterwards(
     world: ScriptedApplication, tmp_path: Path
 ) -> None:
