@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from cluster.errors import InvalidInput
 from training.config import FinetuneConfig
@@ -43,7 +43,7 @@ class Tables:
 
 
 def read_tables(folder: Path) -> Tables:
-    """The tables of the model in `folder`. Raises InvalidInput when it has no config."""
+    """The tables of the model in `folder`. Raises InvalidInput when it has no config, or weights that are damaged."""
     if not (folder / "config.json").is_file():
         raise InvalidInput(
             f"{folder} has no config.json; save the model's config beside its weights", "model"
@@ -92,6 +92,11 @@ def longest_text(dataset: Dataset, config: FinetuneConfig) -> int:
 
 
 def _position_rows(file: Path) -> int | None:
-    with safe_open(file, framework="numpy") as weights:
-        names = [name for name in weights.keys() if name.endswith(POSITION_TABLES)]  # noqa: SIM118 - no mapping
-        return int(weights.get_slice(names[0]).get_shape()[0]) if names else None
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            names = [name for name in weights.keys() if name.endswith(POSITION_TABLES)]  # noqa: SIM118 - no mapping
+            return int(weights.get_slice(names[0]).get_shape()[0]) if names else None
+    except SafetensorError as exc:
+        raise InvalidInput(
+            f"the weights in {file.parent} cannot be read: {exc}; fetch or export them again", "model"
+        ) from exc

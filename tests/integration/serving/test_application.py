@@ -46,16 +46,26 @@ def test_small_talk_is_not_retrieved_for(client: openai.OpenAI) -> None:
 
 def test_a_stream_arrives_piece_by_piece_and_equals_the_whole_answer(client: openai.OpenAI) -> None:
     whole = ask(client, "smollm2", "Count to ten.", max_tokens=48)
-    times, text, usage = [], "", None
-    for chunk in ask(
-        client, "smollm2", "Count to ten.", max_tokens=48, stream=True, stream_options={"include_usage": True}
-    ):
-        times.append(time.perf_counter())
-        text += (chunk.choices[0].delta.content or "") if chunk.choices else ""  # type: ignore[attr-defined]
-        usage = chunk.usage or usage
-    assert text == whole.choices[0].message.content
-    assert usage == whole.usage
-    assert times[-1] - times[0] > 0.1
+    spreads_s = []
+    for _ in range(5):
+        times, text, usage = [], "", None
+        for chunk in ask(
+            client,
+            "smollm2",
+            "Count to ten.",
+            max_tokens=48,
+            stream=True,
+            stream_options={"include_usage": True},
+        ):
+            times.append(time.perf_counter())
+            text += (chunk.choices[0].delta.content or "") if chunk.choices else ""  # type: ignore[attr-defined]
+            usage = chunk.usage or usage
+        assert text == whole.choices[0].message.content
+        assert usage == whole.usage
+        spreads_s.append(times[-1] - times[0])
+        if spreads_s[-1] > 0.1:
+            break  # on a busy machine this process may be the one that comes late, and finds all of it
+    assert max(spreads_s) > 0.1
 
 
 def test_an_adapter_registered_now_is_served_without_a_restart(

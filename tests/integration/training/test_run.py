@@ -192,23 +192,6 @@ def _workers(head: HeadRecord) -> list[psutil.Process]:
     return found
 
 
-def test_a_fault_on_a_worker_ends_the_run_with_its_rank_and_text(
-    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig, tmp_path: Path
-) -> None:
-    base = tmp_path / "broken"
-    base.mkdir()
-    for file in Path(classification["model"]).iterdir():
-        (base / file.name).write_bytes(file.read_bytes()[: 100 if file.suffix == ".safetensors" else None])
-    config = write_config(classification, name="broken", model=str(base))
-    process = start(config)
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 2, errors[-3000:]
-    last = errors.strip().splitlines()[-1]
-    assert last.startswith(f"error: the weights in {base} cannot be read")
-    assert "Traceback" not in last
-    assert not any(card.base_model == str(base) for card in Registry().list())
-
-
 def test_a_fault_on_one_rank_alone_ends_the_run_and_frees_its_workers(
     head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
 ) -> None:

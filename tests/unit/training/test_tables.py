@@ -60,3 +60,13 @@ def test_rows_within_the_limit_fit_a_model_of_as_many_positions() -> None:
 def test_a_model_without_a_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"has no config\.json; save"):
         read_tables(tmp_path)
+
+
+def test_damaged_weights_are_refused_before_a_worker_reads_them(
+    tiny_bert: Callable[..., Any], tmp_path: Path
+) -> None:
+    tiny_bert().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InvalidInput, match=f"the weights in {tmp_path} cannot be read"):
+        read_tables(tmp_path)
