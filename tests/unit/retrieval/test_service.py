@@ -276,6 +276,6 @@ def test_diversity_spreads_the_hits() -> None:
 
 
 def test_an_unknown_collection_is_not_found(collections: CollectionsClient) -> None:
-    with pytest.raises(NotFound, match="handbook") as caught:
+    with pytest.raises(NotFound, match="retrieval list") as caught:
         collections.search("nothing", request("leave"))
     assert isinstance(caught.value, HamletError)
