@@ -6,6 +6,7 @@ either whole or unknown. A row is removed first, so that a file without bytes is
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -32,9 +33,11 @@ from sqlalchemy.engine import Engine
 
 from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place, staging_path
 from cluster.database import METADATA, open_database, reading
-from cluster.errors import NotFound
+from cluster.errors import NotFound, Unavailable
 from cluster.paging import Page, keep_places, page_of_rows
 from cluster.storage import local_copy, storage_uri
+
+log = logging.getLogger(__name__)
 
 # How a kept file is named in storage: nothing else is ever taken for an orphan.
 FILE_ID = re.compile(r"/(file-[0-9a-f]{24})(?:\.[a-z0-9]+)?$")
@@ -158,8 +161,15 @@ class Files:
         return file
 
     def open(self, file: File) -> BinaryIO:
-        """Its bytes, from their beginning."""
-        return open_blob(file.uri)
+        """Its bytes, from their beginning. Raises NotFound or Unavailable; only the log says where they lie."""
+        try:
+            return open_blob(file.uri)
+        except NotFound as exc:
+            log.warning("file %s: %s", file.id, exc)
+            raise NotFound(f"the bytes of {file.id} are missing in storage; upload the file again") from exc
+        except Unavailable as exc:
+            log.warning("file %s: %s", file.id, exc)
+            raise Unavailable(f"the bytes of {file.id} are out of reach; try again later") from exc
 
     def local_path(self, file: File) -> Path:
         """Its bytes as a file of this machine: the stored file itself, not to be changed, or a cached copy."""

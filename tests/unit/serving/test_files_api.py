@@ -331,7 +331,8 @@ def test_a_file_whose_bytes_are_gone_or_out_of_reach_is_told_before_the_answer_b
     assert (missing.status_code, "missing in storage" in missing.json()["error"]["message"]) == (404, True)
     kept.mkdir()  # where the bytes should be nothing can be read
     away = client.get(f"/v1/files/{file['id']}/content")
-    assert (away.status_code, "cannot read" in away.json()["error"]["message"]) == (503, True)
+    assert (away.status_code, "out of reach" in away.json()["error"]["message"]) == (503, True)
+    assert not any(str(home) in answer.text for answer in (missing, away))  # nor a bucket's name
     kept.rmdir()
     kept.write_bytes(content)
     assert client.get(f"/v1/files/{file['id']}/content").content == b"text"
