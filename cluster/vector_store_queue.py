@@ -154,9 +154,12 @@ class VectorStoreQueue:
         )
         expired = select(STORES.c.id).where(or_(ended, STORES.c.deleted_at.is_not(None)))
         orphaned = ~exists().where(FILES.c.id == STORE_FILES.c.id)
-        living = and_(~STORE_FILES.c.is_removing, STORE_FILES.c.store_id.not_in(expired), orphaned)
-        places = select(STORE_FILES.c.store_id, STORE_FILES.c.id, STORE_FILES.c.created_at).where(living)
-        gone = and_(~STORE_FILES.c.is_removing, or_(STORE_FILES.c.store_id.in_(expired), orphaned))
+        is_listed, is_in_expired = ~STORE_FILES.c.is_removing, STORE_FILES.c.store_id.in_(expired)
+        gone = and_(is_listed, or_(is_in_expired, orphaned))
+        # Of stores that live on: the files of others are listed no more.
+        places = select(STORE_FILES.c.store_id, STORE_FILES.c.id, STORE_FILES.c.created_at).where(
+            is_listed, ~is_in_expired, orphaned
+        )
         has_files = exists().where(STORE_FILES.c.store_id == STORES.c.id)
         with reading(self._engine) as connection:
             # Nearly always nothing, which should make no writer wait.

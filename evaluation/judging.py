@@ -65,9 +65,7 @@ def judge_answers(
     by_id = {question.id: question for question in questions}
     asked = [answer for answer in answers if by_id[answer.question_id].kind is not Kind.SMALLTALK]
     requests = [
-        _request(judge.model, by_id[answer.question_id], answer, config.seed)._replace(
-            base_url=service.base_url
-        )
+        _request(judge.model, by_id[answer.question_id], answer, config.seed, service.base_url)
         for answer in asked
     ]
     distinct = list({request.question.id: request for request in requests}.values())
@@ -108,10 +106,10 @@ def verdict_of(reply: str) -> bool | None:
     return None if found is None else found[1].lower() == "yes"
 
 
-def _request(model: str, question: Question, answer: Answer, seed: int) -> Request:
+def _request(model: str, question: Question, answer: Answer, seed: int, base_url: str) -> Request:
     right = " or ".join(question.right_answers) if question.kind in ANSWERABLE else NO_ANSWER
     prompt = PROMPT.format(question=question.question, right=right, answer=answer.text)
     asked = Question(
         id=hashlib.sha256(prompt.encode()).hexdigest()[:16], question=prompt, kind=Kind.SMALLTALK
     )
-    return Request("judge", model, "", asked, REPLY_TOKENS, seed)
+    return Request("judge", model, "", asked, REPLY_TOKENS, seed, base_url=base_url)

@@ -192,9 +192,7 @@ def _asked(
     out: Path,
     watcher: Watcher,
 ) -> list[Pair]:
-    requests = [
-        _request(making, model, passage, seed)._replace(base_url=service.base_url) for passage in passages
-    ]
+    requests = [_request(making, model, passage, seed, service.base_url) for passage in passages]
     with AnswerLog(out.with_suffix(".replies.jsonl")) as log:
         watcher.stage("making questions", sum(log.find(request) is None for request in requests))
         replies = ask_all(service, requests, log, watcher.answered)
@@ -205,7 +203,7 @@ def _asked(
     ]
 
 
-def _request(making: MakingConfig, model: str, passage: Passage, seed: int) -> Request:
+def _request(making: MakingConfig, model: str, passage: Passage, seed: int, base_url: str) -> Request:
     text = "\n\n".join(filter(None, (passage.context, passage.text)))
     prompt = PROMPT.format(count=making.per_passage, text=text)
     asked = Question(
@@ -215,7 +213,8 @@ def _request(making: MakingConfig, model: str, passage: Passage, seed: int) -> R
         answer=passage.text,
         document=passage.document,
     )
-    return Request("making", model, "", asked, TOKENS_PER_PAIR * making.per_passage, seed)
+    max_tokens = TOKENS_PER_PAIR * making.per_passage
+    return Request("making", model, "", asked, max_tokens, seed, base_url=base_url)
 
 
 def _write(pairs: Sequence[Pair], seed: int, out: Path) -> None:

@@ -31,7 +31,7 @@ SUFFIX = ".parquet"
 def back_up(collections: CollectionsClient, collection: str, target: str) -> int:
     """Write a collection to a path or fsspec URI; returns how many chunks. The file appears when complete.
 
-    Raises InvalidInput for a folder, and for a file that cannot be made.
+    Raises InvalidInput for a folder, and Unavailable for a file that cannot be made.
     """
     spec = collections.describe(collection).spec
     schema = pa.schema(

@@ -129,13 +129,14 @@ def _catch_up(
     """
     changed: set[tuple[str, str]] = set()
     for page in pages(collections, source):
-        changed |= {_state(chunk).document for chunk in page if seen.pop(chunk.id, None) != _state(chunk)}
+        states = {chunk.id: _state(chunk) for chunk in page}
+        changed |= {state.document for id_, state in states.items() if seen.pop(id_, None) != state}
     changed |= {state.document for state in seen.values()}
     for tenant, document in changed:
         collections.delete_documents(target, [document], tenant)
     num_copied = 0
     for page in pages(collections, source) if changed else ():
-        late = [chunk for chunk in page if _state(chunk).document in changed]
+        late = [chunk for chunk in page if _document(chunk) in changed]
         _copy(collections, target, late, vectors_of)
         num_copied += len(late)
     return num_copied
@@ -168,5 +169,8 @@ def pages(collections: CollectionsClient, collection: str) -> Iterator[list[Scor
 def _state(chunk: Scored) -> _State:
     # All of the payload: a document that was cut anew has its old content, and other chunks at the same positions.
     payload = json.dumps(dict(chunk.payload), sort_keys=True)
-    document = (chunk.payload["tenant"], chunk.payload["document_id"])
-    return _State(document, hashlib.sha256(payload.encode()).digest())
+    return _State(_document(chunk), hashlib.sha256(payload.encode()).digest())
+
+
+def _document(chunk: Scored) -> tuple[str, str]:
+    return chunk.payload["tenant"], chunk.payload["document_id"]

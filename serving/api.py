@@ -42,6 +42,7 @@ from serving.cluster_view import ClusterView, LocalView
 from serving.completions import stream_text, text_jobs, whole_text
 from serving.config import ServingConfig
 from serving.error_handlers import add_error_handlers
+from serving.generator import Spend
 from serving.limits import Allowance
 from serving.metrics import CountedMetrics, Metrics
 from serving.openapi import EVENT_STREAM, answers
@@ -298,7 +299,7 @@ def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(orjson.dumps(body), status, headers, media_type="application/json")
 
 
-def _spend(request: Request) -> Callable[[int], None]:
+def _spend(request: Request) -> Spend:
     """What takes an answer's tokens from the caller's allowance."""
     allowance: Allowance = request.state.allowance
     return allowance.spend

@@ -173,7 +173,7 @@ async def _chat_events(
     prepared: Prepared,
     envelope: Envelope,
     ended: Callable[[int], None],
-    spend: Callable[[int], None],
+    spend: Spend,
 ) -> AsyncGenerator[bytes]:
     """Each index begins with its role and ends with a chunk that holds its finish reason and citations.
 

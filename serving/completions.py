@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from cluster.errors import InvalidInput
@@ -66,7 +66,7 @@ async def stream_text(
     job: GenerationJob,
     envelope: Envelope,
     limit_s: float,
-    spend: Callable[[int], None],
+    spend: Spend,
 ) -> AsyncGenerator[bytes]:
     """The server-sent events of a streamed completion, as `stream_chat`."""
     report, deltas = await opened(generator.stream(job), limit_s)
@@ -78,7 +78,7 @@ async def _text_events(
     report: PromptReport,
     request: CompletionRequest,
     envelope: Envelope,
-    spend: Callable[[int], None],
+    spend: Spend,
 ) -> AsyncGenerator[bytes]:
     num_tokens = 0
     offsets = [0] * request.n
