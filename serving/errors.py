@@ -54,14 +54,15 @@ def internal_error(request_id: str) -> HamletError:
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidInput:
     """The first complaint of pydantic in one sentence that names the field.
 
-    >>> from_validation([{"type": "extra_forbidden", "loc": ("body", "foo"), "msg": "", "input": 1}]).param
+    >>> from_validation([{"type": "extra_forbidden", "loc": ("foo",), "msg": "", "input": 1}]).param
     'foo'
     """
     first = errors[0]
     param = field_path(first["loc"])
     if first["type"] == "json_invalid":
         return InvalidInput(f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}", None)
-    if first["type"] == "extra_forbidden":
+    # `none_required`: a field of OpenAI's that is not offered, of which null alone asks for nothing.
+    if first["type"] in ("extra_forbidden", "none_required"):
         return InvalidInput(
             f"unsupported parameter {param!r}: remove it from the request", param, "unsupported_parameter"
         )
@@ -71,13 +72,11 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidInput:
 
 
 def field_path(location: Sequence[str | int]) -> str:
-    """`("body", "messages", 1, "role")` as `messages[1].role`; names of union members are left out."""
+    """`("messages", 1, "role")` as `messages[1].role`; names of union members are left out."""
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part == "body" and not path:
-            continue
         elif part.isidentifier() and not _is_union_member(part):
             path += f".{part}" if path else part
     return path or "body"

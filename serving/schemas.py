@@ -110,6 +110,7 @@ class ChatMessage(Part):
     annotations: list[Any] | None = Field(None, description="Of an earlier answer; not read.")
     audio: None = None
     function_call: None = None
+    name: None = None
 
     @field_validator("tool_calls")
     @classmethod
@@ -173,6 +174,7 @@ class _Generation(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="A label; has no effect.")
+    logit_bias: None = None
 
     @field_validator(*NULLABLE, mode="before")
     @classmethod
@@ -238,6 +240,15 @@ class ChatRequest(_Generation):
     modalities: list[Literal["text"]] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    # Not offered. Clients that send every field send null for these, which asks for nothing.
+    audio: None = None
+    function_call: None = None
+    functions: None = None
+    prediction: None = None
+    prompt_cache_retention: None = None
+    reasoning_effort: None = None
+    verbosity: None = None
+    web_search_options: None = None
 
     @field_validator("messages")
     @classmethod
@@ -297,7 +308,7 @@ class ChatRequest(_Generation):
         return first if isinstance(first, FileSearch) else None
 
     @property
-    def functions(self) -> ToolUse | None:
+    def tool_use(self) -> ToolUse | None:
         """The functions that the answer may call; with tool_choice none the model does not see them."""
         offered = tuple(
             tool.model_dump(exclude_none=True) for tool in self.tools or () if isinstance(tool, FunctionTool)
@@ -337,7 +348,7 @@ class ChatRequest(_Generation):
 
     def sampling(self) -> Sampling:
         schema = self.response_format.schema_text if self.response_format else None
-        return self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema, self.functions)
+        return self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema, self.tool_use)
 
 
 class CompletionRequest(_Generation):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import itertools
 import json
 from typing import Any
@@ -52,6 +54,46 @@ def test_a_body_that_is_no_json_is_a_400_on_every_route(client: TestClient) -> N
         error = answer.json()["error"]
         assert error["type"] == "invalid_request_error"
         assert "no such path" not in error["message"], kind
+
+
+@pytest.mark.parametrize("media_type", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_json_that_is_sent_as_something_else_is_answered_with_what_to_send(
+    client: TestClient, media_type: str | None
+) -> None:
+    headers = {"content-type": media_type} if media_type else {}
+    answer = client.post("/v1/embeddings", content=b'{"model": "minilm", "input": "x"}', headers=headers)
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
+    assert (media_type or "no type") in answer.json()["error"]["message"]
+
+
+def test_json_of_any_charset_that_python_detects_is_read(client: TestClient) -> None:
+    headers = {"content-type": "application/json; charset=utf-8"}
+    content = b'\xef\xbb\xbf{"model": "minilm", "input": "x"}'
+    assert client.post("/v1/embeddings", content=content, headers=headers).status_code == 200
+
+
+def test_a_compressed_body_is_answered_with_what_to_send(client: TestClient) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = client.post("/v1/embeddings", content=gzip.compress(b"{}"), headers=headers)
+    assert answer.status_code == 415
+    assert "gzip" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "param"),
+    [
+        ("GET", "/v1/files?limit=x", "limit"),
+        ("GET", "/v1/vector_stores?order=up", "order"),
+        ("PUT", "/v1/aliases/UPPER", "alias"),
+    ],
+)
+def test_a_fault_in_the_address_is_named_as_the_caller_wrote_it(
+    client: TestClient, method: str, path: str, param: str
+) -> None:
+    answer = client.request(method, path, json={"model": "smollm2"} if method == "PUT" else None)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
 
 
 @pytest.mark.parametrize("is_declared", [True, False])
