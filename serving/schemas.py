@@ -46,6 +46,8 @@ TEXT_PART = {
 }
 TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": TEXT_PART}]}
 
+TokenId = Annotated[int, Field(ge=0)]
+
 
 class StreamOptions(Part):
     include_usage: bool = False
@@ -357,14 +359,24 @@ class CompletionRequest(_Generation):
     prompt: (
         str
         | Annotated[list[str], Field(json_schema_extra={"maxItems": MAX_PROMPTS})]
-        | list[int]
-        | Annotated[list[list[int]], Field(json_schema_extra={"maxItems": MAX_PROMPTS})]
+        | list[TokenId]
+        | Annotated[list[list[TokenId]], Field(json_schema_extra={"maxItems": MAX_PROMPTS})]
     )
     max_tokens: int | None = Field(16, ge=1, description="Answer length in tokens, for each prompt.")
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: Literal[False] | None = None
     best_of: None = None
     suffix: None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _of_one_kind(cls, value: object) -> object:
+        kinds = {_prompt_kind(item) for item in (value if isinstance(value, list) else [value])}
+        if len(kinds) > 1 or None in kinds:
+            raise InvalidInput(
+                "prompt must be a text, token ids from 0 on, or a list of one of both", "prompt"
+            )
+        return value
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -384,3 +396,14 @@ class CompletionRequest(_Generation):
 
     def sampling(self) -> Sampling:
         return self._sampling(self.logprobs)
+
+
+def _prompt_kind(item: object) -> str | None:
+    """What an item of `prompt` is; None for what it cannot be. Pydantic would name the first member of the union."""
+    if isinstance(item, str):
+        return "text"
+    if type(item) is int and item >= 0:  # not `isinstance`: a bool is an int too
+        return "token id"
+    if isinstance(item, list) and all(_prompt_kind(part) == "token id" for part in item):
+        return "token ids"
+    return None
