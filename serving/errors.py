@@ -17,6 +17,8 @@ from starlette.responses import Response
 from cluster.errors import HamletError, InvalidInput, Unauthenticated
 
 DEFAULT_RETRY_AFTER_S = 1.0
+# Of 429 and 503, what a repeat does not change: storage is freed by deleting, a long answer takes as long again.
+FINAL_CODES = frozenset({"insufficient_quota", "timeout"})
 
 
 def error_body(error: HamletError) -> dict[str, Any]:
@@ -38,12 +40,18 @@ def error_response(
 
 
 def _headers(error: HamletError) -> dict[str, str]:
-    """`Retry-After` in whole seconds for what may succeed later; to a caller without a key, how to send one."""
+    """`Retry-After` in whole seconds for what may succeed later; to a caller without a key, how to send one.
+
+    The `openai` client repeats 409, 429 and 503 by itself, unless `x-should-retry` says not to.
+    """
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": "Bearer"}
-    if error.status not in (429, 503):
-        return {}
-    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s or DEFAULT_RETRY_AFTER_S)))}
+    headers = {}
+    if error.status == 409 or error.code in FINAL_CODES:
+        headers["x-should-retry"] = "false"
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or DEFAULT_RETRY_AFTER_S)))
+    return headers
 
 
 def internal_error(request_id: str) -> HamletError:

@@ -305,6 +305,7 @@ def test_an_alias_that_names_a_base_or_a_route_is_refused(
     refused = TestClient(parts.app).put(f"/v1/aliases/{alias}", json={"model": make_card().id})
     assert refused.status_code == 409
     assert refused.json()["error"]["param"] == "alias"
+    assert refused.headers["x-should-retry"] == "false", "the openai client repeats a 409 otherwise"
     assert Registry().aliases("default") == {}
 
 

@@ -249,6 +249,7 @@ def test_an_answer_that_takes_too_long_is_given_up(world: ScriptedApplication) -
         await connection.run()
         assert connection.status == 503
         assert json.loads(connection.bodies[0])["error"]["code"] == "timeout"
+        assert (b"x-should-retry", b"false") in connection.sent[0][1]["headers"]
         assert world.engine.num_running == 0
 
     run(main())
