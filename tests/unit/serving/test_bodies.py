@@ -107,6 +107,27 @@ def test_a_body_longer_than_is_read_is_a_413(client: TestClient, is_declared: bo
     assert "8 MiB" in error["message"]
 
 
+def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(client: TestClient) -> None:
+    sent: list[Any] = []
+
+    async def never() -> Any:
+        raise AssertionError("read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"99999999")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/completions",
+        "headers": headers,
+        "query_string": b"",
+    }
+    asyncio.run(client.app(scope, never, send))
+    assert sent[0]["status"] == 413
+
+
 @pytest.mark.parametrize(
     ("value", "param", "word"),
     [
