@@ -5,6 +5,7 @@
     │   ├── ConfigError         400  a configuration file or override
     │   ├── DataError           400  a training or document file; `details` has all faults
     │   ├── TooLarge            413  a file above the limit
+    │   ├── UnsupportedMediaType 415 a body that is not sent as JSON
     │   └── ContextLengthExceeded 400  prompt and answer do not fit the model
     ├── Unauthenticated         401  no API key, or none that is valid
     ├── Forbidden               403  the key's scopes do not open this
@@ -72,6 +73,10 @@ class DataError(InvalidInput):
 
 class TooLarge(InvalidInput):
     status, default_code = 413, "file_too_large"
+
+
+class UnsupportedMediaType(InvalidInput):
+    status, default_code = 415, "unsupported_media_type"
 
 
 class ContextLengthExceeded(InvalidInput):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -107,7 +107,7 @@ class Front:
                     ),
                     request,
                 )
-                stream, leave = EventStream(_then(events, leave)), _nothing
+                stream, leave = EventStream(events, leave), _nothing
                 return stream
             answer = whole_answer(self._backends, body, prepared, envelope, self.metrics, _spend(request))
             return _json(await self._within_limits(answer, request))
@@ -130,7 +130,7 @@ class Front:
                 events = await self._within_limits(
                     stream_text(generator, body, jobs[0], envelope, limit_s, _spend(request)), request
                 )
-                stream, leave = EventStream(_then(events, leave)), _nothing
+                stream, leave = EventStream(events, leave), _nothing
                 return stream
             text = whole_text(generator, body, jobs, envelope, _spend(request))
             return _json(await self._within_limits(text, request))
@@ -309,15 +309,6 @@ def _counted(body: dict[str, Any], request: Request) -> Response:
     """A whole answer, its tokens taken from the caller's allowance."""
     _spend(request)(body["usage"]["total_tokens"])
     return _json(body)
-
-
-async def _then(events: AsyncGenerator[bytes], after: Callable[[], None]) -> AsyncGenerator[bytes]:
-    try:
-        async for item in events:
-            yield item
-    finally:
-        await events.aclose()
-        after()
 
 
 def _nothing() -> None:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.api_keys import ApiKey, Area, secret_digest
 from cluster.audit_log import AuditEvent
-from cluster.errors import Forbidden, HamletError, Unauthenticated
+from cluster.errors import Forbidden, HamletError, Overloaded, Unauthenticated
 from cluster.tenants import DEFAULT_TENANT
 from serving.config import LimitsConfig
 from serving.errors import error_response
@@ -81,7 +81,7 @@ def access_of(method: str, path: str) -> Access:
     prefix = "/".join(path.split("/")[:3]) if path.startswith("/v1/") else "/" + path.split("/")[1]
     if not writes and prefix in READABLE_BY_ALL:
         return Access(None, writes=False)
-    if prefix == "/v1/vector_stores" and path.endswith("/search"):
+    if method == "POST" and prefix == "/v1/vector_stores" and path.endswith("/search"):
         writes = False
     return Access(AREAS.get(prefix, Area.ADMIN), writes)
 
@@ -197,18 +197,15 @@ class Gate:
         """What a caller may still ask for."""
         return self._limits.allowance(key_id, tenant)
 
-    async def admit(self, headers: Headers, access: Access) -> Caller:
-        """Who calls. Raises Unauthenticated, Forbidden or Overloaded."""
+    async def caller(self, headers: Headers, access: Access) -> Caller:
+        """Who calls. Raises Unauthenticated or Forbidden."""
         key = await self._key(headers)
         if key is None:
-            caller = Caller(DEFAULT_TENANT, ANONYMOUS, self.allowance(ANONYMOUS, DEFAULT_TENANT))
-        elif access.area is not None and not key.allows(access.area, access.writes):
+            return Caller(DEFAULT_TENANT, ANONYMOUS, self.allowance(ANONYMOUS, DEFAULT_TENANT))
+        if access.area is not None and not key.allows(access.area, access.writes):
             needed = access.area.value if access.writes else f"{access.area.value}:read"
             raise Forbidden(f"key {key.id} has not the scope {needed}; it has {', '.join(key.scopes)}")
-        else:
-            caller = Caller(key.tenant, key.id, self.allowance(key.id, key.tenant))
-        caller.allowance.admit()
-        return caller
+        return Caller(key.tenant, key.id, self.allowance(key.id, key.tenant))
 
     async def _key(self, headers: Headers) -> ApiKey | None:
         """The caller's key; None where none is needed."""
@@ -237,13 +234,18 @@ class Authentication:
             return
         access = access_of(scope["method"], scope["path"])
         try:
-            caller = await self._gate.admit(Headers(scope=scope), access)
+            caller = await self._gate.caller(Headers(scope=scope), access)
         except HamletError as exc:
             await error_response(exc)(scope, receive, send)
             return
+        answer = _Answer(send, caller.allowance)
+        try:
+            caller.allowance.admit()
+        except Overloaded as exc:
+            await error_response(exc)(scope, receive, answer.pass_on)
+            return
         state = {"tenant": caller.tenant, "key_id": caller.key_id, "allowance": caller.allowance}
         scope.setdefault("state", {}).update(state)
-        answer = _Answer(send, caller.allowance)
         if not is_audited(access, scope["path"]):
             await self._app(scope, receive, answer.pass_on)
             return

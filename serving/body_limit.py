@@ -29,14 +29,19 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal num_bytes
+            # Before anything is read: who sends `Expect: 100-continue` is not told to go on.
+            self._require(declared)
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            if max(declared, num_bytes) > self._max_bytes:
-                # The one exception that FastAPI lets through from the reading of a body.
-                limit = f"{self._max_bytes / 1024**2:g} MiB"
-                raise HTTPException(
-                    413, f"the body is longer than {limit}, the most that is read; send less at once"
-                )
+            self._require(num_bytes)
             return message
 
         await self._app(scope, counted, send)
+
+    def _require(self, num_bytes: int) -> None:
+        if num_bytes > self._max_bytes:
+            # The one exception that FastAPI lets through from the reading of a body.
+            limit = f"{self._max_bytes / 1024**2:g} MiB"
+            raise HTTPException(
+                413, f"the body is longer than {limit}, the most that is read; send less at once"
+            )

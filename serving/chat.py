@@ -85,19 +85,23 @@ def observe_answer(
         metrics.observe("stage_ms", {"stage": stage}, ms)
 
 
-async def opened(events: GenerationEvents, limit_s: float) -> tuple[PromptReport, GenerationEvents]:
+async def opened(
+    events: GenerationEvents, limit_s: float, spend: Spend
+) -> tuple[PromptReport, GenerationEvents]:
     """The report of a generation that is known to have started, and the deltas that follow.
 
     They raise Unavailable once `limit_s` seconds have gone by without an end. Waits for the first of
     them, so that what fails before it is answered with a status of its own and not inside of a stream.
+    `spend` is told the tokens of the prompt before, as the caller may leave while it is read.
     """
     try:
         report = await anext(events)
+        assert isinstance(report, PromptReport)
+        spend(report.num_prompt_tokens)
         first = await anext(events)
     except BaseException:
         await events.aclose()
         raise
-    assert isinstance(report, PromptReport)
     return report, _resumed(first, events, limit_s)
 
 
@@ -147,7 +151,7 @@ async def stream_chat(
             events = backends.generator_of(prepared.model).stream(prepared.job)
         else:
             events = ready_events(prepared.ready, request.n)
-        report, deltas = await opened(events, limit_s)
+        report, deltas = await opened(events, limit_s, spend)
     first_token_ms = (time.perf_counter() - started) * 1000
     metrics.observe("first_token_ms", {"model": prepared.model.name}, first_token_ms)
     tracing.tell({"hamlet.first_token_ms": round(first_token_ms, 3)})
@@ -211,7 +215,7 @@ async def _chat_events(
             yield event(chat_chunk(envelope, [], True, usage(report.num_prompt_tokens, num_tokens)))
         yield DONE
     finally:
-        spend(report.num_prompt_tokens + num_tokens)
+        spend(num_tokens)
         await events.aclose()
 
 

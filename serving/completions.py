@@ -69,7 +69,7 @@ async def stream_text(
     spend: Spend,
 ) -> AsyncGenerator[bytes]:
     """The server-sent events of a streamed completion, as `stream_chat`."""
-    report, deltas = await opened(generator.stream(job), limit_s)
+    report, deltas = await opened(generator.stream(job), limit_s, spend)
     return guarded(_text_events(deltas, report, request, envelope, spend), job.request_id)
 
 
@@ -97,5 +97,5 @@ async def _text_events(
             yield event(text_chunk(envelope, [], True, usage(report.num_prompt_tokens, num_tokens)))
         yield DONE
     finally:
-        spend(report.num_prompt_tokens + num_tokens)
+        spend(num_tokens)
         await events.aclose()

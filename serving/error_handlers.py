@@ -11,7 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from cluster.errors import HamletError, InvalidInput, NotFound, TooLarge, Unavailable
+from cluster.errors import (
+    HamletError,
+    InvalidInput,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+)
 from serving.errors import error_response, from_validation
 from serving.sse import ClientGone, tell_gone
 
@@ -19,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Nobody reads it: the client has closed the connection.
 STATUS_CLIENT_GONE = 499
+# Of a caller's header, in a message.
+MAX_SHOWN_TYPE = 100
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -39,11 +48,23 @@ async def on_hamlet_error(_request: Request, exc: Exception) -> Response:
 
 async def _on_validation_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
-    return await on_hamlet_error(request, from_validation(exc.errors()))
+    if isinstance(exc.body, bytes):  # FastAPI reads as JSON only what says that it is
+        return error_response(UnsupportedMediaType(_not_json(request.headers.get("content-type"))))
+    # FastAPI puts the part of the request before the field: body, query or path.
+    faults = [{**fault, "loc": fault["loc"][1:]} for fault in exc.errors()]
+    return error_response(from_validation(faults))
+
+
+def _not_json(media_type: str | None) -> str:
+    sent = f"is sent as {media_type[:MAX_SHOWN_TYPE]!r}" if media_type else "says no type"
+    return f"the body {sent}; send JSON with the header Content-Type: application/json"
 
 
 async def _on_http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
+    if exc.status_code == 400 and (encoding := request.headers.get("content-encoding")):
+        message = f"a body in Content-Encoding {encoding[:MAX_SHOWN_TYPE]!r} is not read; send it as it is"
+        return error_response(UnsupportedMediaType(message))
     if exc.status_code == 400:
         # FastAPI's for a body that Python cannot read: no UTF-8, numbers of thousands of digits, too deeply nested.
         return error_response(InvalidInput("the body cannot be read as JSON; send JSON in UTF-8"))

@@ -17,6 +17,8 @@ from starlette.responses import Response
 from cluster.errors import HamletError, InvalidInput, Unauthenticated
 
 DEFAULT_RETRY_AFTER_S = 1.0
+# Of 429 and 503, what a repeat does not change: storage is freed by deleting, a long answer takes as long again.
+FINAL_CODES = frozenset({"insufficient_quota", "timeout"})
 
 
 def error_body(error: HamletError) -> dict[str, Any]:
@@ -38,12 +40,18 @@ def error_response(
 
 
 def _headers(error: HamletError) -> dict[str, str]:
-    """`Retry-After` in whole seconds for what may succeed later; to a caller without a key, how to send one."""
+    """`Retry-After` in whole seconds for what may succeed later; to a caller without a key, how to send one.
+
+    The `openai` client repeats 409, 429 and 503 by itself, unless `x-should-retry` says not to.
+    """
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": "Bearer"}
-    if error.status not in (429, 503):
-        return {}
-    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s or DEFAULT_RETRY_AFTER_S)))}
+    headers = {}
+    if error.status == 409 or error.code in FINAL_CODES:
+        headers["x-should-retry"] = "false"
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or DEFAULT_RETRY_AFTER_S)))
+    return headers
 
 
 def internal_error(request_id: str) -> HamletError:
@@ -54,14 +62,15 @@ def internal_error(request_id: str) -> HamletError:
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidInput:
     """The first complaint of pydantic in one sentence that names the field.
 
-    >>> from_validation([{"type": "extra_forbidden", "loc": ("body", "foo"), "msg": "", "input": 1}]).param
+    >>> from_validation([{"type": "extra_forbidden", "loc": ("foo",), "msg": "", "input": 1}]).param
     'foo'
     """
     first = errors[0]
     param = field_path(first["loc"])
     if first["type"] == "json_invalid":
         return InvalidInput(f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}", None)
-    if first["type"] == "extra_forbidden":
+    # `none_required`: a field of OpenAI's that is not offered, of which null alone asks for nothing.
+    if first["type"] in ("extra_forbidden", "none_required"):
         return InvalidInput(
             f"unsupported parameter {param!r}: remove it from the request", param, "unsupported_parameter"
         )
@@ -71,13 +80,11 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidInput:
 
 
 def field_path(location: Sequence[str | int]) -> str:
-    """`("body", "messages", 1, "role")` as `messages[1].role`; names of union members are left out."""
+    """`("messages", 1, "role")` as `messages[1].role`; names of union members are left out."""
     path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part == "body" and not path:
-            continue
         elif part.isidentifier() and not _is_union_member(part):
             path += f".{part}" if path else part
     return path or "body"

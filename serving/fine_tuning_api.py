@@ -187,6 +187,11 @@ class Orders:
 
 
 def metadata_filter(request: Request) -> dict[str, str]:
-    """`?metadata[team]=search` as `{"team": "search"}`."""
-    pairs = request.query_params.multi_items()
-    return {match[1]: value for name, value in pairs if (match := METADATA_KEY.fullmatch(name))}
+    """`?metadata[team]=search` as `{"team": "search"}`. Raises InvalidInput for `metadata` in another form."""
+    wanted = {}
+    for name, value in request.query_params.multi_items():
+        if match := METADATA_KEY.fullmatch(name):
+            wanted[match[1]] = value
+        elif name.startswith("metadata"):
+            raise InvalidInput("metadata: name each label, as in metadata[team]=search", "metadata")
+    return wanted

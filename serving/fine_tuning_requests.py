@@ -75,7 +75,9 @@ class CreateJobRequest(KeptBody):
         min_length=1, description="What is tuned: a base that the server names.", examples=["smollm2"]
     )
     training_file: str = Field(min_length=1, description="Id of a file of purpose fine-tune.")
-    validation_file: str | None = Field(None, description="Id of another one, whose loss is told beside.")
+    validation_file: str | None = Field(
+        None, min_length=1, description="Id of another one, whose loss is told beside."
+    )
     method: Method | None = None
     hyperparameters: AskedHyperparameters | None = Field(None, description="The older place of method's.")
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Request
 from pydantic import Field
 
 from cluster.aliases import ALIAS_PATTERN, require_alias
-from cluster.errors import NotFound
+from cluster.errors import InvalidInput, NotFound
 from cluster.registry import SHARED, Registry
 from serving import answer_schemas as shapes
 from serving.authentication import tenant_of
@@ -36,6 +36,11 @@ def router(registry: Registry, base_names: Collection[str]) -> APIRouter:
     def delete_model(name: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         card = registry.get(name, tenant)
+        if card.id != name:
+            raise InvalidInput(
+                f"{name!r} is an alias of {card.id}: delete the alias at /v1/aliases/{name}, or the model by its id",
+                "model",
+            )
         if not registry.may_change(card.id, tenant):
             raise NotFound(
                 f"{name!r} is not yours to delete: it is shared by all; python -m cluster models delete can",

@@ -60,7 +60,8 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "4XX": (
         "Refused",
         "The caller can mend it: a field or body at fault (400), no valid key (401), a key without the scope (403), "
-        "nothing of that id or name (404), a state that does not allow it (409), too large (413).",
+        "nothing of that id or name (404), a state that does not allow it (409), too large (413), "
+        "no JSON by its header (415).",
         {},
     ),
     "429": ("Overloaded", "More is asked than is allowed or can wait.", RETRY_AFTER),

@@ -46,6 +46,8 @@ TEXT_PART = {
 }
 TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": TEXT_PART}]}
 
+TokenId = Annotated[int, Field(ge=0)]
+
 
 class StreamOptions(Part):
     include_usage: bool = False
@@ -110,6 +112,7 @@ class ChatMessage(Part):
     annotations: list[Any] | None = Field(None, description="Of an earlier answer; not read.")
     audio: None = None
     function_call: None = None
+    name: None = None
 
     @field_validator("tool_calls")
     @classmethod
@@ -173,6 +176,7 @@ class _Generation(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="A label; has no effect.")
+    logit_bias: None = None
 
     @field_validator(*NULLABLE, mode="before")
     @classmethod
@@ -238,6 +242,15 @@ class ChatRequest(_Generation):
     modalities: list[Literal["text"]] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    # Not offered. Clients that send every field send null for these, which asks for nothing.
+    audio: None = None
+    function_call: None = None
+    functions: None = None
+    prediction: None = None
+    prompt_cache_retention: None = None
+    reasoning_effort: None = None
+    verbosity: None = None
+    web_search_options: None = None
 
     @field_validator("messages")
     @classmethod
@@ -297,7 +310,7 @@ class ChatRequest(_Generation):
         return first if isinstance(first, FileSearch) else None
 
     @property
-    def functions(self) -> ToolUse | None:
+    def tool_use(self) -> ToolUse | None:
         """The functions that the answer may call; with tool_choice none the model does not see them."""
         offered = tuple(
             tool.model_dump(exclude_none=True) for tool in self.tools or () if isinstance(tool, FunctionTool)
@@ -337,7 +350,7 @@ class ChatRequest(_Generation):
 
     def sampling(self) -> Sampling:
         schema = self.response_format.schema_text if self.response_format else None
-        return self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema, self.functions)
+        return self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema, self.tool_use)
 
 
 class CompletionRequest(_Generation):
@@ -346,14 +359,24 @@ class CompletionRequest(_Generation):
     prompt: (
         str
         | Annotated[list[str], Field(json_schema_extra={"maxItems": MAX_PROMPTS})]
-        | list[int]
-        | Annotated[list[list[int]], Field(json_schema_extra={"maxItems": MAX_PROMPTS})]
+        | list[TokenId]
+        | Annotated[list[list[TokenId]], Field(json_schema_extra={"maxItems": MAX_PROMPTS})]
     )
     max_tokens: int | None = Field(16, ge=1, description="Answer length in tokens, for each prompt.")
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: Literal[False] | None = None
     best_of: None = None
     suffix: None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _of_one_kind(cls, value: object) -> object:
+        kinds = {_prompt_kind(item) for item in (value if isinstance(value, list) else [value])}
+        if len(kinds) > 1 or None in kinds:
+            raise InvalidInput(
+                "prompt must be a text, token ids from 0 on, or a list of one of both", "prompt"
+            )
+        return value
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -373,3 +396,14 @@ class CompletionRequest(_Generation):
 
     def sampling(self) -> Sampling:
         return self._sampling(self.logprobs)
+
+
+def _prompt_kind(item: object) -> str | None:
+    """What an item of `prompt` is; None for what it cannot be. Pydantic would name the first member of the union."""
+    if isinstance(item, str):
+        return "text"
+    if type(item) is int and item >= 0:  # not `isinstance`: a bool is an int too
+        return "token id"
+    if isinstance(item, list) and all(_prompt_kind(part) == "token id" for part in item):
+        return "token ids"
+    return None

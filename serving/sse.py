@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -19,6 +20,8 @@ HEADERS = {
     "x-accel-buffering": "no",
 }
 
+# How long a full connection may take nothing of an answer.
+STALLED_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -32,32 +35,45 @@ def tell_gone(request_id: str) -> None:
 
 
 class EventStream(Response):
-    """Sends each item of `events` as it comes, and closes `events` when the client disconnects.
+    """Sends each item of `events` as it comes, and closes `events` when the client disconnects or reads no more.
 
+    `after` is called at the end, whatever that is: also when the answer is cancelled before it has begun.
     Starlette's own streaming response notices a lost client only when the next chunk is sent.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], after: Callable[[], None]) -> None:
         self.status_code = 200
         self.background = None
         self._events = events
+        self._after = after
         self.init_headers(HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        head = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         try:
-            await _unless_gone(self._send_all(send), receive)
+            async with aclosing(self._events):
+                await send(head)
+                await _unless_gone(self._send_all(send), receive)
         except ClientGone:
             tell_gone(scope["state"]["request_id"])
         finally:
-            await self._events.aclose()
+            self._after()
 
     async def _send_all(self, send: Send) -> None:
         async for event in self._events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await _taken(send({"type": "http.response.body", "body": event, "more_body": True}))
+        await _taken(send({"type": "http.response.body", "body": b"", "more_body": False}))
+
+
+async def _taken(sending: Awaitable[None]) -> None:
+    """Raises ClientGone for a client that keeps its connection and reads nothing: it would keep its place too."""
+    try:
+        async with asyncio.timeout(STALLED_S):
+            await sending
+    except TimeoutError as exc:
+        raise ClientGone from exc
 
 
 async def unless_gone(work: Awaitable[Result], request: Request) -> Result:

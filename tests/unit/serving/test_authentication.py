@@ -90,6 +90,7 @@ def test_no_other_path_is_public(path: str) -> None:
         ("GET", "/v1/models", Access(None, False)),
         ("POST", "/v1/vector_stores/vs_1/search", Access(Area.VECTOR_STORES, False)),
         ("POST", "/v1/vector_stores/search", Access(Area.VECTOR_STORES, False)),
+        ("DELETE", "/v1/vector_stores/vs_1/files/search", Access(Area.VECTOR_STORES, True)),
         ("POST", "/v1/files/search", Access(Area.FILES, True)),
         ("GET", "/v1/something-new", Access(Area.ADMIN, False)),
     ],
@@ -182,6 +183,8 @@ def test_limits_refuse_with_429_and_say_what_is_left(
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert int(answers[0].headers["x-ratelimit-remaining-requests"]) == 1
     assert int(answers[2].headers["retry-after"]) >= 1
+    assert answers[2].headers["x-ratelimit-remaining-requests"] == "0"
+    assert "x-should-retry" not in answers[2].headers
     spent = 10_000 - int(answers[1].headers["x-ratelimit-remaining-tokens"])
     assert spent == pytest.approx(answers[0].json()["usage"]["total_tokens"], abs=20)
 

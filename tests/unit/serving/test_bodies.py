@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import itertools
 import json
 from typing import Any
@@ -54,6 +56,46 @@ def test_a_body_that_is_no_json_is_a_400_on_every_route(client: TestClient) -> N
         assert "no such path" not in error["message"], kind
 
 
+@pytest.mark.parametrize("media_type", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_json_that_is_sent_as_something_else_is_answered_with_what_to_send(
+    client: TestClient, media_type: str | None
+) -> None:
+    headers = {"content-type": media_type} if media_type else {}
+    answer = client.post("/v1/embeddings", content=b'{"model": "minilm", "input": "x"}', headers=headers)
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
+    assert (media_type or "no type") in answer.json()["error"]["message"]
+
+
+def test_json_of_any_charset_that_python_detects_is_read(client: TestClient) -> None:
+    headers = {"content-type": "application/json; charset=utf-8"}
+    content = b'\xef\xbb\xbf{"model": "minilm", "input": "x"}'
+    assert client.post("/v1/embeddings", content=content, headers=headers).status_code == 200
+
+
+def test_a_compressed_body_is_answered_with_what_to_send(client: TestClient) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = client.post("/v1/embeddings", content=gzip.compress(b"{}"), headers=headers)
+    assert answer.status_code == 415
+    assert "gzip" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "param"),
+    [
+        ("GET", "/v1/files?limit=x", "limit"),
+        ("GET", "/v1/vector_stores?order=up", "order"),
+        ("PUT", "/v1/aliases/UPPER", "alias"),
+    ],
+)
+def test_a_fault_in_the_address_is_named_as_the_caller_wrote_it(
+    client: TestClient, method: str, path: str, param: str
+) -> None:
+    answer = client.request(method, path, json={"model": "smollm2"} if method == "PUT" else None)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
 @pytest.mark.parametrize("is_declared", [True, False])
 def test_a_body_longer_than_is_read_is_a_413(client: TestClient, is_declared: bool) -> None:
     pieces = [b'{"model": "smollm2", "prompt": "', *[b"x" * 1024**2] * 9, b'"}']
@@ -63,6 +105,27 @@ def test_a_body_longer_than_is_read_is_a_413(client: TestClient, is_declared: bo
     error = answer.json()["error"]
     assert (error["type"], error["code"]) == ("invalid_request_error", "body_too_large")
     assert "8 MiB" in error["message"]
+
+
+def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(client: TestClient) -> None:
+    sent: list[Any] = []
+
+    async def never() -> Any:
+        raise AssertionError("read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"99999999")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/completions",
+        "headers": headers,
+        "query_string": b"",
+    }
+    asyncio.run(client.app(scope, never, send))
+    assert sent[0]["status"] == 413
 
 
 @pytest.mark.parametrize(

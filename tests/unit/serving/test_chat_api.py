@@ -63,6 +63,7 @@ def test_the_base_answers_to_its_reference_and_its_short_name(chat: Ask, name: s
         ({"stop": [""]}, "stop"),
         ({"tools": []}, "tools"),
         ({"functions": []}, "functions"),
+        ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages[0].name"),
         ({"logit_bias": {"1": 2}}, "logit_bias"),
         ({"foo": 1}, "foo"),
         ({"top_logprobs": 3}, "top_logprobs"),
@@ -109,6 +110,15 @@ def test_labels_and_nulls_of_official_clients_are_accepted(chat: Ask) -> None:
         "stop": None,
     }
     assert chat(**labels).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["functions", "function_call", "logit_bias", "reasoning_effort", "verbosity"]
+)
+def test_a_null_asks_for_nothing_and_a_value_for_what_is_not_offered(chat: Ask, name: str) -> None:
+    assert chat(**{name: None}).status_code == 200
+    refused = error_of(chat(**{name: "low"}))
+    assert (refused["param"], refused["code"]) == (name, "unsupported_parameter")
 
 
 def test_an_answer_of_ours_can_be_sent_back_as_history(world: ScriptedApplication, chat: Ask) -> None:
@@ -402,7 +412,14 @@ def test_many_prompts_are_generated_a_few_at_a_time(post: Ask, world: ScriptedAp
         ({"prompt": ["x"] * (MAX_PROMPTS + 1)}, "prompt"),
         ({"prompt": [[1]] * (MAX_PROMPTS + 1)}, "prompt"),
         ({"model": "auto"}, "model"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [[1, -1]]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": ["x", 1]}, "prompt"),
+        ({"prompt": None}, "prompt"),
         ({"echo": True}, "echo"),
+        ({"best_of": 2}, "best_of"),
+        ({"logit_bias": {"1": 2}}, "logit_bias"),
     ],
 )
 def test_completions_refuse_what_they_cannot_do(post: Ask, changes: dict[str, Any], param: str) -> None:

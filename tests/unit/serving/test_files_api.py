@@ -206,6 +206,8 @@ def test_job_shapes(client: TestClient, validate: Callable[[Any, str], None]) ->
     validate(client.get(f"{path}/checkpoints").json(), "ListFineTuningJobCheckpointsResponse")
     validate(client.get("/v1/fine_tuning/jobs").json(), "ListPaginatedFineTuningJobsResponse")
     assert client.get("/v1/fine_tuning/jobs", params={"metadata[team]": "x"}).json()["data"] == []
+    refused = client.get("/v1/fine_tuning/jobs", params={"metadata": "null"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "metadata")
     assert client.post(f"{path}/pause").json()["status"] == "paused"
     validate(client.post(f"{path}/cancel").json(), "FineTuningJob")
     assert client.post(f"{path}/resume").status_code == 409
@@ -250,6 +252,7 @@ def test_rows_of_another_task_are_no_training_file(client: TestClient) -> None:
         ({"model": "gpt-4o-mini"}, "model"),
         ({"training_file": "file-0"}, "training_file"),
         ({"validation_file": "file-0"}, "validation_file"),
+        ({"validation_file": ""}, "validation_file"),
         ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": 0}}, "hyperparameters.batch_size"),
         ({"hyperparameters": {"batch_size": 100}}, "hyperparameters.batch_size"),
@@ -302,6 +305,7 @@ def test_an_alias_that_names_a_base_or_a_route_is_refused(
     refused = TestClient(parts.app).put(f"/v1/aliases/{alias}", json={"model": make_card().id})
     assert refused.status_code == 409
     assert refused.json()["error"]["param"] == "alias"
+    assert refused.headers["x-should-retry"] == "false", "the openai client repeats a 409 otherwise"
     assert Registry().aliases("default") == {}
 
 
@@ -315,6 +319,8 @@ def test_aliases_move_roll_back_and_go(client: TestClient, make_card: Callable[.
     assert promoted.json()["previous_model"] == "ft:smollm2:a:x:1"
     assert client.post("/v1/aliases/prod/rollback").json()["model"] == "ft:smollm2:a:x:1"
     assert client.put("/v1/aliases/prod", json={"model": "ft:nobody"}).status_code == 404
+    by_alias = client.delete("/v1/models/prod")
+    assert (by_alias.status_code, by_alias.json()["error"]["param"]) == (400, "model")
     assert client.delete("/v1/models/ft:smollm2:a:x:1").json()["deleted"]
     assert client.delete("/v1/models/ft:smollm2:a:x:1").status_code == 404
     assert client.get("/v1/aliases").json()["data"] == []

@@ -12,7 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster.errors import Overloaded
+from serving import sse
 from serving.admission import Admission
+from serving.api import create_app
 from serving.authentication import ANONYMOUS, Gate
 from serving.config import LimitsConfig, RouterConfig, ServingConfig
 from serving.generator import TOLD_EVERY_TOKENS
@@ -57,6 +59,21 @@ class Connection:
     @property
     def status(self) -> int:
         return int(self.sent[0][1]["status"])
+
+
+class Stalled(Connection):
+    """Its client takes some messages of the answer, and no more."""
+
+    def __init__(self, app: Any, body: dict[str, Any], num_taken: int) -> None:
+        super().__init__(app, body)
+        self._num_taken = num_taken
+        self.is_stalled = False
+
+    async def _send(self, message: Any) -> None:
+        if len(self.sent) == self._num_taken:
+            self.is_stalled = True
+            await asyncio.Event().wait()
+        await super()._send(message)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -134,8 +151,6 @@ def test_every_place_is_given_back_however_a_request_ends(world: ScriptedApplica
     front = world.front
 
     async def main() -> None:
-        from serving.api import create_app
-
         app = create_app(front)
         for changes in (
             {},
@@ -155,6 +170,57 @@ def test_every_place_is_given_back_however_a_request_ends(world: ScriptedApplica
         assert front.admission.num_in_progress == 0
 
     run(main())
+
+
+def test_a_place_is_given_back_when_an_answer_is_cancelled_before_it_begins(
+    world: ScriptedApplication,
+) -> None:
+    front = world.front
+
+    async def main() -> None:
+        connection = Stalled(create_app(front), body(stream=True), num_taken=0)
+        task = asyncio.create_task(connection.run())
+        await until(lambda: connection.is_stalled)
+        task.cancel()
+        await asyncio.wait([task])
+        assert front.admission.num_in_progress == 0
+
+    run(main())
+
+
+def test_a_client_that_reads_no_more_gives_its_place_back(
+    world: ScriptedApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "STALLED_S", 0.05)
+    front = world.front
+
+    async def main() -> None:
+        await Stalled(create_app(front), body(stream=True), num_taken=3).run()
+        assert front.admission.num_in_progress == 0
+        assert world.engine.num_running == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_before_the_first_token_is_charged_the_prompt(
+    world: ScriptedApplication, stream: bool, path: str
+) -> None:
+    world.engine = ScriptedEngine(step_s=60)
+    limits = Limits(LimitsConfig(tokens_per_minute_per_key=60_000), clock=lambda: 0.0)
+    world.gate = Gate(limits=limits)
+
+    async def main() -> None:
+        connection = Connection(world.app, body(stream, path), path)
+        task = asyncio.create_task(connection.run())
+        await until(lambda: world.engine.num_running == 1)
+        connection.leave()
+        await asyncio.wait_for(task, 1)
+
+    run(main())
+    (rate,) = limits.allowance(ANONYMOUS, "default").rates
+    assert rate.bucket.capacity - rate.bucket.level == len(world.engine.prompts[0])
 
 
 def test_more_requests_than_places_are_refused_at_once_and_the_others_finish() -> None:
@@ -183,6 +249,7 @@ def test_an_answer_that_takes_too_long_is_given_up(world: ScriptedApplication) -
         await connection.run()
         assert connection.status == 503
         assert json.loads(connection.bodies[0])["error"]["code"] == "timeout"
+        assert (b"x-should-retry", b"false") in connection.sent[0][1]["headers"]
         assert world.engine.num_running == 0
 
     run(main())
