@@ -1,8 +1,10 @@
 // Where a question is written, and the ways chosen that answer it.
-import { html, useState } from "../vendor/preact-htm.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
+import { plural } from "../format.js";
 import { Icon } from "../icon.js";
 import { choose } from "./choice.js";
 import { ask, isRunning, stopAll } from "./conversation.js";
+import { readFunctions } from "./functions.js";
 import { KINDS, tunedModels, usualWays, wayOf } from "./ways.js";
 
 /**
@@ -11,12 +13,13 @@ import { KINDS, tunedModels, usualWays, wayOf } from "./ways.js";
  */
 export function Composer({ models, ways, choice, stores, isBusy, isReady }) {
   const [question, setQuestion] = useState("");
+  const form = useRef(null);
   const asked = ways.filter((way) => !choice.off.includes(way.model));
   // Before the models are known, `auto` alone would be asked.
   const canSend = isReady && question.trim() && asked.length > 0 && !isBusy;
   const send = (event) => {
     event.preventDefault();
-    if (!canSend) return;
+    if (!canSend || !isSound(form.current)) return;
     ask(question.trim(), asked, choice);
     setQuestion("");
   };
@@ -24,7 +27,7 @@ export function Composer({ models, ways, choice, stores, isBusy, isReady }) {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) send(event);
     if (event.key === "Escape") stopAll();
   };
-  return html`<form class="composer" onSubmit=${send}>
+  return html`<form class="composer" ref=${form} noValidate onSubmit=${send}>
     <fieldset class="ways">
       <legend class="unseen">Ways to answer</legend>
       ${ways.map((way) => html`<${WayToggle} key=${way.model} way=${way} choice=${choice} />`)}
@@ -39,6 +42,13 @@ export function Composer({ models, ways, choice, stores, isBusy, isReady }) {
     </div>
     <${Options} models=${models} choice=${choice} stores=${stores} />
   </form>`;
+}
+
+/** Whether every option can be sent; if not, the first that cannot is shown, which may be folded away. */
+function isSound(form) {
+  if (form.checkValidity()) return true;
+  form.querySelector("details").open = true;
+  return form.reportValidity();
 }
 
 function WayToggle({ way, choice }) {
@@ -56,7 +66,7 @@ function Options({ models, choice, stores }) {
   const tuned = tunedModels(models);
   const number = (name) => (event) => event.target.value !== "" && choose({ [name]: Number(event.target.value) });
   return html`<details class="options">
-    <summary>Models and options</summary>
+    <summary>${["Models and options", ...chosen(choice, stores)].join(" · ")}</summary>
     <div class="fields">
       <label class="field">Tuned model
         <select value=${choice.tuned || tuned[0]} disabled=${!tuned.length} onChange=${(e) => choose({ tuned: e.target.value })}>
@@ -69,17 +79,40 @@ function Options({ models, choice, stores }) {
         <datalist id="stores">${stores.map((store) => html`<option value=${store.id}>${store.name}</option>`)}</datalist>
       </label>
       <label class="field">Answer length in tokens
-        <input type="number" min="1" max="4096" value=${choice.maxTokens} onChange=${number("maxTokens")} />
+        <input type="number" min="1" max="4096" required value=${choice.maxTokens} onChange=${number("maxTokens")} />
       </label>
       <label class="field">Temperature
-        <input type="number" min="0" max="2" step="0.1" value=${choice.temperature} onChange=${number("temperature")} />
+        <input type="number" min="0" max="2" step="0.1" required value=${choice.temperature} onChange=${number("temperature")} />
       </label>
       <label class="field">Machine's price, $ per hour
-        <input type="number" min="0" step="0.01" value=${choice.pricePerHour} onChange=${number("pricePerHour")} />
+        <input type="number" min="0" step="0.01" required value=${choice.pricePerHour} onChange=${number("pricePerHour")} />
       </label>
+      <${Functions} choice=${choice} />
     </div>
   </details>`;
 }
+
+/** What is chosen beyond the usual, told while the options are folded away. */
+function chosen({ collection, functions }, stores) {
+  const { tools, fault } = readFunctions(functions);
+  const found = [stores.find((store) => store.id === collection)?.name || collection, tools.length && plural(tools.length, "function")];
+  return [...found, fault && "functions to be corrected"].filter(Boolean);
+}
+
+function Functions({ choice }) {
+  const field = useRef(null);
+  const { fault } = readFunctions(choice.functions);
+  useEffect(() => field.current.setCustomValidity(fault), [fault]);
+  return html`<div class="field whole">
+    <label for="functions">Functions that may be called</label>
+    <textarea id="functions" class="code" rows="3" spellcheck="false" ref=${field} value=${choice.functions} aria-invalid=${fault !== ""} aria-describedby="functions-told"
+      placeholder=${FUNCTIONS_FORM} onInput=${(event) => choose({ functions: event.target.value })}></textarea>
+    <p id="functions-told" class=${fault ? "bad-text wrap" : "hint"}>${fault || FUNCTIONS_HINT}</p>
+  </div>`;
+}
+
+const FUNCTIONS_FORM = '[{"type": "function", "function": {"name": "get_weather", "description": "…", "parameters": {"type": "object", …}}}]';
+const FUNCTIONS_HINT = "JSON in OpenAI's form. Their results are typed in at the answer. A way that reads a vector store is asked without them.";
 
 /** Any model of the registry as one way more. */
 function ExtraWay({ models, choice }) {

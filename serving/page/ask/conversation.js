@@ -2,6 +2,8 @@
 import { announce } from "../announce.js";
 import { createStore } from "../store.js";
 import { newAnswer, streamAnswer } from "./answer.js";
+import { lastTurn, resultMessages } from "./calls.js";
+import { readFunctions } from "./functions.js";
 
 /**
  * @typedef {object} Turn
@@ -15,6 +17,7 @@ import { newAnswer, streamAnswer } from "./answer.js";
  * @property {number} maxTokens
  * @property {number} temperature
  * @property {string} collection empty: the service's default
+ * @property {string} functions JSON of the functions that may be called; empty: none
  */
 
 export const turns = createStore(/** @type {Turn[]} */ ([]));
@@ -42,6 +45,18 @@ export function retry(turnId, answer) {
   start(turnId, newAnswer(answer, answer.request));
 }
 
+/** Keep what the reader types as the result of a call. */
+export function typeResult(turnId, answer, callId, result) {
+  const calls = answer.calls.map((call) => (call.id === callId ? { ...call, result } : call));
+  replace(turnId, { ...answer, calls });
+}
+
+/** Send the results of an answer's calls, and let the model go on. */
+export function goOn(turnId, answer) {
+  const messages = [...answer.request.messages, ...resultMessages(answer)];
+  start(turnId, newAnswer(answer, { ...answer.request, messages }));
+}
+
 export function stop(turnId, model) {
   running.get(`${turnId} ${model}`)?.abort();
 }
@@ -66,8 +81,9 @@ export function isRunning(answer) {
  */
 export function requestBody(question, model, before, options) {
   const history = before.flatMap((turn) => {
-    const own = turn.answers.find((answer) => answer.model === model && answer.text);
-    return own ? [{ role: "user", content: turn.question }, { role: "assistant", content: own.text }] : [];
+    // One whose calls were not answered is no answer.
+    const own = turn.answers.find((answer) => answer.model === model && answer.text && !answer.calls.length);
+    return own ? [...lastTurn(own.request.messages), { role: "assistant", content: own.text }] : [];
   });
   const body = {
     model,
@@ -77,15 +93,25 @@ export function requestBody(question, model, before, options) {
     stream: true,
     stream_options: { include_usage: true },
   };
-  return { ...body, ...where(model, options.collection) };
+  const tools = toolsOf(model, options);
+  const hamlet = extensionOf(options);
+  return { ...body, ...(tools.length ? { tools } : {}), ...(Object.keys(hamlet).length ? { hamlet } : {}) };
 }
 
-/** Where a way looks answers up: in a vector store by OpenAI's tool, in a collection of the command line by name. */
-function where(model, collection) {
-  if (!collection) return {};
-  if (!collection.startsWith("vs_")) return { hamlet: { collection } };
+/** A search in the chosen vector store, else the functions: they do not go into one request. */
+function toolsOf(model, { collection, functions }) {
   // The tool makes any model retrieve; the ways without documents stay without.
-  return model === "auto" || model.endsWith("+rag") ? { tools: [{ type: "file_search", vector_store_ids: [collection] }] } : {};
+  const searches = isVectorStore(collection) && (model === "auto" || model.endsWith("+rag"));
+  return searches ? [{ type: "file_search", vector_store_ids: [collection] }] : readFunctions(functions).tools;
+}
+
+/** A collection of the command line is named here, not by a tool. */
+function extensionOf({ collection }) {
+  return collection && !isVectorStore(collection) ? { collection } : {};
+}
+
+function isVectorStore(collection) {
+  return collection.startsWith("vs_");
 }
 
 async function start(turnId, answer) {
@@ -97,7 +123,12 @@ async function start(turnId, answer) {
   let last = answer;
   await streamAnswer(answer, controller.signal, (next) => change((last = next)));
   if (running.get(name) === controller) running.delete(name);
-  announce(`${answer.model}: ${last.error ? last.error.message : last.text}`);
+  announce(`${answer.model}: ${told(last)}`);
+}
+
+function told({ error, text, calls }) {
+  if (error) return error.message;
+  return [text, calls.length && `calls ${calls.map(({ name }) => name).join(", ")}`].filter(Boolean).join(" ");
 }
 
 function replace(turnId, answer) {
