@@ -118,3 +118,18 @@ def test_a_vector_store_is_named_to_the_ways_that_read_and_to_no_other(functions
     assert tools("smollm2+rag") == [{"type": "file_search", "vector_store_ids": ["vs_1"]}]
     assert tools("auto") is not None
     assert tools("smollm2") is None
+
+
+def test_the_route_to_keep_is_the_newest_that_stood_in_for_nothing(functions: Callable[..., Any]) -> None:
+    routes = [("plain", False), ("rag", False), ("classify", False), ("plain", True)]
+    before = [
+        {"answers": [{"model": "auto", "text": "", "hamlet": {"route": route, "degraded": degraded}}]}
+        for route, degraded in routes
+    ]
+
+    def kept(model: str, **changes: Any) -> Any:
+        return functions("ask/conversation.js", "requestBody", ["Why?", model, before, OPTIONS | changes])
+
+    assert kept("auto", keepRoute=True)["hamlet"] == {"route": "rag"}
+    assert "hamlet" not in kept("smollm2", keepRoute=True)
+    assert "hamlet" not in kept("auto", keepRoute=False)

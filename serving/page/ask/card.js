@@ -65,9 +65,10 @@ function placeOf({ filename, page }) {
 
 function RouteBadge({ answer }) {
   const route = answer.hamlet?.route;
+  const isKept = route && answer.request.hamlet?.route === route;
   if (!route) return html`<span class=${`badge ${routeClass(answer.kind)}`}>${answer.kind}</span>`;
   return html`${answer.hamlet.degraded && html`<span class="badge warn">degraded</span>`}
-    <span class=${`badge ${routeClass(route)}`}>${answer.kind === "auto" ? `auto → ${route}` : route}</span>`;
+    <span class=${`badge ${routeClass(route)}`}>${answer.kind === "auto" ? `auto → ${route}` : route}${isKept ? ", kept" : ""}</span>`;
 }
 
 function Reason({ hamlet, kind }) {

@@ -88,15 +88,18 @@ function Options({ models, choice, stores }) {
         <input type="number" min="0" step="0.01" required value=${choice.pricePerHour} onChange=${number("pricePerHour")} />
       </label>
       <${Functions} choice=${choice} />
+      <div class="whole"><label class="chip" title="Further questions to auto go the way of its answer before, without deciding anew">
+        <input type="checkbox" checked=${choice.keepRoute} onChange=${(e) => choose({ keepRoute: e.target.checked })} />Keep the route of auto for this conversation
+      </label></div>
     </div>
   </details>`;
 }
 
 /** What is chosen beyond the usual, told while the options are folded away. */
-function chosen({ collection, functions }, stores) {
+function chosen({ collection, functions, keepRoute }, stores) {
   const { tools, fault } = readFunctions(functions);
   const found = [stores.find((store) => store.id === collection)?.name || collection, tools.length && plural(tools.length, "function")];
-  return [...found, fault && "functions to be corrected"].filter(Boolean);
+  return [...found, fault && "functions to be corrected", keepRoute && "route kept"].filter(Boolean);
 }
 
 function Functions({ choice }) {

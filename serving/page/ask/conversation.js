@@ -4,6 +4,7 @@ import { createStore } from "../store.js";
 import { newAnswer, streamAnswer } from "./answer.js";
 import { lastTurn, resultMessages } from "./calls.js";
 import { readFunctions } from "./functions.js";
+import { ROUTES } from "./ways.js";
 
 /**
  * @typedef {object} Turn
@@ -18,6 +19,7 @@ import { readFunctions } from "./functions.js";
  * @property {number} temperature
  * @property {string} collection empty: the service's default
  * @property {string} functions JSON of the functions that may be called; empty: none
+ * @property {boolean} keepRoute `auto` takes the route that it took before
  */
 
 export const turns = createStore(/** @type {Turn[]} */ ([]));
@@ -94,7 +96,7 @@ export function requestBody(question, model, before, options) {
     stream_options: { include_usage: true },
   };
   const tools = toolsOf(model, options);
-  const hamlet = extensionOf(options);
+  const hamlet = extensionOf(model, before, options);
   return { ...body, ...(tools.length ? { tools } : {}), ...(Object.keys(hamlet).length ? { hamlet } : {}) };
 }
 
@@ -105,9 +107,16 @@ function toolsOf(model, { collection, functions }) {
   return searches ? [{ type: "file_search", vector_store_ids: [collection] }] : readFunctions(functions).tools;
 }
 
-/** A collection of the command line is named here, not by a tool. */
-function extensionOf({ collection }) {
-  return collection && !isVectorStore(collection) ? { collection } : {};
+/** The route to keep, and a collection of the command line, which no tool names. */
+function extensionOf(model, before, { collection, keepRoute }) {
+  const route = model === "auto" && keepRoute ? routeTaken(before) : undefined;
+  return { ...(collection && !isVectorStore(collection) ? { collection } : {}), ...(route ? { route } : {}) };
+}
+
+/** The newest route of `auto` that can be asked for; one that stands in for a part that is down is not kept. */
+function routeTaken(before) {
+  const taken = before.flatMap((turn) => turn.answers).filter(({ model, hamlet }) => model === "auto" && hamlet && !hamlet.degraded);
+  return taken.map(({ hamlet }) => hamlet.route).findLast((route) => ROUTES.includes(route));
 }
 
 function isVectorStore(collection) {
