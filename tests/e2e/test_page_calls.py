@@ -100,7 +100,7 @@ def test_a_way_that_reads_a_vector_store_is_asked_without_functions(functions: C
     options = {"collection": "vs_1", "functions": json.dumps([WEATHER]), "maxTokens": 9, "temperature": 0}
 
     def tools(model: str) -> Any:
-        return functions("ask/conversation.js", "requestBody", [QUESTION, model, [], options])["tools"]
+        return functions("ask/request.js", "requestBody", [QUESTION, model, [], options])["tools"]
 
     assert tools("smollm2") == [WEATHER]
     assert tools("smollm2+rag") == tools("auto") == [{"type": "file_search", "vector_store_ids": ["vs_1"]}]

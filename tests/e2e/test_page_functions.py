@@ -113,7 +113,7 @@ def test_a_function_of_the_page(
 
 def test_a_vector_store_is_named_to_the_ways_that_read_and_to_no_other(functions: Callable[..., Any]) -> None:
     def tools(model: str) -> Any:
-        return functions("ask/conversation.js", "requestBody", ["Why?", model, [], OPTIONS]).get("tools")
+        return functions("ask/request.js", "requestBody", ["Why?", model, [], OPTIONS]).get("tools")
 
     assert tools("smollm2+rag") == [{"type": "file_search", "vector_store_ids": ["vs_1"]}]
     assert tools("auto") is not None
@@ -128,7 +128,7 @@ def test_the_route_to_keep_is_the_newest_that_stood_in_for_nothing(functions: Ca
     ]
 
     def kept(model: str, **changes: Any) -> Any:
-        return functions("ask/conversation.js", "requestBody", ["Why?", model, before, OPTIONS | changes])
+        return functions("ask/request.js", "requestBody", ["Why?", model, before, OPTIONS | changes])
 
     assert kept("auto", keepRoute=True)["hamlet"] == {"route": "rag"}
     assert "hamlet" not in kept("smollm2", keepRoute=True)

@@ -1,0 +1,127 @@
+"""The page when something goes another way: it is left, cut off, kept waiting, or told nonsense."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from page_service import HANDBOOK
+from page_steps import answer_of, answers_in, ask, expect
+
+OpenPage = Callable[..., Any]
+QUESTION = "How expensive is a hot lunch?"
+FILES = [HANDBOOK / "train.jsonl", HANDBOOK / "test.jsonl"]
+NARROW = 375
+
+
+# Ask
+
+
+def test_a_question_that_is_being_written_outlives_a_look_at_another_part(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_label("Question").fill(QUESTION)
+    go_to(page, "Cluster")
+    go_to(page, "Ask")
+    expect(page.get_by_label("Question")).to_have_value(QUESTION)
+
+
+def test_an_option_that_cannot_be_sent_is_shown_though_it_was_folded_away(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_text("Models and options").click()
+    page.get_by_label("Answer length in tokens").fill("5000")
+    page.get_by_text("Models and options").click()
+    ask(page, QUESTION)
+    expect(page.get_by_label("Answer length in tokens")).to_be_focused()
+    expect(page.get_by_role("article")).to_have_count(0)
+
+
+def test_a_tuned_model_that_is_gone_can_be_left(open_page: OpenPage) -> None:
+    page = open_page()
+    page.evaluate("localStorage.setItem('hamlet.ask', JSON.stringify({ tuned: 'gone' }))")
+    page.reload()
+    page.get_by_text("Models and options").click()
+    expect(page.get_by_label("Tuned model")).to_have_value("gone")
+    page.get_by_label("Tuned model").select_option("")
+    ask(page, QUESTION)
+    answers_in(page)
+    expect(answer_of(page, "handbook")).to_contain_text("4.70 euros")
+
+
+def test_a_model_to_try_is_asked_and_chosen_once(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_label("handbook", exact=True).uncheck()
+    page.goto(page.url.split("#")[0] + "#/ask?model=handbook")
+    expect(page.get_by_label("handbook", exact=True)).to_be_checked()
+    page.get_by_text("Models and options").click()
+    page.get_by_label("Tuned model").select_option("ft:smollm2:acme:handbook:1")
+    page.reload()
+    expect(page.get_by_label("ft:smollm2:acme:handbook:1", exact=True)).to_be_visible()
+    expect(page.get_by_label("handbook", exact=True)).to_have_count(0)
+
+
+def test_one_more_model_is_added_by_a_button_not_by_passing_it(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_text("Models and options").click()
+    page.get_by_label("Ask one more").select_option("ft:smollm2:acme:handbook:1+rag")
+    added = page.get_by_label("ft:smollm2:acme:handbook:1+rag", exact=True)
+    expect(added).to_have_count(0)
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(added).to_be_checked()
+
+
+def test_a_passage_is_looked_up_where_its_answer_was(open_page: OpenPage) -> None:
+    page = open_page("/#/documents")
+    store_id = make_collection(page, "Canteen")
+    page.get_by_role("button", name="Ask these documents").click()
+    expect(page.get_by_text("Models and options · Canteen")).to_be_visible()
+    ask(page, QUESTION)
+    answers_in(page)
+    page.get_by_text("Models and options").click()
+    page.get_by_label("Collection").fill("other")
+    with page.expect_request(f"**/v1/vector_stores/{store_id}/files/**"):
+        answer_of(page, "smollm2+rag").get_by_role("button", name=re.compile("^Source 1")).click()
+    expect(page.get_by_role("dialog")).to_contain_text("the passage as it was read")
+
+
+def test_a_generator_that_is_started_by_the_question_is_waited_for(open_page: OpenPage) -> None:
+    page = open_page()
+    page.clock.install()
+    page.route("**/v1/chat/completions", lambda route: None)
+    ask(page, QUESTION)
+    expect(page.get_by_role("article").first).to_contain_text("Thinking")
+    page.clock.fast_forward(125_000)  # the service waits 120 s for it
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.clock.fast_forward(30_000)
+    expect(answer_of(page, "smollm2").get_by_role("alert")).to_contain_text("No answer within 150 s.")
+
+
+def go_to(page: Any, part: str) -> None:
+    page.get_by_role("navigation", name="Parts").get_by_role("link", name=part).click()
+
+
+def enter_key(page: Any, key: str) -> None:
+    page.get_by_role("button", name="API key").click()
+    page.get_by_label("Key", exact=True).fill(key)
+    page.get_by_role("button", name="Use").click()
+
+
+def make_collection(page: Any, name: str) -> str:
+    """The new collection's id; its page is shown."""
+    page.get_by_role("button", name="New collection").click()
+    page.get_by_label("Name").fill(name)
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_role("button", name="Ask these documents")).to_be_visible()
+    return str(page.url.rsplit("/", 1)[1])
+
+
+def hold(page: Any, path: str) -> list[Any]:
+    """The requests to a path, which get no answer."""
+    held: list[Any] = []
+    page.route(path, lambda route: held.append(route))
+    return held
+
+
+def wait_for(page: Any, held: list[Any], number: int) -> None:
+    while len(held) < number:
+        page.wait_for_timeout(10)
