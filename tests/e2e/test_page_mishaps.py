@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from page_service import HANDBOOK
 from page_steps import answer_of, answers_in, ask, expect
 
@@ -94,6 +96,90 @@ def test_a_generator_that_is_started_by_the_question_is_waited_for(open_page: Op
     expect(page.get_by_role("alert")).to_have_count(0)
     page.clock.fast_forward(30_000)
     expect(answer_of(page, "smollm2").get_by_role("alert")).to_contain_text("No answer within 150 s.")
+
+
+# Files
+
+
+def test_an_upload_is_taken_away_and_the_next_is_sent(open_page: OpenPage) -> None:
+    page = open_page("/#/documents")
+    make_collection(page, "Canteen")
+    held = hold(page, "**/v1/files")
+    page.get_by_label("Add files").set_input_files(FILES)
+    wait_for(page, held, 1)
+    page.get_by_role("button", name="Take train.jsonl away").click()
+    wait_for(page, held, 2)
+    assert held[0].request.failure
+    assert b"test.jsonl" in (held[1].request.post_data_buffer or b"")
+    expect(page.get_by_role("list", name="Uploads")).not_to_contain_text("train.jsonl")
+
+
+def test_a_collection_that_is_deleted_takes_its_uploads_with_it(open_page: OpenPage) -> None:
+    page = open_page("/#/documents")
+    store_id = make_collection(page, "Canteen")
+    page.get_by_role("button", name="Ask these documents").click()
+    page.go_back()
+    held = hold(page, "**/v1/files")
+    page.get_by_label("Add files").set_input_files(FILES)
+    wait_for(page, held, 1)
+    page.get_by_role("button", name="Delete this collection").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("No collections yet")).to_be_visible()
+    assert held[0].request.failure
+    assert len(held) == 1
+    assert page.evaluate("JSON.parse(localStorage['hamlet.ask']).collection") == ""
+    page.goto(page.url.split("#")[0] + f"#/documents/{store_id}")
+    expect(page.get_by_text(f"There is no collection {store_id}")).to_be_visible()
+
+
+@pytest.mark.parametrize("service", ["reads"], indirect=True)
+def test_a_service_that_is_away_for_a_moment_does_not_fail_a_file(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    file = tmp_path / "canteen.md"
+    file.write_text("# Canteen\n\nIt opens at noon.\n")
+    page = open_page("/#/documents")
+    store_id = make_collection(page, "Canteen")
+    page.route(f"**/v1/vector_stores/{store_id}/files/*", lambda route: route.abort(), times=1)
+    page.get_by_label("Add files").set_input_files(file)
+    uploads = page.get_by_role("list", name="Uploads")
+    expect(uploads).to_contain_text("done")
+    expect(uploads.get_by_role("alert")).to_have_count(0)
+
+
+def test_leaving_the_page_while_a_file_is_on_its_way_is_asked_about(open_page: OpenPage) -> None:
+    page = open_page("/#/documents")
+    make_collection(page, "Canteen")
+    held = hold(page, "**/v1/files")
+    page.get_by_label("Add files").set_input_files(FILES[0])
+    wait_for(page, held, 1)
+    with page.expect_event("dialog") as asked:
+        page.close(run_before_unload=True)
+    assert asked.value.type == "beforeunload"
+    asked.value.accept()
+
+
+def test_an_upload_that_stands_still_ends(open_page: OpenPage) -> None:
+    page = open_page("/#/fine-tune")
+    page.clock.install()
+    hold(page, "**/v1/files")
+    page.get_by_label("Training data").set_input_files(FILES[0])
+    expect(page.get_by_role("button", name="Take train.jsonl away")).to_be_visible()
+    page.clock.fast_forward(301_000)
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was heard of the upload for 5 min.")
+
+
+@pytest.mark.parametrize(
+    ("part", "label"), [("fine-tune", "Training data"), ("verdict", "Questions with their answers")]
+)
+def test_a_file_of_a_form_that_was_left_is_not_sent_on(open_page: OpenPage, part: str, label: str) -> None:
+    page = open_page(f"/#/{part}")
+    held = hold(page, "**/v1/files")
+    page.get_by_label(label).set_input_files(FILES[0])
+    wait_for(page, held, 1)
+    go_to(page, "Cluster")
+    expect(page.get_by_role("heading", level=1, name="Cluster")).to_be_visible()
+    assert held[0].request.failure
 
 
 def go_to(page: Any, part: str) -> None:
