@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_service import HANDBOOK
+from page_service import HANDBOOK, PageService
 from page_steps import answer_of, answers_in, ask, expect
 
 OpenPage = Callable[..., Any]
@@ -180,6 +180,115 @@ def test_a_file_of_a_form_that_was_left_is_not_sent_on(open_page: OpenPage, part
     go_to(page, "Cluster")
     expect(page.get_by_role("heading", level=1, name="Cluster")).to_be_visible()
     assert held[0].request.failure
+
+
+# The frame
+
+
+def test_a_dialog_gives_the_focus_back_to_what_opened_it(open_page: OpenPage) -> None:
+    page = open_page("/#/documents")
+    make_collection(page, "Canteen")
+    page.get_by_role("button", name="Delete this collection").click()
+    page.get_by_role("button", name="Keep").click()
+    expect(page.get_by_role("button", name="Delete this collection")).to_be_focused()
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Use").click()
+    expect(page.get_by_role("button", name="API key")).to_be_focused()
+
+
+def test_a_selection_that_ends_outside_a_dialog_does_not_close_it(open_page: OpenPage) -> None:
+    page = open_page("/#/documents")
+    page.get_by_role("button", name="New collection").click()
+    field = page.get_by_label("Name")
+    field.fill("Canteen")
+    box = field.bounding_box()
+    page.mouse.move(box["x"] + 9, box["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(4, 4)
+    page.mouse.up()
+    expect(field).to_have_value("Canteen")
+    page.mouse.click(4, 4)
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_key_that_no_header_can_carry_is_not_taken(open_page: OpenPage) -> None:
+    page = open_page()
+    enter_key(page, "schlüssel")
+    expect(page.get_by_label("Key", exact=True)).to_be_focused()
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_what_one_key_was_shown_is_gone_with_the_next(open_page: OpenPage) -> None:
+    page = open_page("/#/documents")
+    make_collection(page, "Salaries")
+    hold(page, "**/v1/vector_stores**")
+    enter_key(page, "hk-other")
+    expect(page.get_by_text("Salaries")).to_have_count(0)
+    expect(page.get_by_text("Loading collections")).to_be_visible()
+
+
+def test_a_conversation_outlives_the_first_key_and_no_other(open_page: OpenPage) -> None:
+    page = open_page()
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    ask(page, QUESTION)
+    answers_in(page)
+    enter_key(page, "hk-one")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("heading", name=QUESTION)).to_be_visible()
+    enter_key(page, "hk-two")
+    expect(page.get_by_role("heading", name=QUESTION)).to_have_count(0)
+
+
+def test_an_address_that_was_cut_shows_the_part_all_the_same(open_page: OpenPage) -> None:
+    page = open_page("/#/documents/%E0%A4%A")
+    expect(page.get_by_role("heading", level=1, name="Documents")).to_be_visible()
+
+
+def test_a_part_that_cannot_be_drawn_says_so_and_leaves_the_others(open_page: OpenPage) -> None:
+    page = open_page()
+    page.route("**/v1/cluster", lambda route: route.fulfill(json={"resources": {}}))
+    go_to(page, "Cluster")
+    expect(page.get_by_role("alert")).to_contain_text("This cannot be shown")
+    go_to(page, "Ask")
+    expect(page.get_by_role("heading", level=1, name="Ask")).to_be_visible()
+    go_to(page, "Cluster")
+    expect(page.get_by_role("alert")).to_contain_text("This cannot be shown")
+    page.unroute("**/v1/cluster")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.get_by_role("article", name=re.compile("^Node "))).to_be_visible()
+
+
+def test_the_focus_follows_into_what_a_narrow_screen_shows(open_page: OpenPage, service: PageService) -> None:
+    page = open_page("/#/documents", width=NARROW)
+    make_collection(page, "Canteen")
+    page.get_by_role("link", name="All collections").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    page.get_by_role("link", name=re.compile("^Canteen")).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Ask these documents")).to_be_visible()
+    expect(page.get_by_role("main")).to_be_focused()
+
+
+def test_a_phone_shows_every_way_that_is_compared(open_page: OpenPage) -> None:
+    page = open_page("/#/verdict", width=NARROW)
+    expect(page.get_by_label("handbook+rag", exact=True)).to_be_visible()
+    assert page.locator(".ways").evaluate("ways => ways.scrollWidth <= ways.clientWidth")
+
+
+def test_an_answer_that_breaks_off_is_told_like_one_that_never_came(shared_page: Any) -> None:
+    told = shared_page.evaluate("""async () => {
+        const { call } = await import("/page/api.js");
+        const broken = new ReadableStream({ start: (body) => body.error(new TypeError("network error")) });
+        const whole = window.fetch;
+        window.fetch = async () => new Response(broken);
+        try {
+            return await call("v1/models").catch((error) => [error.name, error.message, error.code]);
+        } finally {
+            window.fetch = whole;
+        }
+    }""")
+    assert told == ["Error", "The service did not answer.", "unreachable"]
 
 
 def go_to(page: Any, part: str) -> None:
