@@ -13,7 +13,7 @@ from typing import Any
 
 import openai
 import pytest
-from page_service import HANDBOOK, MARKUP, PASSAGE, PageService
+from page_service import HANDBOOK, MARKUP, PASSAGE, WEATHER, PageService
 from page_steps import answer_of, answers_in, ask, expect
 from PIL import Image
 
@@ -369,6 +369,13 @@ def test_axe_finds_no_violation_in_any_part(open_page: OpenPage, color_scheme: s
     page.get_by_role("button", name=re.compile("^Source 1")).first.click()
     found["passage"] = _violations(axe, page)
     page.keyboard.press("Escape")
+    page.get_by_text("Models and options").click()
+    for name, functions in {"functions at fault": "[{]", "functions": json.dumps([WEATHER])}.items():
+        page.get_by_label("Functions that may be called").fill(functions)
+        found[name] = _violations(axe, page)
+    ask(page, QUESTION)
+    answers_in(page)
+    found["calls"] = _violations(axe, page)
     for part in PARTS[1:]:
         page.goto(page.url.split("#")[0] + f"#/{part}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()

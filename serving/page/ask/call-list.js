@@ -27,7 +27,7 @@ export function ResultForm({ turnId, answer }) {
     event.currentTarget.closest("article").focus();
     goOn(turnId, answer);
   };
-  return html`<form class="stack tight" aria-label="Results of the calls" onSubmit=${submit}>
+  return html`<form class="stack tight" onSubmit=${submit}>
     <ul class="calls" aria-label="Calls">${answer.calls.map((call) => html`<li key=${call.id}>
       <${Call} of=${call} />
       <label class="field">Result of ${call.name}
