@@ -20,7 +20,6 @@ from cluster.errors import NotFound
 FOLDER = Path(__file__).with_name("page")
 
 # Nothing but our own files runs, nothing is fetched from elsewhere, and no string ever becomes markup or code.
-# `blob:` is for files that the page offers for download.
 POLICY = "; ".join(
     (
         "default-src 'none'",

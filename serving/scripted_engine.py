@@ -28,6 +28,14 @@ DEFAULT_TEMPLATE = """
 {% for message in messages %}<|{{ message.role }}|> {{ message.content }} <|end|> {% endfor %}<|assistant|>
 """
 
+# Of a model that was made for functions: shows them, the calls, and the results.
+TOOL_TEMPLATE = """
+{% for tool in tools or [] %}<|tool|> {{ tool | tojson }} {% endfor %}
+{% for message in messages %}<|{{ message.role }}|> {{ message.content }}
+{% for call in message.tool_calls or [] %} {{ call.function.name }} {{ call.function.arguments | tojson }} {% endfor %}
+<|end|> {% endfor %}<|assistant|>
+"""
+
 SPECIAL_TOKENS = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>")
 
 

@@ -2,8 +2,11 @@
 import { keyHeaders } from "./key.js";
 
 const TIMEOUT_MS = 20_000;
-// A stream may be silent while the model reads its prompt, but not for ever.
-const STREAM_SILENCE_MS = 90_000;
+// A stream may be silent while the model reads its prompt, but not for ever. For a generator that is started by the
+// request (min_replicas: 0) the service itself waits 120 s.
+const STREAM_SILENCE_MS = 150_000;
+// An upload may stand still while a weak line recovers, and while the service checks a large file.
+const UPLOAD_SILENCE_MS = 300_000;
 
 /** A request that failed. `remedy` is one sentence for the reader. */
 export class ApiError extends Error {
@@ -15,6 +18,11 @@ export class ApiError extends Error {
   constructor(message, { status = 0, code = null, param = null, retryAfterS = 0, body = null } = {}) {
     super(message);
     Object.assign(this, { status, code, param, retryAfterS, body });
+  }
+
+  /** Whether the same request may succeed later. */
+  get isPassing() {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
   }
 
   get remedy() {
@@ -49,17 +57,20 @@ export function url(path, query = {}) {
  * @returns {Promise<any>} the JSON of the answer
  */
 export async function call(path, options = {}) {
-  const response = await send(path, options);
-  return readJson(response);
+  const text = await callText(path, options);
+  if (!text) return null;
+  const body = parsed(text);
+  if (body === null) throw new ApiError("The answer is no JSON.", { status: 200 });
+  return body;
 }
 
 /** @returns {Promise<string>} the answer as text */
-export async function callText(path, options = {}) {
-  const response = await send(path, options);
-  return response.text();
+export async function callText(path, { timeoutMs = TIMEOUT_MS, ...options } = {}) {
+  const response = await send(path, timeoutMs, options);
+  return reach(() => response.text(), `${timeoutMs / 1000} s`);
 }
 
-async function send(path, { method = "GET", json, query, signal, timeoutMs = TIMEOUT_MS } = {}) {
+async function send(path, timeoutMs, { method = "GET", json, query, signal }) {
   const limit = AbortSignal.timeout(timeoutMs);
   const init = { method, headers: keyHeaders(), signal: signal ? AbortSignal.any([signal, limit]) : limit };
   if (json !== undefined) {
@@ -151,22 +162,43 @@ export function upload(file, purpose, onProgress, signal) {
   form.set("file", file, file.name);
   // fetch does not tell how much was sent.
   const request = new XMLHttpRequest();
+  const stopped = () => new ApiError("Upload stopped.", { code: "cancelled" });
   return new Promise((resolve, reject) => {
+    if (signal?.aborted) return reject(stopped());
+    const alive = endsSilent(request, reject);
     request.open("POST", url("v1/files"));
     for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
-    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    request.upload.onprogress = (event) => {
+      alive();
+      if (event.lengthComputable) onProgress(event.loaded / event.total);
+    };
     request.onload = () => settle(request, resolve, reject);
     request.onerror = () => reject(new ApiError("The service did not answer."));
-    request.onabort = () => reject(new ApiError("Upload stopped.", { code: "cancelled" }));
+    request.onabort = () => reject(stopped());
     signal?.addEventListener("abort", () => request.abort());
     request.send(form);
   });
 }
 
+/** End an upload that stands still. The function that is returned tells that it does not. */
+function endsSilent(request, reject) {
+  let timer = 0;
+  const alive = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      reject(new ApiError(`Nothing was heard of the upload for ${UPLOAD_SILENCE_MS / 60_000} min.`, { code: "timeout" }));
+      request.abort();
+    }, UPLOAD_SILENCE_MS);
+  };
+  request.onloadend = () => clearTimeout(timer);
+  alive();
+  return alive;
+}
+
 function settle(request, resolve, reject) {
   const body = parsed(request.responseText);
   if (request.status >= 200 && request.status < 300 && body) resolve(body);
-  else reject(fromBody(body, request.status));
+  else reject(fromBody(body, request.status, Number(request.getResponseHeader("retry-after")) || 0));
 }
 
 /** Run a step of a request; what the browser throws becomes an ApiError. */
@@ -179,14 +211,6 @@ async function reach(step, limit) {
     if (error.name === "TimeoutError") throw new ApiError(`No answer within ${limit}.`, { code: "timeout" });
     throw new ApiError("The service did not answer.", { code: "unreachable" });
   }
-}
-
-async function readJson(response) {
-  const text = await response.text();
-  if (!text) return null;
-  const body = parsed(text);
-  if (body === null) throw new ApiError("The answer is no JSON.", { status: response.status });
-  return body;
 }
 
 async function refusal(response) {

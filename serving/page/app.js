@@ -1,5 +1,5 @@
 // The frame of the page: its parts, the way between them, the key and the theme.
-import { html, useEffect, useRef, useState } from "./vendor/preact-htm.js";
+import { html, useEffect, useErrorBoundary, useRef, useState } from "./vendor/preact-htm.js";
 import { Announcer } from "./announce.js";
 import { Ask } from "./ask/ask.js";
 import { call } from "./api.js";
@@ -10,6 +10,7 @@ import { Icon } from "./icon.js";
 import { KeyDialog } from "./key-dialog.js";
 import { apiKey } from "./key.js";
 import { useLoad } from "./load.js";
+import { ErrorNote } from "./notice.js";
 import { linkTo, useRoute } from "./route.js";
 import { toggleTheme } from "./theme.js";
 import { Verdict } from "./verdict/verdict.js";
@@ -27,7 +28,7 @@ const PARTS = [
 export function App() {
   const route = useRoute();
   const shown = PARTS.find(({ part }) => part === route.part) ?? PARTS[0];
-  const main = useFocusOnChange(shown.part);
+  const main = useFocusOnChange(shown.part, route.id);
   useEffect(() => {
     document.title = `${shown.name} · Hamlet`;
   }, [shown]);
@@ -40,10 +41,17 @@ export function App() {
       </a>`)}
     </nav>
     <main id="main" class="part" tabindex="-1" ref=${main} aria-label=${shown.name}>
-      <${shown.view} key=${shown.part} route=${route} />
+      <${Part} key=${shown.part} of=${shown} route=${route} />
     </main>
     <${Announcer} />
   `;
+}
+
+/** A part. What fails while it is drawn is told in its place, and leaves the way to the others. */
+function Part({ of: { name, view: View }, route }) {
+  const [error, forget] = useErrorBoundary();
+  if (!error) return html`<${View} route=${route} />`;
+  return html`<h1>${name}</h1><${ErrorNote} error=${new Error(`This cannot be shown: ${error.message}`)} retry=${forget} />`;
 }
 
 function Header() {
@@ -80,17 +88,26 @@ async function readiness(signal) {
   }
 }
 
-/** A ref that takes the focus when `value` changes, so that a keyboard goes on where the eye does. */
-function useFocusOnChange(value) {
+/** Whether what had the focus was hidden, or taken away. */
+function isFocusLost() {
+  const { activeElement, body } = document;
+  return activeElement === body || !activeElement.checkVisibility();
+}
+
+/**
+ * A ref that takes the focus when another part is shown, so that a keyboard goes on where the eye does. For another id
+ * too where the link that was followed is gone: a narrow screen shows the list, or what was chosen in it.
+ */
+function useFocusOnChange(part, id) {
   const element = useRef(null);
-  const before = useRef(value);
+  const before = useRef({ part, id });
   useEffect(() => {
-    if (before.current !== value) {
-      element.current.focus({ preventScroll: true });
-      scrollTo(0, 0);
-    }
-    before.current = value;
-  }, [value]);
+    const isElsewhere = before.current.part !== part || (before.current.id !== id && isFocusLost());
+    before.current = { part, id };
+    if (!isElsewhere) return;
+    element.current.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }, [part, id]);
   return element;
 }
 

@@ -1,5 +1,6 @@
 // Where the API key is entered.
 import { html, useState } from "./vendor/preact-htm.js";
+import { forget } from "./ask/conversation.js";
 import { Dialog } from "./dialog.js";
 import { apiKey, setApiKey } from "./key.js";
 
@@ -7,6 +8,8 @@ export function KeyDialog({ onClose }) {
   const [key, setKey] = useState(apiKey());
   const save = (event) => {
     event.preventDefault();
+    // The first key opens what was refused without one; another is another reader's.
+    if (apiKey() && apiKey() !== key.trim()) forget();
     setApiKey(key.trim());
     onClose();
   };
@@ -15,7 +18,7 @@ export function KeyDialog({ onClose }) {
       <p class="muted">Needed where the service asks for keys. It stays in this tab and is forgotten when the tab closes.
         Make one with <code>python -m cluster keys create</code>.</p>
       <label class="field">Key
-        <input type="password" autocomplete="off" spellcheck="false" value=${key} onInput=${(e) => setKey(e.target.value)} />
+        <input type="password" pattern="\\s*[!-~]*\\s*" title="A key has letters, digits and signs of ASCII, and no space in it." autocomplete="off" spellcheck="false" value=${key} onInput=${(e) => setKey(e.target.value)} />
       </label>
       <div class="row end">
         <button type="button" onClick=${() => setKey("")}>Clear</button>

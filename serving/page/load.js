@@ -45,12 +45,19 @@ export function useLoad(load, inputs, { everyMs = null } = {}) {
     // A hidden page asks nothing.
     const next = () => (document.hidden ? (timer = setTimeout(next, 1000)) : attempt());
 
+    // What another key was shown is not for this one.
+    const forget = () => {
+      ended.abort();
+      setState({ data: null, error: null, busy: true });
+      reload();
+    };
+
     attempt();
-    addEventListener("keychange", reload);
+    addEventListener("keychange", forget);
     return () => {
       ended.abort();
       clearTimeout(timer);
-      removeEventListener("keychange", reload);
+      removeEventListener("keychange", forget);
     };
   }, [...inputs, round]);
 

@@ -12,7 +12,16 @@ import { useEffect, useState } from "./vendor/preact-htm.js";
 export function readRoute(hash = location.hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
   const [part = "", ...rest] = path.split("/");
-  return { part: part || "ask", id: decodeURIComponent(rest.join("/")), query: new URLSearchParams(query) };
+  return { part: part || "ask", id: decoded(rest.join("/")), query: new URLSearchParams(query) };
+}
+
+/** An address may be typed, or cut where it was pasted. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 /** The address of a part, for `href`. */

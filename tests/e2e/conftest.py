@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from page_service import PageService, reading_files, running, scripted_application
+from page_service import PageService, page_alone, reading_files, running, scripted_application
 
 # What Chromium prints about answers that the page itself shows to its reader.
 EXPECTED_MESSAGES = ("Failed to load resource",)
@@ -77,6 +78,27 @@ def open_page(browser: Any, service: PageService) -> Iterator[Callable[..., Any]
         context.close()
     assert not faults
     assert "run" not in titles
+
+
+@pytest.fixture
+def functions(shared_page: Any) -> Callable[..., Any]:
+    """`functions("format.js", "bytes", [1])` calls it in the page; the answer as JSON would carry it."""
+
+    def call(module: str, function: str, arguments: list[Any]) -> Any:
+        code = """([path, name, given]) =>
+            import(path).then((module) => JSON.stringify(module[name](...given) ?? null))"""
+        return json.loads(shared_page.evaluate(code, [f"/page/{module}", function, arguments]))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser: Any) -> Iterator[Any]:
+    with page_alone() as url:
+        page = browser.new_page()
+        page.goto(url)
+        yield page
+        page.close()
 
 
 def _fault(message: Any) -> list[str]:

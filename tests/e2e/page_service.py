@@ -5,6 +5,7 @@ By hand, to look at the page: `python tests/e2e/page_service.py [PORT]`
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import socket
@@ -28,8 +29,9 @@ from cluster.reports import Reports, ReportStatus
 from cluster.settings import settings
 from serving import page
 from serving.config import FineTuningConfig, ServingConfig
-from serving.engine import Adapter
+from serving.engine import Adapter, CallDelta
 from serving.platform import Platform
+from serving.scripted_engine import TOOL_TEMPLATE, Token, WordTokenizer
 from serving.scripted_parts import ScriptedApplication, ScriptedRetriever, scripted_card, scripted_passage
 from serving.training_commands import TrainingCommands
 
@@ -49,6 +51,11 @@ WORDS = {
     "plain": f"Our canteen is a local institution. {MARKUP} Prices vary with the size of the plate.",
 }
 
+# A model that is given this function calls it, and tells its result.
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+CITY = f"Elsinore {MARKUP}"
+RESULT = "18 degrees"
+
 
 @dataclass
 class PageService:
@@ -63,7 +70,9 @@ def scripted_application() -> ScriptedApplication:
     config = ServingConfig(fine_tuning=FineTuningConfig(launcher="local"))
     commands = TrainingCommands((sys.executable, str(SCRIPTED_TRAINING)))
     platform = Platform(config, open_database(), commands, ScriptedLauncher())
-    parts = ScriptedApplication(config=config, platform=platform)
+    parts = ScriptedApplication(
+        config=config, platform=platform, tokenizer=WordTokenizer(template=TOOL_TEMPLATE)
+    )
     registry = Registry(platform.engine)
     registry.register(scripted_card("ft:smollm2:acme:handbook:1"))
     registry.promote("handbook", "ft:smollm2:acme:handbook:1")
@@ -73,12 +82,16 @@ def scripted_application() -> ScriptedApplication:
     ]
     parts.retriever = ScriptedRetriever({"default": passages})
 
-    def script(prompt: list[int], adapter: Adapter | None) -> list[str]:
-        reads = "passages" in parts.tokenizer.decode(prompt)
+    def script(prompt: list[int], adapter: Adapter | None) -> list[Token]:
+        shown = parts.tokenizer.decode(prompt)
+        if "get_weather" in shown and RESULT not in shown:
+            return ["I ask. ", CallDelta(0, "call_1", "get_weather", json.dumps({"city": CITY}))]
+        reads = "passages" in shown
         text = WORDS["read" if reads else "tuned" if adapter else "plain"]
         return [f"{word} " for word in text.split(" ")]
 
     parts.engine.script = script
+    parts.engine.features |= {"tools"}
     parts.engine.step_s = 0.01
     return parts
 

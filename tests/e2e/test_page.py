@@ -13,11 +13,12 @@ from typing import Any
 
 import openai
 import pytest
-from page_service import HANDBOOK, MARKUP, PASSAGE, PageService
+from page_service import HANDBOOK, MARKUP, PASSAGE, WEATHER, PageService
 from page_steps import answer_of, answers_in, ask, expect
 from PIL import Image
 
 from cluster.registry import Registry
+from serving.scripted_parts import ScriptedRetriever
 
 OpenPage = Callable[..., Any]
 PARTS = ("ask", "documents", "fine-tune", "verdict", "cluster")
@@ -81,6 +82,23 @@ def test_a_follow_up_carries_each_ways_own_history(open_page: OpenPage, service:
     prompts = [service.parts.prompt(number) for number in range(-4, 0)]
     assert all(QUESTION in prompt for prompt in prompts)
     assert sum("in the canteen costs 4.70 euros." in prompt for prompt in prompts) == 1
+
+
+def test_a_conversation_keeps_the_route_it_began_with(open_page: OpenPage, service: PageService) -> None:
+    page = open_page()
+    ask(page, QUESTION)
+    answers_in(page)
+    page.get_by_text("Models and options").click()
+    page.get_by_label("Keep the route of auto for this conversation").check()
+    expect(page.get_by_text("Models and options · route kept")).to_be_visible()
+    service.parts.retriever = ScriptedRetriever()  # which the router would answer without documents
+    ask(page, "And what is art?")
+    answers_in(page)
+    expect(answer_of(page, "auto").locator(".badge")).to_have_text("auto → rag, kept")
+    page.get_by_role("button", name="New conversation").click()
+    ask(page, "And what is art?")
+    answers_in(page)
+    expect(answer_of(page, "auto").locator(".badge")).not_to_contain_text("kept")
 
 
 def test_a_question_waits_until_the_models_are_known(open_page: OpenPage) -> None:
@@ -351,6 +369,13 @@ def test_axe_finds_no_violation_in_any_part(open_page: OpenPage, color_scheme: s
     page.get_by_role("button", name=re.compile("^Source 1")).first.click()
     found["passage"] = _violations(axe, page)
     page.keyboard.press("Escape")
+    page.get_by_text("Models and options").click()
+    for name, functions in {"functions at fault": "[{]", "functions": json.dumps([WEATHER])}.items():
+        page.get_by_label("Functions that may be called").fill(functions)
+        found[name] = _violations(axe, page)
+    ask(page, QUESTION)
+    answers_in(page)
+    found["calls"] = _violations(axe, page)
     for part in PARTS[1:]:
         page.goto(page.url.split("#")[0] + f"#/{part}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from page_service import page_alone
 
 OpenPage = Callable[..., Any]
 
 CITED = {"index": 1, "start_index": 6, "end_index": 9, "text": "[1]"}
 WHOLE = {"index": 2, "start_index": 0, "end_index": 10, "text": "😀 yes [1]."}
-OPTIONS = {"maxTokens": 9, "temperature": 0, "collection": "vs_1"}
+OPTIONS = {"maxTokens": 9, "temperature": 0, "collection": "vs_1", "functions": ""}
 
 
 def metric(number: int, step: int, **values: float) -> dict[str, Any]:
@@ -115,29 +113,23 @@ def test_a_function_of_the_page(
 
 def test_a_vector_store_is_named_to_the_ways_that_read_and_to_no_other(functions: Callable[..., Any]) -> None:
     def tools(model: str) -> Any:
-        return functions("ask/conversation.js", "requestBody", ["Why?", model, [], OPTIONS]).get("tools")
+        return functions("ask/request.js", "requestBody", ["Why?", model, [], OPTIONS]).get("tools")
 
     assert tools("smollm2+rag") == [{"type": "file_search", "vector_store_ids": ["vs_1"]}]
     assert tools("auto") is not None
     assert tools("smollm2") is None
 
 
-@pytest.fixture
-def functions(shared_page: Any) -> Callable[..., Any]:
-    """`functions("format.js", "bytes", [1])` calls it in the page; the answer as JSON would carry it."""
+def test_the_route_to_keep_is_the_newest_that_stood_in_for_nothing(functions: Callable[..., Any]) -> None:
+    routes = [("plain", False), ("rag", False), ("classify", False), ("plain", True)]
+    before = [
+        {"answers": [{"model": "auto", "text": "", "hamlet": {"route": route, "degraded": degraded}}]}
+        for route, degraded in routes
+    ]
 
-    def call(module: str, function: str, arguments: list[Any]) -> Any:
-        code = """([path, name, given]) =>
-            import(path).then((module) => JSON.stringify(module[name](...given) ?? null))"""
-        return json.loads(shared_page.evaluate(code, [f"/page/{module}", function, arguments]))
+    def kept(model: str, **changes: Any) -> Any:
+        return functions("ask/request.js", "requestBody", ["Why?", model, before, OPTIONS | changes])
 
-    return call
-
-
-@pytest.fixture(scope="module")
-def shared_page(browser: Any) -> Iterator[Any]:
-    with page_alone() as url:
-        page = browser.new_page()
-        page.goto(url)
-        yield page
-        page.close()
+    assert kept("auto", keepRoute=True)["hamlet"] == {"route": "rag"}
+    assert "hamlet" not in kept("smollm2", keepRoute=True)
+    assert "hamlet" not in kept("auto", keepRoute=False)

@@ -1,5 +1,6 @@
 // One answer on its way: what each chunk of its stream adds. Pure but for `streamAnswer`.
 import { stream } from "../api.js";
+import { withPieces } from "./calls.js";
 
 /**
  * @typedef {object} Answer
@@ -7,6 +8,7 @@ import { stream } from "../api.js";
  * @property {string} kind as in ways.js
  * @property {"waiting" | "streaming" | "done" | "stopped" | "failed"} status
  * @property {string} text
+ * @property {import("./calls.js").Call[]} calls
  * @property {any[]} annotations file citations
  * @property {any} hamlet route, reason, stages, hits
  * @property {{prompt_tokens: number, completion_tokens: number} | null} usage
@@ -24,6 +26,7 @@ export function newAnswer(way, request) {
     kind: way.kind,
     status: "waiting",
     text: "",
+    calls: [],
     annotations: [],
     hamlet: null,
     usage: null,
@@ -44,15 +47,17 @@ export function newAnswer(way, request) {
 export function withChunk(answer, chunk, elapsedMs) {
   const choice = chunk.choices?.[0];
   const added = choice?.delta?.content ?? "";
+  const pieces = choice?.delta?.tool_calls;
   return {
     ...answer,
     status: "streaming",
     text: answer.text + added,
+    calls: withPieces(answer.calls, pieces),
     annotations: choice?.delta?.annotations ?? answer.annotations,
     finishReason: choice?.finish_reason ?? answer.finishReason,
     hamlet: chunk.hamlet ?? answer.hamlet,
     usage: chunk.usage ?? answer.usage,
-    firstTokenMs: answer.firstTokenMs || (added ? elapsedMs : 0),
+    firstTokenMs: answer.firstTokenMs || (added || pieces ? elapsedMs : 0),
     totalMs: elapsedMs,
   };
 }

@@ -10,6 +10,7 @@ import { choice as choiceStore, choose } from "./choice.js";
 import { Composer, anyRunning, offeredWays } from "./composer.js";
 import { forget, turns as turnStore } from "./conversation.js";
 import { PassageDialog } from "./passage.js";
+import { storeOf } from "./request.js";
 import { KINDS, baseModels, tunedModels } from "./ways.js";
 
 const MODELS_EVERY_MS = 15_000;
@@ -23,7 +24,9 @@ export function Ask({ route }) {
   const [open, setOpen] = useState(null);
   const asked = route.query.get("model");
   useEffect(() => {
-    if (asked) choose({ tuned: asked });
+    if (!asked) return;
+    choose({ tuned: asked, off: choice.off.filter((model) => model !== asked) });
+    location.replace(linkTo("ask")); // once: a reload keeps what is chosen after
   }, [asked]);
 
   const known = models.data ?? [];
@@ -37,7 +40,7 @@ export function Ask({ route }) {
     ${turns.length ? html`<${Turns} turns=${turns} pricePerHour=${choice.pricePerHour} onPassage=${setOpen} />` : html`<${Introduction} models=${known} />`}
     <${Composer} models=${known} ways=${ways} choice=${choice} stores=${stores.data ?? []} isBusy=${anyRunning(turns)}
       isReady=${models.data !== null} />
-    ${open && html`<${PassageDialog} ...${open} collection=${choice.collection} onClose=${() => setOpen(null)} />`}
+    ${open && html`<${PassageDialog} ...${open} onClose=${() => setOpen(null)} />`}
   </div>`;
 }
 
@@ -51,7 +54,7 @@ function Turns({ turns, pricePerHour, onPassage }) {
       <h2 class="asked wrap">${turn.question}</h2>
       <div class="answers">
         ${turn.answers.map((answer) => html`<${AnswerCard} key=${answer.model} turnId=${turn.id} answer=${answer} pricePerHour=${pricePerHour}
-          onPassage=${(passage) => onPassage({ passage, question: turn.question })} />`)}
+          onPassage=${(passage) => onPassage({ passage, question: turn.question, storeId: storeOf(answer.request) })} />`)}
       </div>
     </li>`)}
   </ol>`;

@@ -6,6 +6,8 @@ import { count, dollars, milliseconds, plural } from "../format.js";
 import { Icon } from "../icon.js";
 import { apiKey } from "../key.js";
 import { ErrorNote } from "../notice.js";
+import { CallsBefore, Calls, ResultForm } from "./call-list.js";
+import { awaitsResults } from "./calls.js";
 import { pieces } from "./citations.js";
 import { isRunning, retry, stop } from "./conversation.js";
 import { asCurl, asPython } from "./snippets.js";
@@ -19,12 +21,16 @@ import { KINDS } from "./ways.js";
 export function AnswerCard({ turnId, answer, pricePerHour, onPassage }) {
   const runs = isRunning(answer);
   const again = () => retry(turnId, answer);
-  return html`<article class="card answer" aria-busy=${runs} aria-label=${`Answer of ${answer.model}`}>
+  return html`<article class="card answer" tabindex="-1" aria-busy=${runs} aria-label=${`Answer of ${answer.model}`}>
     <header class="row">
       <h3 class="grow wrap" title=${KINDS[answer.kind]}>${answer.model}</h3>
       <${RouteBadge} answer=${answer} />
     </header>
+    <${CallsBefore} answer=${answer} />
     <div class="answer-text"><${Text} answer=${answer} onPassage=${onPassage} />${runs && html`<span class="caret" aria-hidden="true"></span>`}</div>
+    ${awaitsResults(answer)
+      ? html`<${ResultForm} turnId=${turnId} answer=${answer} />`
+      : answer.calls.length > 0 && html`<${Calls} calls=${answer.calls} />`}
     <${ErrorNote} error=${answer.error} retry=${again} />
     ${answer.status === "stopped" && html`<p class="muted">Stopped.</p>`}
     ${answer.finishReason === "length" && html`<p class="muted">Cut at ${plural(answer.request.max_tokens, "token")}: raise the answer length to read on.</p>`}
@@ -59,9 +65,10 @@ function placeOf({ filename, page }) {
 
 function RouteBadge({ answer }) {
   const route = answer.hamlet?.route;
+  const isKept = route && answer.request.hamlet?.route === route;
   if (!route) return html`<span class=${`badge ${routeClass(answer.kind)}`}>${answer.kind}</span>`;
   return html`${answer.hamlet.degraded && html`<span class="badge warn">degraded</span>`}
-    <span class=${`badge ${routeClass(route)}`}>${answer.kind === "auto" ? `auto → ${route}` : route}</span>`;
+    <span class=${`badge ${routeClass(route)}`}>${answer.kind === "auto" ? `auto → ${route}` : route}${isKept ? ", kept" : ""}</span>`;
 }
 
 function Reason({ hamlet, kind }) {

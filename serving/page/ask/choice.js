@@ -11,11 +11,13 @@ const KEY = "hamlet.ask";
  * @property {number} maxTokens
  * @property {number} temperature
  * @property {string} collection
+ * @property {string} functions JSON, as it was typed
+ * @property {boolean} keepRoute `auto` takes the route that it took before in the conversation
  * @property {number} pricePerHour dollars that the machine costs; 0: not told
  */
 
 /** @type {Choice} */
-const DEFAULTS = { tuned: "", off: [], extra: [], maxTokens: 200, temperature: 0, collection: "", pricePerHour: 0 };
+const DEFAULTS = { tuned: "", off: [], extra: [], maxTokens: 200, temperature: 0, collection: "", functions: "", keepRoute: false, pricePerHour: 0 };
 
 export const choice = createStore(read());
 

@@ -1,30 +1,36 @@
 // Where a question is written, and the ways chosen that answer it.
-import { html, useState } from "../vendor/preact-htm.js";
+import { html, useRef } from "../vendor/preact-htm.js";
 import { Icon } from "../icon.js";
+import { createStore, useStore } from "../store.js";
 import { choose } from "./choice.js";
 import { ask, isRunning, stopAll } from "./conversation.js";
-import { KINDS, tunedModels, usualWays, wayOf } from "./ways.js";
+import { Options } from "./options.js";
+import { KINDS, tunedModels, usualWays } from "./ways.js";
+
+/** The question that is being written; it outlives a look at another part. */
+const draft = createStore("");
 
 /**
  * @param {{models: any[], ways: import("./ways.js").Way[], choice: import("./choice.js").Choice,
  *          stores: any[], isBusy: boolean, isReady: boolean}} props `isReady`: the models are known
  */
 export function Composer({ models, ways, choice, stores, isBusy, isReady }) {
-  const [question, setQuestion] = useState("");
+  const question = useStore(draft);
+  const form = useRef(null);
   const asked = ways.filter((way) => !choice.off.includes(way.model));
   // Before the models are known, `auto` alone would be asked.
   const canSend = isReady && question.trim() && asked.length > 0 && !isBusy;
   const send = (event) => {
     event.preventDefault();
-    if (!canSend) return;
+    if (!canSend || !isSound(form.current)) return;
     ask(question.trim(), asked, choice);
-    setQuestion("");
+    draft.update(() => "");
   };
   const onKey = (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) send(event);
     if (event.key === "Escape") stopAll();
   };
-  return html`<form class="composer" onSubmit=${send}>
+  return html`<form class="composer" ref=${form} noValidate onSubmit=${send}>
     <fieldset class="ways">
       <legend class="unseen">Ways to answer</legend>
       ${ways.map((way) => html`<${WayToggle} key=${way.model} way=${way} choice=${choice} />`)}
@@ -32,13 +38,20 @@ export function Composer({ models, ways, choice, stores, isBusy, isReady }) {
     <div class="row question">
       <label class="unseen" for="question">Question</label>
       <textarea id="question" rows="2" placeholder="Ask a question. Enter sends it to every way that is on." value=${question}
-        onInput=${(event) => setQuestion(event.target.value)} onKeyDown=${onKey}></textarea>
+        onInput=${(event) => draft.update(() => event.target.value)} onKeyDown=${onKey}></textarea>
       ${isBusy
         ? html`<button type="button" onClick=${stopAll}><${Icon} name="stop" />Stop all</button>`
         : html`<button class="primary" disabled=${!canSend}><${Icon} name="send" />Ask</button>`}
     </div>
     <${Options} models=${models} choice=${choice} stores=${stores} />
   </form>`;
+}
+
+/** Whether every option can be sent; if not, the first that cannot is shown, which may be folded away. */
+function isSound(form) {
+  if (form.checkValidity()) return true;
+  form.querySelector("details").open = true;
+  return form.reportValidity();
 }
 
 function WayToggle({ way, choice }) {
@@ -50,53 +63,6 @@ function WayToggle({ way, choice }) {
     <label class="chip" title=${KINDS[way.kind]}><input type="checkbox" checked=${isOn} onChange=${toggle} />${way.label}</label>
     ${isExtra && html`<button type="button" class="small plain" aria-label=${`Remove ${way.model}`} onClick=${remove}><${Icon} name="close" /></button>`}
   </span>`;
-}
-
-function Options({ models, choice, stores }) {
-  const tuned = tunedModels(models);
-  const number = (name) => (event) => event.target.value !== "" && choose({ [name]: Number(event.target.value) });
-  return html`<details class="options">
-    <summary>Models and options</summary>
-    <div class="fields">
-      <label class="field">Tuned model
-        <select value=${choice.tuned || tuned[0]} disabled=${!tuned.length} onChange=${(e) => choose({ tuned: e.target.value })}>
-          ${tuned.length ? tuned.map((name) => html`<option value=${name}>${name}</option>`) : html`<option>none yet</option>`}
-        </select>
-      </label>
-      <${ExtraWay} models=${models} choice=${choice} />
-      <label class="field">Collection
-        <input list="stores" placeholder="the service's default" value=${choice.collection} onChange=${(e) => choose({ collection: e.target.value.trim() })} />
-        <datalist id="stores">${stores.map((store) => html`<option value=${store.id}>${store.name}</option>`)}</datalist>
-      </label>
-      <label class="field">Answer length in tokens
-        <input type="number" min="1" max="4096" value=${choice.maxTokens} onChange=${number("maxTokens")} />
-      </label>
-      <label class="field">Temperature
-        <input type="number" min="0" max="2" step="0.1" value=${choice.temperature} onChange=${number("temperature")} />
-      </label>
-      <label class="field">Machine's price, $ per hour
-        <input type="number" min="0" step="0.01" value=${choice.pricePerHour} onChange=${number("pricePerHour")} />
-      </label>
-    </div>
-  </details>`;
-}
-
-/** Any model of the registry as one way more. */
-function ExtraWay({ models, choice }) {
-  const tuned = tunedModels(models);
-  const generators = [...models.filter((model) => model.kind === "generator" && !model.base_model).map((model) => model.id), ...tuned];
-  const add = (event) => {
-    const name = event.target.value;
-    event.target.value = "";
-    const way = wayOf(name, tuned.includes(name.replace(/\+rag$/, "")));
-    if (name && !choice.extra.some((extra) => extra.model === name)) choose({ extra: [...choice.extra, way] });
-  };
-  return html`<label class="field">Ask one more
-    <select value="" onChange=${add}>
-      <option value="">choose a model…</option>
-      ${generators.flatMap((name) => [name, `${name}+rag`]).map((name) => html`<option value=${name}>${name}</option>`)}
-    </select>
-  </label>`;
 }
 
 /** The ways that are offered: the usual ones for the chosen tuned model, then those that were added. */

@@ -2,19 +2,14 @@
 import { announce } from "../announce.js";
 import { createStore } from "../store.js";
 import { newAnswer, streamAnswer } from "./answer.js";
+import { resultMessages } from "./calls.js";
+import { requestBody } from "./request.js";
 
 /**
  * @typedef {object} Turn
  * @property {number} id
  * @property {string} question
  * @property {import("./answer.js").Answer[]} answers
- */
-
-/**
- * @typedef {object} Options
- * @property {number} maxTokens
- * @property {number} temperature
- * @property {string} collection empty: the service's default
  */
 
 export const turns = createStore(/** @type {Turn[]} */ ([]));
@@ -26,7 +21,7 @@ let lastId = 0;
 /**
  * @param {string} question
  * @param {import("./ways.js").Way[]} ways
- * @param {Options} options
+ * @param {import("./request.js").Options} options
  */
 export function ask(question, ways, options) {
   lastId += 1;
@@ -42,6 +37,18 @@ export function retry(turnId, answer) {
   start(turnId, newAnswer(answer, answer.request));
 }
 
+/** Keep what the reader types as the result of a call. */
+export function typeResult(turnId, answer, callId, result) {
+  const calls = answer.calls.map((call) => (call.id === callId ? { ...call, result } : call));
+  replace(turnId, { ...answer, calls });
+}
+
+/** Send the results of an answer's calls, and let the model go on. */
+export function goOn(turnId, answer) {
+  const messages = [...answer.request.messages, ...resultMessages(answer)];
+  start(turnId, newAnswer(answer, { ...answer.request, messages }));
+}
+
 export function stop(turnId, model) {
   running.get(`${turnId} ${model}`)?.abort();
 }
@@ -52,40 +59,13 @@ export function stopAll() {
 
 export function forget() {
   stopAll();
+  running.clear();
   turns.update(() => []);
 }
 
 /** Whether an answer is still being written. */
 export function isRunning(answer) {
   return answer.status === "waiting" || answer.status === "streaming";
-}
-
-/**
- * The body of a chat request: each way is told its own answers of the turns before.
- * @param {Turn[]} before
- */
-export function requestBody(question, model, before, options) {
-  const history = before.flatMap((turn) => {
-    const own = turn.answers.find((answer) => answer.model === model && answer.text);
-    return own ? [{ role: "user", content: turn.question }, { role: "assistant", content: own.text }] : [];
-  });
-  const body = {
-    model,
-    messages: [...history, { role: "user", content: question }],
-    max_tokens: options.maxTokens,
-    temperature: options.temperature,
-    stream: true,
-    stream_options: { include_usage: true },
-  };
-  return { ...body, ...where(model, options.collection) };
-}
-
-/** Where a way looks answers up: in a vector store by OpenAI's tool, in a collection of the command line by name. */
-function where(model, collection) {
-  if (!collection) return {};
-  if (!collection.startsWith("vs_")) return { hamlet: { collection } };
-  // The tool makes any model retrieve; the ways without documents stay without.
-  return model === "auto" || model.endsWith("+rag") ? { tools: [{ type: "file_search", vector_store_ids: [collection] }] } : {};
 }
 
 async function start(turnId, answer) {
@@ -96,8 +76,16 @@ async function start(turnId, answer) {
   change(answer);
   let last = answer;
   await streamAnswer(answer, controller.signal, (next) => change((last = next)));
-  if (running.get(name) === controller) running.delete(name);
-  announce(`${answer.model}: ${last.error ? last.error.message : last.text}`);
+  // It was asked again meanwhile, or forgotten.
+  if (running.get(name) !== controller) return;
+  running.delete(name);
+  announce(`${answer.model}: ${told(last)}`);
+}
+
+function told({ status, error, text, calls }) {
+  if (error) return error.message;
+  if (status === "stopped") return "stopped";
+  return [text, calls.length && `calls ${calls.map(({ name }) => name).join(", ")}`].filter(Boolean).join(" ");
 }
 
 function replace(turnId, answer) {

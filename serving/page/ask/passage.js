@@ -7,10 +7,10 @@ import { joined, located, marked } from "./citations.js";
 
 /**
  * @param {{passage: {filename: string, file_id: string, text: string, score?: number, index: number, said: string},
- *          question: string, collection: string, onClose: () => void}} props
+ *          question: string, storeId: string, onClose: () => void}} props
  */
-export function PassageDialog({ passage, question, collection, onClose }) {
-  const { data: place } = useLoad((signal) => inDocument(passage, collection, signal), [passage, collection]);
+export function PassageDialog({ passage, question, storeId, onClose }) {
+  const { data: place } = useLoad((signal) => inDocument(passage, storeId, signal), [passage, storeId]);
   // A passage is read with its headings before it; in the document it stands below them already.
   const words = marked(place?.passage ?? passage.text, `${question} ${passage.said}`);
   return html`<${Dialog} title=${`[${passage.index}] ${passage.filename}`} wide onClose=${onClose}>
@@ -35,10 +35,10 @@ function Marked({ words, scroll }) {
 }
 
 /** Where a passage stands in its file of a vector store; null where it is in none, or not any more. */
-async function inDocument({ file_id: fileId, chunk_id: chunkId }, collection, signal) {
-  if (!collection) return null;
+async function inDocument({ file_id: fileId, chunk_id: chunkId }, storeId, signal) {
+  if (!storeId) return null;
   try {
-    const file = `v1/vector_stores/${encodeURIComponent(collection)}/files/${encodeURIComponent(fileId)}`;
+    const file = `v1/vector_stores/${encodeURIComponent(storeId)}/files/${encodeURIComponent(fileId)}`;
     const { data: chunks } = await call(`${file}/content`, { signal });
     const chunk = chunks.find((one) => one.hamlet.chunk_id === chunkId);
     return chunk ? located(joined(chunks), chunk.text) : null;

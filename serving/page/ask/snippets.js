@@ -20,7 +20,7 @@ export function asPython(body, base, hasKey) {
     `${hasKey ? "import os\n\n" : ""}import openai\n\n` +
     `client = openai.OpenAI(base_url=${pythonLiteral(base, 0)}, api_key=${key})\n` +
     `answer = client.chat.completions.create(\n${fields.join("")})\n` +
-    `print(answer.choices[0].message.content)\n`
+    `message = answer.choices[0].message\nprint(message.tool_calls or message.content)\n`
   );
 }
 

@@ -49,3 +49,6 @@ export const KINDS = {
   "tuned+rag": "your model, reading your documents",
   auto: "the router decides",
 };
+
+/** The routes that `auto` may be asked to take. */
+export const ROUTES = Object.keys(KINDS).filter((kind) => kind !== "auto");

@@ -1,7 +1,7 @@
 // One collection: files go in, what became of them, search, and its end.
 import { html, useState } from "../vendor/preact-htm.js";
 import { call } from "../api.js";
-import { choose } from "../ask/choice.js";
+import { choice, choose } from "../ask/choice.js";
 import { Confirm } from "../dialog.js";
 import { Dropzone } from "../dropzone.js";
 import { bytes, plural } from "../format.js";
@@ -12,7 +12,7 @@ import { goTo, linkTo } from "../route.js";
 import { useStore } from "../store.js";
 import { Files, loadFiles } from "./files.js";
 import { Search } from "./search.js";
-import { addFiles, clearUploads, isEnded, retryUpload, uploads } from "./uploads.js";
+import { abandon, addFiles, clearUploads, isEnded, isOnItsWay, retryUpload, takeAway, uploads } from "./uploads.js";
 
 const INDEXING_EVERY_MS = 2000;
 const IDLE_EVERY_MS = 15_000;
@@ -59,6 +59,8 @@ function Heading({ store, onDeleted }) {
   const [asks, setAsks] = useState(false);
   const remove = useAction(async () => {
     await call(`v1/vector_stores/${store.id}`, { method: "DELETE" });
+    abandon(store.id);
+    if (choice.get().collection === store.id) choose({ collection: "" });
     goTo("documents");
     onDeleted();
   });
@@ -74,7 +76,7 @@ function Heading({ store, onDeleted }) {
     ${!isFilledElsewhere(store) && html`<button class="plain" aria-label="Delete this collection" title="Delete this collection" onClick=${() => setAsks(true)}>
       <${Icon} name="trash" />
     </button>`}
-    ${asks && html`<${Confirm} title="Delete this collection?" action="Delete" onClose=${() => setAsks(false)} onYes=${remove.run}>
+    ${asks && html`<${Confirm} title="Delete this collection?" action="Delete" busy=${remove.busy} onClose=${() => setAsks(false)} onYes=${remove.run}>
       <p class="wrap">${store.name || store.id} and its index go for good. The files that were uploaded stay under /v1/files.</p>
       <${ErrorNote} error=${remove.error} />
     <//>`}
@@ -97,6 +99,7 @@ function Sending({ of: { file, status, share, error }, of }) {
     <div class="row">
       <span class="grow wrap">${file.name} <span class="muted small-text">${bytes(file.size)}</span></span>
       <span class=${`badge ${tone}`}>${WORDS[status]}</span>
+      ${isOnItsWay(of) && html`<button class="small plain" aria-label=${`Take ${file.name} away`} onClick=${() => takeAway(of)}><${Icon} name="close" /></button>`}
     </div>
     ${status === "sending" && html`<progress max="1" value=${share} aria-label=${`Sending ${file.name}`}></progress>`}
     <${ErrorNote} error=${error} retry=${() => retryUpload(of)} />

@@ -19,11 +19,13 @@ export function Documents({ route }) {
     stores.reload();
     goTo("documents", store.id);
   };
+  const isGone = route.id && stores.data && !stores.busy && !stores.data.some((store) => store.id === route.id);
   return html`
     <div class="row">
       <h1 class="grow">Documents</h1>
       <button class="primary" onClick=${() => setIsMaking(true)}><${Icon} name="plus" />New collection</button>
     </div>
+    ${isGone && html`<p class="note warn wrap" role="status">There is no collection ${route.id}, or not any more.</p>`}
     <${Shown} of=${stores} what="collections">${(list) => list.length
       ? html`<${Beside} stores=${list} chosenId=${route.id} onChange=${stores.reload} />`
       : html`<${Introduction} />`}<//>

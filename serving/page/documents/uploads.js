@@ -15,6 +15,7 @@ const INDEXING_LIMIT_MS = 10 * 60 * 1000;
  * @property {"waiting" | "sending" | "indexing" | "done" | "failed"} status
  * @property {number} share of the bytes that was sent, 0 to 1
  * @property {Error | null} error
+ * @property {AbortController} stopping
  */
 
 export const uploads = createStore(/** @type {Sending[]} */ ([]));
@@ -24,7 +25,7 @@ let line = Promise.resolve();
 
 /** Put files into a collection, one after the other. */
 export function addFiles(storeId, files) {
-  const added = files.map((file) => ({ id: (lastId += 1), storeId, file, status: "waiting", share: 0, error: null }));
+  const added = files.map((file) => ({ id: (lastId += 1), storeId, file, status: "waiting", share: 0, error: null, stopping: new AbortController() }));
   uploads.update((all) => [...all, ...added]);
   added.forEach(queue);
 }
@@ -32,6 +33,17 @@ export function addFiles(storeId, files) {
 export function retryUpload(sending) {
   change(sending.id, { status: "waiting", share: 0, error: null });
   queue(sending);
+}
+
+/** Stop a file that is on its way, and forget it. */
+export function takeAway(sending) {
+  sending.stopping.abort();
+  uploads.update((all) => all.filter((one) => one.id !== sending.id));
+}
+
+/** Stop whatever is on its way into a collection that was deleted. */
+export function abandon(storeId) {
+  uploads.get().filter((one) => one.storeId === storeId).forEach(takeAway);
 }
 
 export function clearUploads(storeId) {
@@ -42,34 +54,55 @@ export function isEnded({ status }) {
   return status === "done" || status === "failed";
 }
 
+/** Whether a file is not yet with the service: it would be lost with the page. */
+export function isOnItsWay({ status }) {
+  return status === "waiting" || status === "sending";
+}
+
+addEventListener("beforeunload", (event) => {
+  if (uploads.get().some(isOnItsWay)) event.preventDefault();
+});
+
 function queue(sending) {
   line = line.then(() => send(sending));
 }
 
-async function send({ id, storeId, file }) {
+async function send({ id, storeId, file, stopping: { signal } }) {
+  if (signal.aborted) return;
   try {
     change(id, { status: "sending" });
-    const { id: fileId } = await upload(file, "assistants", (share) => change(id, { share }));
-    change(id, { status: "indexing", share: 1 });
-    await call(`v1/vector_stores/${storeId}/files`, { method: "POST", json: { file_id: fileId }, timeoutMs: 120_000 });
-    await indexed(storeId, fileId);
+    const { id: fileId } = await upload(file, "assistants", (share) => change(id, { share }), signal);
+    await call(`v1/vector_stores/${storeId}/files`, { method: "POST", json: { file_id: fileId }, signal, timeoutMs: 120_000 });
+    change(id, { status: "indexing" });
+    await indexed(`v1/vector_stores/${storeId}/files/${fileId}`, signal);
     change(id, { status: "done" });
     announce(`${file.name} is indexed`);
   } catch (error) {
+    if (signal.aborted) return;
     change(id, { status: "failed", error });
     announce(`${file.name} was not taken: ${error.message}`);
   }
 }
 
-async function indexed(storeId, fileId) {
+async function indexed(path, signal) {
   const deadline = Date.now() + INDEXING_LIMIT_MS;
   while (Date.now() < deadline) {
-    const { status, last_error: reason } = await call(`v1/vector_stores/${storeId}/files/${fileId}`);
+    const { status, last_error: reason } = await look(path, signal);
     if (status === "completed") return;
     if (status !== "in_progress") throw new Error(reason?.message ?? `It was ${status}.`);
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
   throw new Error("It is still being indexed; the list below goes on telling.");
+}
+
+/** The file as it stands. A service that does not tell now may do so the next time; the file goes on meanwhile. */
+async function look(path, signal) {
+  try {
+    return await call(path, { signal });
+  } catch (error) {
+    if (signal.aborted || !error.isPassing) throw error;
+    return { status: "in_progress" };
+  }
 }
 
 function change(id, values) {

@@ -16,7 +16,10 @@ const MOST_READ_BYTES = 32 * 1024 * 1024;
 export function Faults({ file, faults, total = faults.length, tone = "bad" }) {
   const [lines, setLines] = useState([]);
   useEffect(() => {
-    if (file.size <= MOST_READ_BYTES) file.text().then((text) => setLines(text.split("\n")), () => {});
+    let isCurrent = true;
+    const show = (text) => isCurrent && setLines(text.split("\n"));
+    if (file.size <= MOST_READ_BYTES) file.text().then(show, () => {});
+    return () => (isCurrent = false);
   }, [file]);
   const what = tone === "bad" ? "fault" : "warning";
   return html`<section class="stack tight" aria-label=${`${what}s of ${file.name}`}>

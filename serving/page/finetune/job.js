@@ -116,6 +116,7 @@ function Course({ job }) {
   const load = useLoad(
     async (signal) => {
       const added = await newerEvents(job.id, newest.current, signal);
+      signal.throwIfAborted(); // else the next load, begun meanwhile, adds the same
       newest.current = added[0]?.id ?? newest.current;
       if (added.length) setEvents((before) => [...added, ...before]);
       return true;

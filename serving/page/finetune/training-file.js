@@ -1,5 +1,5 @@
 // A training or validation file: chosen, sent, and checked at once.
-import { html, useRef, useState } from "../vendor/preact-htm.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { announce } from "../announce.js";
 import { upload } from "../api.js";
 import { Dropzone } from "../dropzone.js";
@@ -18,6 +18,8 @@ export function TrainingFile({ label, hint, onReady }) {
   const [taken, setTaken] = useState(null);
   const [error, setError] = useState(null);
   const sending = useRef(null);
+  // A file on its way is of no use to a form that is gone.
+  useEffect(() => () => sending.current?.abort(), []);
 
   /** Show this file, or none, and forget the one before, which may still be on its way. */
   function show(chosen) {

@@ -1,5 +1,6 @@
 // A new comparison: questions with their answers, and the ways that are asked.
-import { html, useState } from "../vendor/preact-htm.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
+import { announce } from "../announce.js";
 import { call, upload } from "../api.js";
 import { tunedModels, baseModels, usualWays } from "../ask/ways.js";
 import { Dropzone } from "../dropzone.js";
@@ -15,9 +16,12 @@ export function Form({ onCreated }) {
   const known = models.data ?? [];
   const ways = usualWays(baseModels(known)[0] ?? "", tunedModels(known)[0] ?? "");
   const asked = ways.filter((way) => !off.includes(way.model));
+  const leaving = useRef(new AbortController());
+  useEffect(() => () => leaving.current.abort(), []);
   const take = useAction(async (file) => {
     setQuestions(null);
-    setQuestions(await upload(file, "evals", () => {}));
+    setQuestions(await upload(file, "evals", () => {}, leaving.current.signal));
+    announce(`${file.name} is sent`);
   });
   const create = useAction(async () => onCreated(await call("v1/evaluations", { method: "POST", json: requestBody(name, questions, asked) })));
   const canStart = questions && asked.length > 1;
@@ -31,7 +35,7 @@ export function Form({ onCreated }) {
     <p class="muted">The same questions are asked of every way; the answers are judged without a model, and no winner is declared inside the noise.</p>
     <${ErrorNote} error=${models.error} retry=${models.reload} busy=${models.busy} />
     <label class="field">Name<input maxlength="200" placeholder="Our handbook" value=${name} onInput=${(event) => setName(event.target.value)} /></label>
-    <${Dropzone} label=${questions ? `Questions: ${questions.filename}` : "Questions with their answers"} hint=${QUESTIONS_HINT}
+    <${Dropzone} label=${labelOf(take.busy, questions)} hint=${QUESTIONS_HINT}
       accept=".jsonl" disabled=${take.busy} onFiles=${([file]) => take.run(file)} />
     <${ErrorNote} error=${take.error} />
     <fieldset class="stack tight">
@@ -46,6 +50,11 @@ export function Form({ onCreated }) {
       <button class="primary" disabled=${!canStart || create.busy}>${create.busy ? "Starting…" : "Compare"}</button>
     </div>
   </form>`;
+}
+
+function labelOf(isSending, questions) {
+  if (isSending) return "The questions are sent…";
+  return questions ? `Questions: ${questions.filename}` : "Questions with their answers";
 }
 
 const QUESTIONS_HINT = 'JSONL: {"id": "q1", "question": "…", "answer": "…", "kind": "taught", "document": "leave.md"} on each line';

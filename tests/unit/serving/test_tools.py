@@ -11,17 +11,10 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from serving.engine import CallDelta, Sampling, ToolUse
-from serving.scripted_engine import ScriptedEngine, WordTokenizer
+from serving.scripted_engine import TOOL_TEMPLATE, ScriptedEngine, WordTokenizer
 from serving.scripted_parts import ScriptedApplication, scripted_passage
 
 Ask = Callable[..., Any]
-
-TOOL_TEMPLATE = """
-{% for tool in tools or [] %}<|tool|> {{ tool | tojson }} {% endfor %}
-{% for message in messages %}<|{{ message.role }}|> {{ message.content }}
-{% for call in message.tool_calls or [] %} {{ call.function.name }} {{ call.function.arguments | tojson }} {% endfor %}
-<|end|> {% endfor %}<|assistant|>
-"""
 
 WEATHER = {
     "type": "function",
