@@ -3,36 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from importlib import import_module
 
 import pytest
-import typer
-from typer.core import TyperGroup
-from typer.main import get_command
+from command_lines import COMMANDS, PACKAGES, command_line
 
 from cluster.errors import InvalidInput
-
-PACKAGES = ("cluster", "training", "retrieval", "evaluation")
-
-
-def commands_of(
-    group: TyperGroup, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]:
-    for name, command in group.commands.items():
-        if isinstance(command, TyperGroup):
-            yield from commands_of(command, (*path, name))
-        else:
-            yield (*path, name), command
-
-
-def command_line(package: str) -> TyperGroup:
-    group = get_command(import_module(f"{package}.__main__").app)
-    assert isinstance(group, TyperGroup)
-    return group
-
-
-COMMANDS = dict(found for package in PACKAGES for found in commands_of(command_line(package), (package,)))
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -49,17 +24,9 @@ def test_every_command_line_begins_with_examples_and_offers_nothing_that_is_not_
 
 
 def test_one_thing_has_one_name_and_one_form() -> None:
-    options = {
-        name: parameter
-        for command in COMMANDS.values()
-        for parameter in command.params
-        for name in parameter.opts
-    }
-    assert "--tenant" not in options  # a project at command lines
-    flags = {
-        parameter.is_flag for c in COMMANDS.values() for parameter in c.params if "--json" in parameter.opts
-    }
-    assert flags == {True}
+    options = [parameter for command in COMMANDS.values() for parameter in command.params]
+    assert not [option for option in options if "--tenant" in option.opts]  # a project at command lines
+    assert all(getattr(option, "is_flag", False) for option in options if "--json" in option.opts)
 
 
 @pytest.mark.parametrize("name", ["Ärzte", "a b", "x" * 41])

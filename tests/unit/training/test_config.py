@@ -33,13 +33,6 @@ def test_a_minimal_file_is_enough(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bert-paraphrase.yaml", "smollm2-handbook.yaml", "smollm2-preferences.yaml"]
-)
-def test_the_shipped_examples_are_valid(name: str) -> None:
-    assert load_config(REPOSITORY / "examples" / name, []).name == name.removesuffix(".yaml")
-
-
-@pytest.mark.parametrize(
     ("override", "key", "near"),
     [
         ("learning_rat=0.1", "learning_rat", "learning_rate"),
