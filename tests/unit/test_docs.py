@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_lines import COMMANDS, PACKAGES, command_line
+from pydantic import BaseModel
 from typer.core import TyperGroup
 
 from cluster.settings import Settings
@@ -76,6 +77,15 @@ def unknown_commands(text: str) -> Iterator[str]:
         )
 
 
+def keys_of(model: type[BaseModel]) -> Iterator[str]:
+    """The keys of a configuration and of its sections, each without its section."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys_of(field.annotation)
+        else:
+            yield name
+
+
 @pytest.mark.parametrize("file", DOCUMENTS, ids=name_of)
 def test_every_link_leads_somewhere(file: Path) -> None:
     assert list(broken_links(file, file.read_text(encoding="utf-8"))) == []
@@ -95,6 +105,12 @@ def test_every_setting_that_is_named_is_there(file: Path) -> None:
 def test_every_setting_is_documented() -> None:
     text = (REPOSITORY / "docs/settings.md").read_text(encoding="utf-8")
     assert {field for field in Settings.model_fields if f"`HAMLET_{field.upper()}`" not in text} == set()
+
+
+def test_every_key_of_a_run_is_documented() -> None:
+    text = "".join(file.read_text(encoding="utf-8") for file in (REPOSITORY / "docs").glob("training*.md"))
+    keys = set(keys_of(FinetuneConfig))
+    assert {key for key in keys if not re.search(rf"`(?:\w+\.)?{key}\b", text)} == set()
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=name_of)
