@@ -22,24 +22,23 @@ from cluster.keys_cli import audit, keys
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="""Where things run: a local Ray head, checks of this machine, and the registered models.
 
     Example:
 
-        python -m cluster up                      start Ray on this machine
-        python -m cluster join HOST:6379          add another machine to it
-        ray job submit --working-dir . -- python -m training run examples/bert-paraphrase.yaml
-        python -m cluster models list             see what was trained
-        python -m cluster down                    end all of it
+        python -m cluster up              start Ray on this machine
+        python -m cluster join HOST:6379  add another machine to it
+        python -m cluster status          see what runs
+        python -m cluster models list     see what was trained
+        python -m cluster down            end all of it
     """,
 )
 models = typer.Typer(no_args_is_help=True, help="The registered models: list, pull, show, promote, delete.")
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
-app.command()(audit)
-app.command()(capacity)
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -170,6 +169,10 @@ def doctor(
         Console().print(table)
     if any(finding.level is Level.PROBLEM for finding in findings):
         raise typer.Exit(1)
+
+
+app.command()(capacity)
+app.command()(audit)
 
 
 @models.command("list")

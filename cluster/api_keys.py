@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.database import METADATA, open_database, reading
 from cluster.errors import InvalidInput, NotFound, Unavailable
-from cluster.tenants import TENANT_NAME
+from cluster.tenants import require_tenant
 
 API_KEYS = Table(
     "api_keys",
@@ -104,10 +104,7 @@ def make_key(
     now: float | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key and its secret. Raises InvalidInput for a tenant or scope that cannot be one."""
-    if not TENANT_NAME.fullmatch(tenant):
-        raise InvalidInput(
-            f"project {tenant!r} must be 1 to 40 of a-z, 0-9, _ and -, the first a letter or digit", "project"
-        )
+    require_tenant(tenant)
     chosen = tuple(dict.fromkeys(scopes))
     unknown = [scope for scope in chosen if scope not in SCOPES]
     if unknown or not chosen:

@@ -228,7 +228,7 @@ def _copy(filesystem: Any, path: str, uri: str) -> None:
 def _manifest(filesystem: Any, root: str, source: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(filesystem.cat_file(f"{root}/{MANIFEST}"))
-    except FileNotFoundError as exc:
+    except (FileNotFoundError, NotADirectoryError) as exc:
         raise NotFound(f"{source} holds no {MANIFEST}: it is no backup, or was never completed") from exc
     except ValidationError as exc:
         raise DataError(f"{source}/{MANIFEST} cannot be read: {exc.errors()[0]['msg']}") from exc

@@ -7,11 +7,12 @@ down), 130 interrupted. A traceback therefore always means a fault of ours.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
 
-from cluster.errors import HamletError
+from cluster.errors import HamletError, InvalidInput
 from cluster.logs import environment_secrets, redact, set_up_logging
 from cluster.settings import settings
 
@@ -23,11 +24,27 @@ def run(app: typer.Typer) -> None:
     """
     try:
         set_up_logging(settings().log_level)
+        _check_arguments(sys.argv[1:])
         app()
     except HamletError as exc:
         _fail(str(exc))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what no command can use: an empty path is this folder, and other bytes fit no database or JSON."""
+    for argument in arguments:
+        if not argument:
+            raise InvalidInput(
+                "an argument is empty; set the shell variable that it comes from, or leave it out"
+            )
+        try:
+            argument.encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidInput(
+                f"the argument {argument!r} is not UTF-8; rename the file, or correct it"
+            ) from exc
 
 
 def _fail(message: str) -> NoReturn:

@@ -31,6 +31,15 @@ def cluster_address() -> str | None:
     return record.address if record is not None else None
 
 
+def require_address() -> str:
+    """`cluster_address`, told at once. Raises Unavailable when there is none, or nothing listens there."""
+    address = cluster_address()
+    if address is None:
+        raise Unavailable(f"no Ray cluster is running; {REMEDY}")
+    _require_open(address)
+    return address
+
+
 def dashboard_url() -> str:
     """URL of the dashboard and jobs API: RAY_API_SERVER_ADDRESS, an http RAY_ADDRESS, or that of `cluster_address`.
 
@@ -50,12 +59,7 @@ def dashboard_url() -> str:
 def is_up() -> bool:
     """Whether there is a cluster to connect to. Does not import Ray and takes milliseconds."""
     address = cluster_address()
-    if address is None:
-        return False
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
-        return True  # `auto`: Ray will look for it
-    return accepts_connections(host.strip("[]"), int(port))
+    return address is not None and _is_open(address)
 
 
 def client_environment(for_http: bool = False) -> dict[str, str]:
@@ -80,9 +84,7 @@ def connect() -> None:
 
     Raises Unavailable when none runs, ConfigError when the cluster has other versions of Ray or Python.
     """
-    address = cluster_address()
-    if address is None:
-        raise Unavailable(f"no Ray cluster is running; {REMEDY}")
+    address = require_address()
     _check_head(address)
     prepare_client()
 
@@ -139,6 +141,7 @@ def _connected_address() -> str | None:
 @cache
 def _dashboard_of(address: str) -> str:
     """Where the cluster at `address` says its dashboard is: kept, since asking waits while the head is away."""
+    _require_open(address)
     prepare_client()
     from ray.dashboard.utils import get_address_for_submission_client
     from ray.exceptions import RayError
@@ -147,6 +150,17 @@ def _dashboard_of(address: str) -> str:
         return str(get_address_for_submission_client(address))
     except (OSError, RuntimeError, ValueError, RayError) as exc:
         raise Unavailable(f"no Ray cluster answers at {address}, or it refuses our token; {REMEDY}") from exc
+
+
+def _is_open(address: str) -> bool:
+    """Whether something listens at host:port; taken for granted of `auto`, where Ray looks for it."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return not port.isdecimal() or accepts_connections(host.strip("[]"), int(port))
+
+
+def _require_open(address: str) -> None:
+    if not _is_open(address):  # Ray itself would try for a minute
+        raise Unavailable(f"nothing listens at {address}; {REMEDY}")
 
 
 def _is_http(address: str) -> bool:

@@ -24,7 +24,7 @@ def get(url: str, path: str, timeout_s: float = 5.0) -> Any:
     try:
         # trust_env: a proxy of the user's must not be asked for 127.0.0.1.
         response = httpx.get(url + path, headers=auth_headers(), timeout=timeout_s, trust_env=False)
-    except httpx.HTTPError as exc:
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise Unavailable(
             f"nothing answers at {url} ({exc.__class__.__name__}); run python -m cluster up"
         ) from exc

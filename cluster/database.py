@@ -46,9 +46,10 @@ def open_database(config: Settings | None = None) -> Engine:
         _migrate(engine)
     except (OSError, SQLAlchemyError) as exc:
         where = url.render_as_string(hide_password=True)
+        reason = exc.strerror if isinstance(exc, OSError) else exc.__class__.__name__
         raise Unavailable(
-            f"the state database {where} cannot be opened ({exc.__class__.__name__}); "
-            "check HAMLET_DATABASE_URL, its server and the folder's permissions",
+            f"the state database {where} cannot be opened ({reason}); check HAMLET_DATABASE_URL and its server, "
+            "or where it is not set, that HAMLET_HOME is a folder you may write to",
             "HAMLET_DATABASE_URL",
         ) from exc
     return engine

@@ -26,8 +26,9 @@ keys = typer.Typer(
 )
 console = Console(soft_wrap=True, highlight=False)
 
-_DURATION = re.compile(r"(\d+)\s*([smhdw])")
+_DURATION = re.compile(r"(\d{1,12})\s*([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_LONGEST_S = 100 * 365 * 86_400  # dates end with the year 9999
 
 KeyArgument = Annotated[str, typer.Argument(help="Id of the key, key_…; see keys list.")]
 
@@ -49,6 +50,10 @@ def create(
     Example: [bold]export OPENAI_API_KEY=$(python -m cluster keys create --project docs-team --expires 90d)[/]
     """
     lifetime_s = None if expires is None else duration_s(expires, "expires")
+    if lifetime_s == 0:
+        raise InvalidInput(
+            f"--expires {expires} is a key that never works; leave it out for one that never ends"
+        )
     key, secret = ApiKeys().create(project, scope or DEFAULT_SCOPES, name, lifetime_s)
     _record("keys create", key)
     _show_secret(key, secret)
@@ -111,7 +116,7 @@ def revoke(key_id: KeyArgument) -> None:
 
 def audit(
     project: Annotated[str | None, typer.Option(help="Only calls of this project.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, the newest first.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """The audit log: which key did which state-changing call on what.
@@ -143,7 +148,10 @@ def duration_s(text: str, param: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise InvalidInput(f"--{param} {text!r} is no duration; write 90d, 12h or 30m", param)
-    return float(int(match[1]) * _SECONDS[match[2]])
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST_S:
+        raise InvalidInput(f"--{param} {text!r} is more than 100 years; write less, or leave it out", param)
+    return float(seconds)
 
 
 def _show_secret(key: ApiKey, secret: str) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, RedisDsn, ValidationError, ValidationInfo, field_val
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import ConfigError
+from cluster.yaml_config import Endpoint
 
 # `ray start`'s own defaults of --min-worker-port and --max-worker-port.
 WORKER_PORTS = range(10_002, 20_000)
@@ -23,7 +24,9 @@ class Settings(BaseSettings):
     '/srv/hamlet/storage'
     """
 
-    model_config = SettingsConfigDict(env_prefix="HAMLET_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="HAMLET_", env_ignore_empty=True, frozen=True, extra="forbid"
+    )
 
     home: Path = Field(
         Path("~/.hamlet"), description="Folder for state, storage, caches and logs when nothing else is set."
@@ -37,7 +40,7 @@ class Settings(BaseSettings):
     organization: str = Field(
         "hamlet", pattern=r"^[a-z0-9-]{1,32}$", description="The <org> part of fine-tuned model names."
     )
-    qdrant_url: str | None = Field(
+    qdrant_url: Endpoint | None = Field(
         None, description="URL of a Qdrant server; the embedded engine by default."
     )
     qdrant_api_key: str | None = Field(None, repr=False, description="API key of that server.")
@@ -96,6 +99,17 @@ class Settings(BaseSettings):
         "INFO", description="Level of our loggers."
     )
 
+    @field_validator("home")
+    @classmethod
+    def _can_be_a_folder(cls, value: Path) -> Path:
+        try:
+            is_file = value.expanduser().is_file()
+        except RuntimeError as exc:
+            raise ValueError("there is no such user; write the path out") from exc
+        if is_file:
+            raise ValueError("it is a file; name a folder")
+        return value
+
     @field_validator("host")
     @classmethod
     def _is_one_address(cls, value: IPv4Address) -> IPv4Address:
@@ -110,6 +124,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"Ray gives ports {WORKER_PORTS.start} to {WORKER_PORTS[-1]} to its workers; take another"
             )
+        return value
+
+    @field_validator("dashboard_port")
+    @classmethod
+    def _is_not_the_other_port(cls, value: int, info: ValidationInfo) -> int:
+        if value == info.data.get("ray_port"):
+            raise ValueError("HAMLET_RAY_PORT is the same; take another")
         return value
 
     @field_validator("redis_url")
@@ -158,4 +179,5 @@ def settings() -> Settings:
         variable = f"HAMLET_{name.upper()}"
         # What is not shown with the settings may hold a password.
         value = repr(first["input"]) if Settings.model_fields[name].repr else "…"
-        raise ConfigError(f"{variable}={value}: {first['msg']}; correct it or unset it", variable) from exc
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{variable}={value}: {message}; correct it or unset it", variable) from exc

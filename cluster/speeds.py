@@ -105,7 +105,9 @@ def with_measured(speeds: Mapping[str, Speed], files: list[Path]) -> dict[str, S
                 if row["metric"] in known
             }
         except OSError as exc:
-            raise ConfigError(f"cannot read {file}: {exc.strerror}", "measured") from exc
+            raise ConfigError(
+                f"cannot read {file}: {exc.strerror}; give what a benchmark wrote with --json", "measured"
+            ) from exc
         except (ValueError, KeyError, TypeError, ValidationError) as exc:
             raise ConfigError(
                 f"{file} is no report of ours; make one with: python benchmarks/serve_load.py --json {file.name}",

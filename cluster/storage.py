@@ -114,9 +114,15 @@ def folder_names(uri: str) -> list[str]:
 def appearing_whole(target: Path) -> Iterator[Path]:
     """A free path to build a folder or file of a cache at; when the block ends it becomes `target`, by one rename.
 
-    Processes that start at once may all build it: the first one's stays, and theirs is the same.
+    Processes that start at once may all build it: the first one's stays, and theirs is the same. Raises
+    Unavailable where there can be no cache.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise Unavailable(
+            f"cannot write to {target.parent} ({exc.strerror}); set HAMLET_HOME to a folder of yours"
+        ) from exc
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
         draft = Path(scratch) / target.name
         yield draft

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import ConfigError
+
+
+def _is_http(url: str) -> str:
+    parts = urlsplit(url)
+    _ = parts.port  # raises ValueError for one that is none
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no address of a service; it begins with http:// or https:// and a host")
+    return url
+
+
+Endpoint = Annotated[str, AfterValidator(_is_http)]
 
 
 class Section(BaseModel):
@@ -30,13 +42,16 @@ def load_yaml_config(model: type[Config], path: Path | None, overrides: Iterable
     raw = {} if path is None else _read(path)
     for override in overrides:
         _apply_override(raw, override)
+    return validated(model, raw, "" if path is None else f"{path}: ")
+
+
+def validated(model: type[Config], raw: Mapping[str, Any], where: str = "") -> Config:
+    """`raw` as a `model`. Raises ConfigError that names every faulty key, behind `where`."""
     try:
         return model.model_validate(raw)
     except ValidationError as exc:
         faults = "; ".join(_explain(error, model) for error in exc.errors())
-        raise ConfigError(
-            f"{path}: {faults}" if path else faults, _dotted(exc.errors()[0]["loc"]) or None
-        ) from exc
+        raise ConfigError(where + faults, _dotted(exc.errors()[0]["loc"]) or None) from exc
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -49,7 +64,8 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as exc:
         raise ConfigError(f"{path} is not YAML: {_one_line(exc)}") from exc
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold lines of `key: value`; it holds {type(raw).__name__}")
+        what = {list: "a list", type(None): "nothing"}.get(type(raw), "a single value")
+        raise ConfigError(f"{path} must hold lines of `key: value`; it holds {what}")
     return raw
 
 
@@ -79,6 +95,8 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; remove it")
     if error["type"] == "missing":
         return f"{key} is missing"
+    if error["type"] == "model_type":
+        return f"{key} is a section: give its keys, as {key}.KEY=value (got {error['input']!r})"
     message = error["msg"].removeprefix("Value error, ")
     return f"{key}: {message} (got {error['input']!r})" if key and error["type"] != "value_error" else message
 

@@ -17,12 +17,13 @@ from rich.console import Console
 
 from cluster import cli
 from cluster.api_keys import READ_SUFFIX, ApiKeys, Area
-from cluster.errors import HamletError
+from cluster.errors import HamletError, NotFound
 from cluster.registry import Registry
 from cluster.reports import Report, Reports, ReportStatus
 from cluster.router_policy import remove_policy, write_policy
 from cluster.storage import local_copy
 from cluster.tenants import DEFAULT_TENANT
+from cluster.yaml_config import validated
 from evaluation.answers import AnswerLog
 from evaluation.asking import ask_all
 from evaluation.compare import compare as run_comparison
@@ -51,9 +52,17 @@ KEY_LIFE_S = 24 * 3600.0
 KEY_SCOPES = (Area.INFERENCE, Area.VECTOR_STORES + READ_SUFFIX)
 
 app = typer.Typer(
-    help="Measure which way answers best: `python -m evaluation compare examples/compare-handbook.yaml`.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Which way answers best: the plain model, the tuned one, the retrieving one, or both at once.
+
+    Example:
+
+        python -m evaluation compare examples/compare-handbook.yaml --quick
+        python -m evaluation promote reports/handbook
+    """,
 )
 
 
@@ -77,8 +86,10 @@ def compare(
 ) -> None:
     """Train for each seed, ask every question of every cell, then write verdict and report.
 
-    Run again after an interruption: what was trained and answered is not done again.
-    Example: `python -m evaluation compare examples/compare-handbook.yaml --quick`
+    It asks a service that runs. The same command goes on after an interruption: what was trained and
+    answered is not done again.
+
+    Example: [bold]python -m evaluation compare examples/compare-handbook.yaml --quick[/]
     """
     loaded = load_config(local_copy(config), overrides or [])
     loaded = quick_form(loaded) if quick else loaded
@@ -103,11 +114,9 @@ def promote(
 ) -> None:
     """Put the winner behind `auto`: every router takes its route within a second, without a restart.
 
-    Example: `python -m evaluation promote reports/handbook`; back: `python -m evaluation demote`
+    Example: [bold]python -m evaluation promote reports/handbook[/]
     """
-    path = Path(source) / "results.json"
-    content = path.read_bytes() if path.exists() else Reports().results(source)
-    name, policy = chosen_policy(orjson.loads(content), cell)
+    name, policy = chosen_policy(orjson.loads(_results_of(source)), cell)
     if route_model is not None:
         card = Registry().get(route_model)
         require_routes(card)
@@ -124,9 +133,22 @@ def promote(
         typer.echo(f"before: {before.grounded_route} from {before.score_threshold:.2f} on ({before.report})")
 
 
+def _results_of(source: str) -> bytes:
+    path = Path(source) / "results.json"
+    if path.exists():
+        return path.read_bytes()
+    try:
+        return Reports().results(source)
+    except NotFound as exc:
+        raise NotFound(f"{source} is no folder with the results.json of a comparison, and {exc}") from exc
+
+
 @app.command()
 def demote() -> None:
-    """Take the promoted policy away: `auto` goes by the deployment's own configuration again."""
+    """Take the promoted policy away: `auto` goes by the deployment's own configuration again.
+
+    Example: [bold]python -m evaluation demote[/]
+    """
     remove_policy()
     typer.echo("auto goes by router.grounded_route and router.score_threshold of the deployment")
 
@@ -142,15 +164,14 @@ def score(
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions in flight.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1, help="Answer length in tokens.")] = 48,
 ) -> None:
-    """Score one model or route, for a check in CI: `score --model smollm2+rag --questions test.jsonl`."""
+    """Score one model or route, for a check in CI.
+
+    Example: [bold]python -m evaluation score --model smollm2+rag --questions test.jsonl --min-accuracy 0.6[/]
+    """
     with tempfile.TemporaryDirectory() as folder:
-        config = CompareConfig(
-            questions=questions,
-            cells={"model": model},
-            base_url=base_url,
-            concurrency=concurrency,
-            max_tokens=max_tokens,
-            output=Path(folder),
+        given = {"base_url": base_url, "concurrency": concurrency, "max_tokens": max_tokens}
+        config = validated(
+            CompareConfig, {"questions": questions, "cells": {"model": model}, "output": folder, **given}
         )
         asked = prepare(config)
         requests = requests_of(config, asked)
@@ -177,7 +198,9 @@ def score(
 @app.command(name="questions")
 def make(
     documents: Annotated[Path, typer.Argument(help="Folder of documents, in any format that is ingested.")],
-    out: Annotated[Path, typer.Option(help="JSONL of chats to write; replies are kept beside it.")],
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="JSONL of chats to write; replies are kept beside it.")
+    ],
     maker: Annotated[Maker, typer.Option(help="A model, or gaps: by rule, without one.")] = Maker.MODEL,
     model: Annotated[
         str | None, typer.Option(help="Model that is asked; by default the first one listed, the base.")
@@ -202,17 +225,15 @@ def make(
     """Make training questions from documents, to look at, correct and train on.
 
     Kept are pairs whose answer stands in the passage, that no check finds fault with (docs/evaluation.md).
-    Example: `python -m evaluation questions examples/handbook/docs --out chat.jsonl --maker gaps`
+
+    Example: [bold]python -m evaluation questions examples/handbook/docs --out chat.jsonl --maker gaps[/]
     """
-    making = MakingConfig(
-        maker=maker,
-        model=model,
-        per_passage=per_passage,
-        held_out=held_out,
-        min_pairs=min_pairs,
-    )
+    kept = {"per_passage": per_passage, "held_out": held_out, "min_pairs": min_pairs}
+    making = validated(MakingConfig, {"maker": maker, "model": model, **kept})
     asked = [question.question for question in load_questions(tests)] if tests else []
-    service = ServiceConfig(base_url=base_url, api_key_env=api_key_env, concurrency=concurrency)
+    service = validated(
+        ServiceConfig, {"base_url": base_url, "api_key_env": api_key_env, "concurrency": concurrency}
+    )
     # A teacher elsewhere never sees a key of ours.
     asks_ours = maker is Maker.MODEL and base_url == ServiceConfig().base_url
     with _own_key(DEFAULT_TENANT) if asks_ours else nullcontext(), TerminalWatcher() as watcher:

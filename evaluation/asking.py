@@ -18,7 +18,7 @@ from evaluation.answers import Answer, AnswerLog, Hit, Request
 from evaluation.config import CompareConfig, ServiceConfig, retrieves
 from evaluation.questions import Question
 
-GO_ON = "answers so far are kept; run the same command again to go on"
+GO_ON = "when it answers, run the same command again: a comparison keeps the answers it has"
 
 
 def cell_request(

@@ -88,7 +88,7 @@ def compare(
 ) -> Results:
     """Measure, judge, and write the files. Errors as in `ask_all`, `train_all` and `collect`."""
     report_id = run_id_of(config.output)
-    watcher.stage("waiting for the service")
+    watcher.stage(f"waiting for the service at {config.base_url}")
     wait_until_ready(config)
     ingest_s = _ingest(config, watcher)
     made: Made | None = None

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from cluster.errors import ConfigError
 from cluster.router_policy import RAG_SUFFIX
 from cluster.storage import local_copy
-from cluster.yaml_config import Section, load_yaml_config
+from cluster.yaml_config import Endpoint, Section, load_yaml_config
 
 
 def _on_this_machine(location: object) -> object:
@@ -156,7 +156,7 @@ class ScalabilityConfig(Section):
 class ServiceConfig(Section):
     """An OpenAI-compatible endpoint, and how it is asked."""
 
-    base_url: str = Field("http://127.0.0.1:8000/v1", description="OpenAI-compatible endpoint.")
+    base_url: Endpoint = Field("http://127.0.0.1:8000/v1", description="OpenAI-compatible endpoint.")
     api_key_env: str = Field(
         "OPENAI_API_KEY", description="Name of the environment variable with its key, where it asks for one."
     )
@@ -169,7 +169,7 @@ class ServiceConfig(Section):
 class OtherModel(Section):
     """A model that helps and is not compared: at the comparison's own service, or at an endpoint elsewhere."""
 
-    base_url: str | None = Field(
+    base_url: Endpoint | None = Field(
         None, description="OpenAI-compatible endpoint of this model; the comparison's by default."
     )
     api_key_env: str | None = Field(

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cluster.errors import ConfigError
+
 Figures = TypeVar("Figures", bound=BaseModel)
 
 
@@ -36,8 +38,13 @@ def once(
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file that is never seen half written. Raises ConfigError where nothing can be written."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot write {path}: {exc.strerror}; name a folder of yours with free space"
+        ) from exc

@@ -136,7 +136,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         # Not splitlines(), which also cuts at characters that JSON strings may hold.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as exc:
-        raise DataError(f"cannot read {path}: {exc.strerror}") from exc
+        raise DataError(f"cannot read {path}: {exc.strerror}; give a JSONL file with a row a line") from exc
     except UnicodeDecodeError as exc:
         raise DataError(f"{path} is not UTF-8; convert the file to UTF-8") from exc
     for number, line in enumerate(lines, start=1):

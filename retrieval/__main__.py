@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from cluster.cli import run
 from cluster.errors import InvalidInput, NotFound
-from cluster.tenants import DEFAULT_TENANT
+from cluster.tenants import DEFAULT_TENANT, require_tenant
 from retrieval.client import CollectionsClient
 from retrieval.config import DEFAULT_EMBEDDER, RetrievalConfig, retrieval_config
 from retrieval.console import (
@@ -34,6 +34,7 @@ from retrieval.vectorizer import TextEmbedder
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="""Documents to hits: fill a collection, search it, look into it.
@@ -47,7 +48,10 @@ app = typer.Typer(
 CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
 OneCollection = Annotated[str | None, typer.Option("--collection", "-c", help="Name of the collection.")]
 AllCollections = Annotated[bool, typer.Option("--all", help="All collections.")]
-TenantOption = Annotated[str, typer.Option(help="Whose documents. No tenant sees another's.")]
+Project = Annotated[
+    str,
+    typer.Option("--project", callback=require_tenant, help="Whose documents. No project sees another's."),
+]
 
 
 @app.command()
@@ -69,7 +73,7 @@ def ingest(
             help="Embed in so many processes of the cluster, a CPU or GPU each; in this one when unset.",
         ),
     ] = None,
-    tenant: TenantOption = DEFAULT_TENANT,
+    tenant: Project = DEFAULT_TENANT,
 ) -> None:
     """Make a collection agree with files: new and changed ones are indexed, vanished ones removed.
 
@@ -165,7 +169,7 @@ def search(
     score_threshold: Annotated[
         float | None, typer.Option(help="Only hits at least this similar to the question (-1 to 1).")
     ] = None,
-    tenant: TenantOption = DEFAULT_TENANT,
+    tenant: Project = DEFAULT_TENANT,
 ) -> None:
     """The passages that answer a question best.
 
@@ -183,7 +187,7 @@ def search(
 @app.command(name="list")
 def list_(
     collection: Annotated[str | None, typer.Argument(help="Show the documents of this collection.")] = None,
-    tenant: TenantOption = DEFAULT_TENANT,
+    tenant: Project = DEFAULT_TENANT,
 ) -> None:
     """The collections, or the documents of one.
 
@@ -203,7 +207,7 @@ def delete(
     whole: Annotated[
         bool, typer.Option("--whole-collection", help="Remove the collection itself, for all tenants.")
     ] = False,
-    tenant: TenantOption = DEFAULT_TENANT,
+    tenant: Project = DEFAULT_TENANT,
 ) -> None:
     """Remove documents from a collection, or the collection itself.
 
@@ -229,7 +233,7 @@ def explain(
     question: Annotated[str, typer.Argument(help="What was looked for.")],
     document: Annotated[str, typer.Argument(help="Id of the document.")],
     collection: CollectionOption,
-    tenant: TenantOption = DEFAULT_TENANT,
+    tenant: Project = DEFAULT_TENANT,
 ) -> None:
     """Why a document was found for a question, or was not: what each stage made of it.
 
@@ -331,14 +335,16 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv.")],
     embedder: Annotated[str, typer.Option(help="Embedding model.")] = DEFAULT_EMBEDDER,
     reranker: Annotated[str | None, typer.Option(help="Cross-encoder or pair classifier.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", help="Draw the figures here (PNG, SVG).")
     ] = None,
 ) -> None:
     """How well dense, BM25, hybrid and reranked search answer questions whose answers are known.
 
-    The corpus is indexed in a temporary collection. Example: [bold]python -m retrieval evaluate scifact/[/]
+    The corpus is indexed in a temporary collection.
+
+    Example: [bold]python -m retrieval evaluate scifact/ --plot stages.png[/]
     """
     from retrieval import evaluate as evaluation
     from retrieval.beir import read_beir
@@ -358,9 +364,10 @@ def evaluate(
             for stage, way in ways.items():
                 results[stage] = evaluation.evaluate(judged, way)
                 progress.advance(asked)
-    print_evaluation(results, len(judged.questions), len(judged.documents))
-    if json_file is not None:
-        json_file.write_text(json.dumps(evaluation.as_json(results), indent=2))
+    if as_json:
+        typer.echo(json.dumps(evaluation.as_json(results), indent=2))
+    else:
+        print_evaluation(results, len(judged.questions), len(judged.documents))
     if plot_file is not None:
         evaluation.plot(results, plot_file)
 

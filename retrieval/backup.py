@@ -119,7 +119,9 @@ def _opened(source: str) -> Iterator[Any]:
     """The file at a path or fsspec URI, to read from. Raises NotFound when there is none."""
     with reaching(source, "read", GIVEN_ADDRESS) as (filesystem, path):
         if not is_there(filesystem, path) or filesystem.isdir(path):
-            raise NotFound(f"no file at {source}", "path")
+            raise NotFound(
+                f"no file at {source}; give one that backup wrote, or its folder with --all", "path"
+            )
         with filesystem.open(path, "rb") as file:
             yield file
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.errors import ConfigError
 
 DEFAULT_EMBEDDER = "builtin:minilm"
 
-CollectionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+def _is_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", value):
+        raise ValueError(f"{value!r} must be 1 to 63 of a-z, 0-9, _ and -, the first a letter or digit")
+    return value
+
+
+CollectionName = Annotated[str, AfterValidator(_is_name)]
 
 
 class Distance(StrEnum):

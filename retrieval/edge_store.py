@@ -73,21 +73,27 @@ class _Open:
 class EdgeStore:
     """A `VectorStore` in a folder.
 
-    Raises Conflict when another process has the folder open: the engine's files have one owner.
+    Raises Conflict when another process has the folder open: the engine's files have one owner. Raises
+    StoreUnavailable when nothing can be written to it.
     """
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
         self._root = root
         # The kernel releases it when the owner dies, however it dies: nothing is ever left locked.
         self._lock = FileLock(root / ".lock")
         try:
+            root.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout as exc:
             raise Conflict(
                 f"another process has the collections in {root} open; start a cluster (python -m cluster up) "
                 "and everything shares one owner, or use a Qdrant server (HAMLET_QDRANT_URL)",
                 code="collections_in_use",
+            ) from exc
+        except OSError as exc:
+            raise StoreUnavailable(
+                f"cannot write to {root} ({exc.strerror}); set HAMLET_HOME to a folder of yours",
+                "HAMLET_HOME",
             ) from exc
         self._open: dict[str, _Open] = {}
         self._opening = threading.RLock()

@@ -5,35 +5,39 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cluster import cli
-from cluster.connection import prepare_client
+from cluster.connection import prepare_client, require_address
 from cluster.storage import local_copy
 from training import data_commands
 from training.config import load_config
+from training.data_commands import ConfigFile, Overrides
 
 app = typer.Typer(
-    help="Fine-tune models: `python -m training run examples/bert-paraphrase.yaml epochs=1`.",
     no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Data to a tuned model: check a file, price a run, train.
+
+    Example:
+
+        python -m training validate rows.jsonl
+        python -m training plan examples/smollm2-handbook.yaml data.path=rows.jsonl
+        python -m training run examples/smollm2-handbook.yaml data.path=rows.jsonl
+    """,
 )
 
 # As a shell has it of a process that ended by SIGTERM: 128 + 15.
 PAUSED = 143
 
-ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see examples/*.yaml.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Dotted overrides: epochs=1 data.path=rows.tsv scaling.num_workers=2"),
-]
-
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="YAML file, or its fsspec URI; see examples/*.yaml.")],
+    config: ConfigFile,
     overrides: Overrides = None,
     run: Annotated[str | None, typer.Option(help="Name of the run; refused when it was used before.")] = None,
     resume: Annotated[
@@ -46,8 +50,10 @@ def run(
 ) -> None:
     """Train, check and register one model.
 
-    Locally or as a job: `ray job submit --working-dir . -- python -m training run CONFIG.yaml`. SIGTERM makes
-    it save a checkpoint and end; `--resume RUN` goes on from there, also after a crash.
+    It needs a Ray head (python -m cluster up), or is sent to one: ray job submit --working-dir . -- python -m
+    training run CONFIG.yaml. Ended by SIGTERM it saves a checkpoint first; --resume goes on from the newest one.
+
+    Example: [bold]python -m training run examples/bert-paraphrase.yaml epochs=1[/]
     """
     if sum(name is not None for name in (run, resume, job)) > 1:
         raise typer.BadParameter("give only one of --run, --resume and --job")
@@ -55,7 +61,8 @@ def run(
     with _job_failure_recorded(job):
         loaded = load_config(local_copy(config), overrides or [])
         # Ray reads its environment when it is imported. Late also because importing it and torch takes
-        # seconds that a faulty config need not wait for.
+        # seconds that a faulty config, or a cluster that is not there, need not wait for.
+        require_address()
         os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
         prepare_client()
         from training.run import RunPaused, identity_of
@@ -83,16 +90,18 @@ def sweep(
 ) -> None:
     """Run every combination of some values side by side: a table, and learning curves as a picture.
 
-    For example `python -m training sweep examples/bert-paraphrase.yaml learning_rate=0.1,0.01 --steps 50`.
-    Nothing is registered without --keep-best.
+    Values are joined by commas. Nothing is registered without --keep-best.
+
+    Example: [bold]python -m training sweep examples/bert-paraphrase.yaml learning_rate=0.1,0.01 --steps 50[/]
     """
+    require_address()
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     prepare_client()
     from training.run_folder import RunFolder
     from training.sweep import say, trials_of
     from training.sweep import sweep as run_sweep
 
-    trials = trials_of(config, overrides or [], steps)
+    trials = trials_of(local_copy(config), overrides or [], steps)
     name = f"{trials[0].config.name}-sweep-{secrets.token_hex(4)}"
     outcomes, _ = run_sweep(trials, name, keep_best=keep_best)
     say(outcomes, RunFolder(name).path)

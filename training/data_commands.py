@@ -6,15 +6,22 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from cluster.errors import HamletError
+from cluster.storage import local_copy
+from cluster.yaml_config import validated
 from training.config import DataConfig, TaskName, load_config
 
+ConfigFile = Annotated[str, typer.Argument(help="YAML file, or its fsspec URI; see examples/*.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Dotted overrides: epochs=1 data.path=rows.tsv scaling.num_workers=2"),
+]
+MAX_PRICE = 1e6  # finite, as JSON has no infinity
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -39,12 +46,11 @@ def validate(
 ) -> None:
     """Find every fault of a data file, with line, column and remedy, before a run would.
 
-    Example: python -m training validate rows.jsonl --model builtin:smollm2 --validation held-out.jsonl
-
     Exits with 1 when there are errors; warnings alone exit with 0.
+
+    Example: [bold]python -m training validate rows.jsonl --model builtin:smollm2 --validation held-out.jsonl[/]
     """
     from cluster.references import resolve_model
-    from cluster.storage import local_copy
     from training.tokenizer import FolderTokenizer
     from training.validation import Options, validate
     from training.validation_view import show_report
@@ -52,7 +58,7 @@ def validate(
     columns = tuple(name.strip() for name in text_columns.split(",") if name.strip())
     with _error_told(as_json):
         options = Options(
-            DataConfig(path=file, label_column=label_column, text_columns=columns),
+            validated(DataConfig, {"path": file, "label_column": label_column, "text_columns": columns}),
             task,
             FolderTokenizer(resolve_model(model)) if model else None,
             max_length_tokens,
@@ -68,32 +74,33 @@ def validate(
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(help="YAML file; see examples/*.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Dotted overrides: epochs=1")] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     probe: Annotated[
         bool, typer.Option(help="Run a few steps of the model here, to estimate the time.")
     ] = True,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0, help="Price of a GPU (or worker) hour.")
+        float | None, typer.Option(min=0, max=MAX_PRICE, help="Price of a GPU (or worker) hour.")
     ] = None,
     input_price_per_1k: Annotated[
-        float | None, typer.Option(min=0, help="A hosted service's price of 1,000 input tokens.")
+        float | None,
+        typer.Option(min=0, max=MAX_PRICE, help="A hosted service's price of 1,000 input tokens."),
     ] = None,
     training_price_per_1k: Annotated[
-        float | None, typer.Option(min=0, help="Its price of training on 1,000 tokens.")
+        float | None, typer.Option(min=0, max=MAX_PRICE, help="Its price of training on 1,000 tokens.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Estimate tokens, steps, memory, time and cost of a run; after it, show what was measured beside that.
 
-    Example: python -m training plan examples/smollm2-handbook.yaml epochs=3 --price-per-hour 2.5
+    Example: [bold]python -m training plan examples/smollm2-handbook.yaml epochs=3 --price-per-hour 2.5[/]
     """
     from training.plan import Prices, make_plan
     from training.plan_view import show_plan
 
     prices = Prices(price_per_hour, input_price_per_1k, training_price_per_1k)
     with _error_told(as_json):
-        made = make_plan(load_config(config, overrides or []), prices, with_probe=probe)
+        made = make_plan(load_config(local_copy(config), overrides or []), prices, with_probe=probe)
     if as_json:
         typer.echo(json.dumps(made, ensure_ascii=False))
     else:

@@ -11,7 +11,7 @@ from cluster.api_keys import ApiKeys, Area, make_key, secret_digest
 from cluster.audit_log import AuditEvent, AuditLog
 from cluster.database import open_database
 from cluster.errors import InvalidInput, NotFound
-from cluster.keys_cli import duration_s
+from cluster.keys_cli import create, duration_s
 from cluster.logs import redact
 
 
@@ -110,6 +110,18 @@ def test_a_revoked_key_stays_revoked_and_cannot_be_rotated(keys: ApiKeys, clock:
 def test_a_secret_that_is_logged_is_hidden() -> None:
     _, secret = make_key("ann")
     assert secret not in redact(f"request with {secret} failed")
+
+
+@pytest.mark.parametrize("text", ["4000000d", "999999999999w"])
+def test_a_duration_beyond_every_calendar_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="more than 100 years"):
+        duration_s(text, "expires")
+
+
+def test_a_key_that_would_never_work_is_not_made() -> None:
+    with pytest.raises(InvalidInput, match="never works"):
+        create(expires="0s")
+    assert ApiKeys().list() == []
 
 
 def test_a_duration_has_a_number_and_a_unit() -> None:

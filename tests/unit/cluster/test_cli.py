@@ -93,3 +93,22 @@ def test_the_log_level_comes_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
 
     end_of(lambda: None, monkeypatch)
     assert logging.getLogger("cluster").level == logging.ERROR
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [("", "an argument is empty; set the shell variable"), ("caf\udce9.md", "is not UTF-8; rename the file")],
+)
+def test_an_argument_that_no_command_can_use_is_refused(
+    argument: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(name: str) -> None: ...
+
+    assert end_of(command, monkeypatch, argument) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_text_of_any_language_and_line_is_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(question: str) -> None: ...
+
+    assert end_of(command, monkeypatch, "wie groß?\nمی‌خواهم") == 0

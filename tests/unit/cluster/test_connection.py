@@ -108,10 +108,17 @@ def test_a_cluster_that_refuses_the_token_is_named_in_one_sentence(monkeypatch: 
     vars(modules["ray.exceptions"])["RayError"] = RayError
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("cluster.connection.accepts_connections", lambda host, port: True)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
     with pytest.raises(
         Unavailable, match=r"no Ray cluster answers at 10\.0\.0\.9:6379, or it refuses our token"
     ):
+        dashboard_url()
+
+
+def test_a_head_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # Ray itself tries for a minute
+    with pytest.raises(Unavailable, match=r"nothing listens at 127\.0\.0\.1:1; start one"):
         dashboard_url()
 
 
@@ -124,7 +131,10 @@ def test_being_up_means_that_something_listens(head_record: HeadRecord) -> None:
         assert is_up()
 
 
-def test_a_cluster_of_other_versions_is_refused_with_both(head_record: HeadRecord) -> None:
+def test_a_cluster_of_other_versions_is_refused_with_both(
+    head_record: HeadRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.connection.accepts_connections", lambda host, port: True)
     write_record(head_record.model_copy(update={"ray_version": "2.59.0"}))
     with pytest.raises(ConfigError, match=rf"has Ray 2\.59\.0 .* this process has Ray {version('ray')}"):
         connect()

@@ -95,3 +95,9 @@ def test_a_node_must_be_alive_for_jobs_to_run(server: Answering, states: list[st
     nodes = [{"state": state} for state in states]
     server.body = json.dumps({"data": {"result": {"result": nodes}}}).encode()
     assert has_living_node(server.url) is expected
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1:port", "http://[bad"])
+def test_a_url_that_is_none_is_answered_by_nobody(url: str) -> None:
+    with pytest.raises(Unavailable, match="nothing answers at"):
+        get(url, "/api/version")

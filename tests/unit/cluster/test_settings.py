@@ -37,6 +37,11 @@ def test_storage_and_database_can_lie_elsewhere(monkeypatch: pytest.MonkeyPatch)
         ("HAMLET_ORGANIZATION", "My Org"),
         ("HAMLET_HOST", "0.0.0.0"),
         ("HAMLET_HOST", "localhost"),
+        ("HAMLET_HOME", __file__),
+        ("HAMLET_QDRANT_URL", "qdrant:6333"),
+        ("HAMLET_QDRANT_URL", "http://127.0.0.1:99999999"),
+        ("HAMLET_HOME", "~nobody-of-that-name/hamlet"),
+        ("HAMLET_DASHBOARD_PORT", "6379"),  # Ray's own, by default
     ],
 )
 def test_a_wrong_value_is_refused_naming_variable_and_value(
@@ -46,6 +51,14 @@ def test_a_wrong_value_is_refused_naming_variable_and_value(
     settings.cache_clear()
     with pytest.raises(ConfigError, match=f"{variable}='{value}': .*unset it"):
         settings()
+
+
+def test_an_empty_variable_is_one_that_is_not_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAMLET_HOME", "")
+    monkeypatch.setenv("HAMLET_QDRANT_SHARDS", "")
+    settings.cache_clear()
+    assert settings().home_dir == Path("~/.hamlet").expanduser().resolve()
+    assert settings().qdrant_shards is None
 
 
 def test_a_key_is_not_shown_with_the_settings() -> None:

@@ -25,6 +25,11 @@ from serving.authentication import access_of
 MakeCard = Callable[..., ModelCard]
 
 QUESTIONS = Path(__file__).parents[3] / "examples" / "handbook" / "test.jsonl"
+COMPARISON = str(QUESTIONS.parents[1] / "compare-handbook.yaml")
+
+
+def command_line(*arguments: str) -> None:
+    CliRunner().invoke(evaluation.app, arguments, catch_exceptions=False)
 
 
 def score(monkeypatch: pytest.MonkeyPatch) -> str | None:
@@ -165,3 +170,25 @@ def test_what_names_no_routes_is_not_promoted(
         Registry().register(make_card(**ROUTES | changes))
     assert isinstance(promote(tmp_path, "--route-model", "ft:minilm:acme:routes:1"), error)
     assert read_policy() is None
+
+
+def test_an_output_that_cannot_be_written_is_told_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot write .*file/run-id: .*; name a folder of yours"):
+        command_line("compare", COMPARISON, f"output={tmp_path / 'file'}")
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "127.0.0.1", "http://[bad"])
+def test_what_is_no_address_of_a_service_is_refused_before_it_is_asked(url: str) -> None:
+    for arguments in (
+        ["score", "--model", "m", "--questions", str(QUESTIONS), "--base-url", url],
+        ["questions", "docs", "--out", "chat.jsonl", "--base-url", url],
+        ["compare", COMPARISON, f"base_url={url}"],
+    ):
+        with pytest.raises(ConfigError, match=r"is no address of a service|Invalid IPv6"):
+            command_line(*arguments)
+
+
+def test_what_was_never_compared_cannot_be_promoted(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"is no folder with the results\.json of a comparison"):
+        command_line("promote", str(tmp_path))

@@ -70,6 +70,12 @@ def fill(store: VectorStore, points: list[Point], spec: CollectionSpec = SPEC) -
     store.upsert(spec.name, points)
 
 
+def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match=r"cannot write to .*collections .*set HAMLET_HOME"):
+        EdgeStore(tmp_path / "file" / "collections")
+
+
 def test_a_collection_describes_what_it_was_made_for(store: VectorStore) -> None:
     fill(store, [point(1, [1, 0, 0, 0])])
     info = store.describe("things")

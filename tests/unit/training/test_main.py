@@ -1,0 +1,56 @@
+"""`python -m training`, as far as it goes without a cluster."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.errors import ConfigError, DataError, Unavailable
+from training.__main__ import app
+
+ROWS = "examples/handbook/train.jsonl"
+
+
+def command_line(*arguments: str) -> None:
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", [["run"], ["sweep", "--steps", "5"]])
+def test_a_cluster_that_is_not_there_is_told_before_anything_heavy_is_imported(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "training.run", None)  # importing it would fail the test
+    monkeypatch.setitem(sys.modules, "training.sweep", None)
+    arguments = [*command, "examples/bert-paraphrase.yaml", "learning_rate=0.001"]
+    with pytest.raises(Unavailable, match="no Ray cluster is running; start one with python -m cluster up"):
+        command_line(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [["absent.jsonl"], [ROWS, "--validation", "absent.jsonl"]])
+def test_a_file_that_is_not_there_is_named_by_validate(arguments: list[str]) -> None:
+    with pytest.raises(DataError, match=r"no file absent\.jsonl; give a path that exists"):
+        command_line("validate", *arguments)
+
+
+def test_more_text_columns_than_two_are_refused_by_validate() -> None:
+    with pytest.raises(ConfigError, match=r"text_columns: .*at most 2"):
+        command_line("validate", ROWS, "--text-columns", "a,b,c")
+
+
+def test_a_config_to_plan_may_lie_in_a_store() -> None:
+    with pytest.raises(Unavailable, match=r"cannot open nowhere://bucket/run\.yaml"):
+        command_line("plan", "nowhere://bucket/run.yaml")
+
+
+def test_a_home_that_cannot_be_written_is_told_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("cluster.settings.Settings.home_dir", tmp_path / "file" / "home")
+    with pytest.raises(Unavailable, match=r"cannot write to .*; set HAMLET_HOME to a folder of yours"):
+        command_line("plan", "examples/bert-paraphrase.yaml", "--no-probe", "data.hub=null")
