@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import bdtr
 
 Values = NDArray[np.float64]
 
@@ -65,9 +65,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    if not only_first + only_second:
-        return 1.0
-    return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
+    # Not scipy's binomtest, which searches for the other tail: of a fair coin it is as likely as this one.
+    return float(min(1.0, 2 * bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def paired_permutation(
@@ -83,6 +82,8 @@ def paired_permutation(
     differences = differences[differences != 0]
     if len(differences) < 2:
         return 1.0  # of one pair, both swaps are equally far apart
+    from scipy import stats  # takes a second, which asking need not wait for
+
     return float(
         stats.permutation_test(
             (differences,),

@@ -22,7 +22,7 @@ from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S, require_file
 from serving.limits import require_storage
 from serving.lists import list_object
 from serving.metadata import Metadata
-from serving.openapi import answers
+from serving.openapi import answers, operation_id
 
 INPUT_PURPOSE = "batch"
 COMPLETION_WINDOW = "24h"
@@ -50,7 +50,7 @@ class CreateBatchRequest(KeptBody):
 
 def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
     """The endpoints over `batches`, whose input is in `files`."""
-    api = APIRouter(prefix="/v1/batches", tags=["Batches"])
+    api = APIRouter(prefix="/v1/batches", tags=["Batches"], generate_unique_id_function=operation_id)
 
     @api.post("", summary="Create batch", responses=ONE_BATCH)
     def create(body: CreateBatchRequest, request: Request) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from cluster.tenants import DEFAULT_TENANT
 from serving.answer_schemas import Cluster
 from serving.authentication import tenant_of
 from serving.cluster_view import ClusterView
-from serving.openapi import answers
+from serving.openapi import answers, operation_id
 
 
 def router(view: ClusterView) -> APIRouter:
-    routes = APIRouter(tags=["Cluster"])
+    routes = APIRouter(tags=["Cluster"], generate_unique_id_function=operation_id)
 
     @routes.get("/v1/cluster", summary="Show cluster", responses=answers(Cluster))
     async def cluster(request: Request) -> dict[str, Any]:

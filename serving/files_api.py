@@ -18,7 +18,7 @@ from serving.authentication import tenant_of
 from serving.config import ServingConfig
 from serving.limits import require_storage
 from serving.lists import list_object
-from serving.openapi import answers
+from serving.openapi import answers, operation_id
 from serving.training_commands import TrainingCommands
 from serving.uploads import Upload, received, whole_number
 
@@ -71,7 +71,7 @@ class FileContent(StreamingResponse):
 
 def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> APIRouter:
     """The endpoints over `files`; `commands` check training files."""
-    api = APIRouter(prefix="/v1/files", tags=["Files"])
+    api = APIRouter(prefix="/v1/files", tags=["Files"], generate_unique_id_function=operation_id)
 
     @api.post("", summary="Upload file", responses=answers(shapes.File), openapi_extra=UPLOAD_BODY)
     async def create(request: Request) -> dict[str, Any]:

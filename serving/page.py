@@ -11,6 +11,7 @@ import hashlib
 import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -58,6 +59,7 @@ class Asset:
     etag: str
 
 
+@cache
 def read_assets(folder: Path = FOLDER) -> dict[str, Asset]:
     """Every file below `folder` by its relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

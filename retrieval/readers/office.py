@@ -1,4 +1,7 @@
-"""Word, PowerPoint and Excel files."""
+"""Word, PowerPoint and Excel files.
+
+Each library is imported by its reader: a replica that reads no such file does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,6 @@ import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
-
-import mammoth
-import openpyxl
-import pptx
 
 from cluster.errors import DataError, Unprocessable
 from retrieval.documents import Content, Section, Table
@@ -24,6 +23,8 @@ MAX_UNPACKED_BYTES = 1 << 30
 
 def read_docx(data: bytes) -> Content:
     """Headings, paragraphs, lists and tables of a Word file."""
+    import mammoth
+
     with parsing("Word"):
         html = mammoth.convert_to_html(io.BytesIO(data)).value
     return parse_markdown(to_markdown(html))
@@ -31,6 +32,8 @@ def read_docx(data: bytes) -> Content:
 
 def read_pptx(data: bytes) -> Content:
     """One section for each slide with text: its title, its shapes in order, its notes."""
+    import pptx
+
     with parsing("PowerPoint"):
         slides = list(pptx.Presentation(io.BytesIO(data)).slides)
         parts = [(number, *_slide(slide)) for number, slide in enumerate(slides, start=1)]
@@ -42,6 +45,8 @@ def read_pptx(data: bytes) -> Content:
 
 def read_xlsx(data: bytes) -> Content:
     """One section for each sheet: a table whose first row is its header, named by the sheet."""
+    import openpyxl
+
     with parsing("Excel"):
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         sheets = [(sheet.title, _rows(sheet)) for sheet in book]

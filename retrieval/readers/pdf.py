@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-
-from pypdf import PageObject, PdfReader
-from pypdf.errors import DependencyError
+from typing import TYPE_CHECKING
 
 from cluster.errors import DataError, Unprocessable
 from retrieval.documents import Content, Section
 from retrieval.readers.parsing import parsing
 from retrieval.readers.text import clean
+
+if TYPE_CHECKING:
+    from pypdf import PageObject
 
 
 def read_pdf(data: bytes) -> Content:
@@ -18,6 +19,9 @@ def read_pdf(data: bytes) -> Content:
 
     Raises DataError for a damaged file, Unprocessable for a protected one and for one without text.
     """
+    from pypdf import PdfReader  # here, as the libraries of office.py
+    from pypdf.errors import DependencyError
+
     with parsing("PDF"):
         try:
             reader = PdfReader(io.BytesIO(data))

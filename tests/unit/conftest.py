@@ -1,6 +1,7 @@
 """What all unit tests share.
 
-They keep their files in memory where the machine allows it: hundreds of small databases sync to no disk.
+They keep their files in memory where the machine allows it: hundreds of small databases sync to no disk. Their
+models have a few thousand weights: a second thread would do nothing but wait, which OpenMP does by spinning.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import fsspec
 import pytest
 
 from cluster.cards import ModelCard, ModelKind, Parity
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when torch is imported
 
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,10 @@ HEAVY_LIBRARIES = {
     "sentence_transformers": {"retrieval/torch_sentence_model.py"},
     "vllm": {"serving/vllm_engine.py", "serving/vllm_lora.py", "serving/vllm_tools.py"},
 }
+
+# What reads files of one kind, or tests a difference: imported by the function that does, not by every replica
+# and command that could come to it.
+LATE_LIBRARIES = {"mammoth", "openpyxl", "pptx", "pypdf", "scipy.stats"}
 
 NAMES_WITHOUT_A_NOUN = {"utils", "util", "common", "helpers", "helper", "misc"}
 
@@ -70,16 +75,21 @@ TEXT_FILES = ("*.toml", "*.yaml", "*.yml", "*.md", "*.txt", "*.sh", "Dockerfile*
 
 @dataclass(frozen=True)
 class Source:
-    """A module: its path below the repository, and its text."""
+    """A module: its path below the repository, and its text, which is parsed once for all rules."""
 
     path: str
     text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
 
     @property
     def package(self) -> str:
         return self.path.split("/", 1)[0]
 
 
+@cache
 def sources() -> list[Source]:
     files = [file for package in MAY_IMPORT for file in sorted((REPOSITORY / package).rglob("*.py"))]
     return [Source(file.relative_to(REPOSITORY).as_posix(), file.read_text()) for file in files]
@@ -87,7 +97,7 @@ def sources() -> list[Source]:
 
 def imported_modules(source: Source) -> Iterator[tuple[int, str]]:
     """Line and dotted name of each import, those inside functions and those given as strings included."""
-    for node in ast.walk(ast.parse(source.text)):
+    for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -122,10 +132,27 @@ def misplaced_libraries(source: Source) -> list[str]:
     ]
 
 
+def early_libraries(source: Source) -> list[str]:
+    """LATE_LIBRARIES that are imported along with the module; those for types are not."""
+    return [
+        f"{source.path}:{statement.lineno} imports {name} before there is use for it"
+        for statement in source.tree.body
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+        for name in _dotted_names(statement)
+        if any(f"{name}.".startswith(f"{library}.") for library in LATE_LIBRARIES)
+    ]
+
+
+def _dotted_names(statement: ast.Import | ast.ImportFrom) -> list[str]:
+    """`from scipy import stats` may be the module scipy.stats."""
+    parent = f"{statement.module}." if isinstance(statement, ast.ImportFrom) else ""
+    return [parent + alias.name for alias in statement.names]
+
+
 def broad_handlers(source: Source) -> list[str]:
     """Handlers of everything that neither raise it again nor are one of the BOUNDARIES."""
     faults = []
-    for function, handler in _handlers(ast.parse(source.text), "module"):
+    for function, handler in _handlers(source.tree, "module"):
         ends_in_raise = isinstance(handler.body[-1], ast.Raise) and handler.body[-1].exc is None
         if _is_broad(handler.type) and not ends_in_raise and f"{source.path}::{function}" not in BOUNDARIES:
             faults.append(f"{source.path}:{handler.lineno} swallows every exception in {function}")
@@ -170,7 +197,8 @@ def text_files() -> dict[str, str]:
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.path)
 def test_every_module_keeps_the_rules(source: Source) -> None:
-    assert forbidden_imports(source) + misplaced_libraries(source) + broad_handlers(source) == []
+    rules = (forbidden_imports, misplaced_libraries, early_libraries, broad_handlers)
+    assert [fault for rule in rules for fault in rule(source)] == []
     assert Path(source.path).stem not in NAMES_WITHOUT_A_NOUN
 
 
@@ -254,6 +282,15 @@ def test_a_heavy_library_outside_its_file_is_found(library: str) -> None:
     assert len(misplaced_libraries(lazy)) == 1
     [home, *_] = HEAVY_LIBRARIES[library]
     assert misplaced_libraries(planted(home, f"from {library} import thing")) == []
+
+
+@pytest.mark.parametrize(
+    "statement", ["import pypdf", "from pypdf.errors import Error", "from scipy import stats"]
+)
+def test_a_library_imported_before_there_is_use_for_it_is_found(statement: str) -> None:
+    assert len(early_libraries(planted("evaluation/statistics.py", statement))) == 1
+    late = f"if TYPE_CHECKING:\n    {statement}\ndef read():\n    {statement}\nfrom scipy.special import bdtr"
+    assert early_libraries(planted("evaluation/statistics.py", late)) == []
 
 
 @pytest.mark.parametrize("caught", ["", " Exception", " BaseException as exc", " (ValueError, Exception)"])

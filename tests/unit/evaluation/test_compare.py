@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError, DataError, HamletError
-from evaluation import asking
+from evaluation import asking, report
 from evaluation import compare as comparing
 from evaluation.adaptability import Adaptability, Change, Way
 from evaluation.answers import Answer, Request
@@ -99,6 +99,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(comparing, "wait_until_ready", lambda _: None)
     monkeypatch.setattr(comparing, "ingest", found.ingest)
     monkeypatch.setattr(comparing, "measure_adaptability", found.study)
+    # Drawing takes most of a comparison's time here; test_report.py looks at what is drawn.
+    monkeypatch.setattr(report, "drawings", lambda _: dict.fromkeys(("quality", "latency"), ""))
     return found
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from evaluation.statistics import (
     enough_resamples,
@@ -18,6 +19,13 @@ def test_mcnemar_counts_only_the_questions_on_which_two_cells_differ() -> None:
     second = [False] * 1 + [True] * 9 + [True] * 50
     assert mcnemar(first, second) == pytest.approx(22 / 1024)
     assert mcnemar(first, first) == 1.0
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0, 1), (5, 5), (7, 8), (0, 40), (400, 330)])
+def test_mcnemar_is_the_two_sided_binomial_test_of_a_fair_coin(only_first: int, only_second: int) -> None:
+    first = [True] * only_first + [False] * only_second
+    expected = stats.binomtest(only_first, len(first), 0.5).pvalue
+    assert mcnemar(first, [not right for right in first]) == pytest.approx(expected)
 
 
 def test_the_permutation_test_of_four_equal_differences_is_two_in_sixteen() -> None:

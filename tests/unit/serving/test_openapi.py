@@ -8,8 +8,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+from fastapi import APIRouter
 from starlette.testclient import TestClient
 
+from serving.api import create_app
 from serving.authentication import is_public
 from serving.config import FineTuningConfig, ServingConfig
 from serving.platform import Platform
@@ -37,6 +39,13 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
+
+
+def test_the_application_has_the_routes_that_its_routers_made_and_makes_none_again() -> None:
+    router = APIRouter()
+    router.add_api_route("/further", lambda: None)
+    app = create_app(ScriptedApplication().front, routers=[router])
+    assert any(route is router.routes[0] for route in app.routes)
 
 
 def test_every_operation_has_a_summary_a_group_and_a_name_of_its_own(document: dict[str, Any]) -> None:

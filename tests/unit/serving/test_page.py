@@ -76,6 +76,10 @@ def test_a_file_is_compressed_for_who_can_read_it(tmp_path: Path) -> None:
     assert "content-encoding" not in plain.headers
 
 
+def test_the_page_is_compressed_once_in_a_process() -> None:
+    assert read_assets() is read_assets()
+
+
 def test_the_whole_page_weighs_less_than_it_may() -> None:
     assets = read_assets()
     weight = sum(len(asset.gzipped) for path, asset in assets.items() if not path.endswith((".md", ".txt")))
