@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -45,6 +45,11 @@ class Question(BaseModel):
         if (self.answer is not None) != (self.kind in ANSWERABLE):
             raise ValueError(f"answer must be {'null' if self.answer else 'given'} for kind {self.kind}")
         return self
+
+    @property
+    def document_name(self) -> str | None:
+        """The document as hits and citations name it: without its folders."""
+        return PurePosixPath(self.document).name if self.document is not None else None
 
     @property
     def right_answers(self) -> tuple[str, ...]:
