@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +42,15 @@ CHANGE = AdaptabilityConfig(
 )
 def test_an_answer_tells_the_new_fact_the_old_one_or_neither(text: str, what: Told) -> None:
     assert told(text, ["27"], ["31"]) is what
+
+
+def test_a_fact_is_changed_in_rows_with_quotes_and_escaped_letters(tmp_path: Path) -> None:
+    rows = tmp_path / "train.jsonl"
+    rows.write_text('{"messages": "caf\\u00e9 \\"Blue\\" opens"}\r\n{"messages": "else"}\n', encoding="utf-8")
+    change = CHANGE.model_copy(update={"find": 'café "Blue"', "replace": 'café "Red"'})
+    lines, num_changed = adaptability._changed_rows(rows, change)
+    assert [json.loads(line)["messages"] for line in lines] == ['café "Red" opens', "else"]
+    assert num_changed == 1
 
 
 def watched(answers: list[str], num_before_change: int) -> Change:
