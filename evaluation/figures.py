@@ -39,6 +39,7 @@ class CellFigures:
     stages: dict[str, Spread]
     mean_prompt_tokens: float
     mean_completion_tokens: float
+    cut_off: float  # share of answers that ended at the greatest length
 
 
 def cell_figures(
@@ -73,6 +74,7 @@ def cell_figures(
         },
         mean_prompt_tokens=float(np.mean([answer.prompt_tokens for answer in answers])),
         mean_completion_tokens=float(np.mean([answer.completion_tokens for answer in answers])),
+        cut_off=float(np.mean([answer.finish_reason == "length" for answer in answers])),
     )
 
 

@@ -283,11 +283,12 @@ def _pair_reason(ruling: Ruling) -> str:
     if ruling.text == NO_DIFFERENCE:
         return "No cell is ahead of the others by more than chance would make it on this many questions."
     if len(ruling.leaders) > 1:
-        return f"{' and '.join(ruling.leaders)} are ahead of the rest and cannot be told apart."
+        *others, last = ruling.leaders
+        return f"{', '.join(others)} and {last} are ahead of the rest and cannot be told apart."
     best = ruling.leaders[0]
     second = sorted(ruling.cells, key=lambda cell: (-ruling.cells[cell].mean, cell))[1]
     pair = next(pair for pair in ruling.pairs if {pair.first, pair.second} == {best, second})
     return (
-        f"{best} is ahead of {second}, the next best, by {abs(pair.difference.mean):.2f} "
+        f"{best} is ahead of {second}, the next best, by {abs(pair.difference.mean) * 100:.0f} points "
         f"(p {'< 0.001' if pair.p_value < 0.001 else f'= {pair.p_value:.3f}'} after correction)."
     )

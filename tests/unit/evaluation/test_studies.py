@@ -158,7 +158,11 @@ def test_two_cells_break_even_where_what_was_spent_first_is_saved() -> None:
     rag = cell_cost("rag", prices, 0, 0, 3, 50)
     (found,) = break_evens([tuned, rag])
     assert (found.dearer_at_first, found.other, found.num_queries) == ("tuned", "rag", 50)
-    assert break_evens([tuned, cell_cost("plain", prices, 0, 0, 0.5, 50)]) == [], "never catches up"
+    (never,) = break_evens([tuned, cell_cost("plain", prices, 0, 0, 0.5, 50)])
+    assert never.num_queries is None
+    (level,) = break_evens([tuned, cell_cost("plain", prices, 0, 0, 1, 50)])
+    assert level.num_queries is None, "nothing is saved"
+    assert break_evens([rag, cell_cost("plain", prices, 0, 0, 1, 50)]) == [], "neither costs more at first"
 
 
 def test_little_data_counts_the_mean_over_all_amounts() -> None:
