@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
@@ -85,12 +84,16 @@ def test_a_block_of_questions_is_asked_of_one_cell_after_another(tmp_path: Path)
     assert asked == [*first, ("plain", last), ("rag", last)]
 
 
+class Refusal(openai.BadRequestError):
+    def __init__(self) -> None:
+        self.message = "too long"
+
+
 def test_a_question_that_is_refused_is_named_with_its_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: Any) -> Answer:
-        response = httpx.Response(400, request=httpx.Request("POST", "http://here/v1"))
-        raise openai.BadRequestError("too long", response=response, body=None)
+        raise Refusal
 
     monkeypatch.setattr(asking, "_ask_one", refuse)
     with (

@@ -27,6 +27,10 @@ def test_an_empty_answer_neither_says_that_there_is_none_nor_makes_one_up() -> N
 
 
 def test_a_document_in_a_folder_is_the_one_that_hits_and_citations_name() -> None:
-    found = {"hits": (Hit(filename="leave.md"),), "cited": ("leave.md",), "document": "hr/leave.md"}
+    found: dict[str, Any] = {
+        "hits": (Hit(filename="leave.md"),),
+        "cited": ("leave.md",),
+        "document": "hr/leave.md",
+    }
     assert scored("28", **found).failure is Failure.GENERATION_ERROR
     assert scored("27", **found).citation_recall == 1.0
