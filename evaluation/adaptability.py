@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from evaluation.config import AdaptabilityConfig, CompareConfig, retrieves
 from evaluation.indexing import ingest
 from evaluation.kept import Kept
 from evaluation.metrics import contains_answer
-from evaluation.questions import Kind, Question
+from evaluation.questions import Kind, Question, read_rows
 from evaluation.tuning import TrainedModel, Trainer, named, runs_of, train_all
 
 # Answers are greedy: what is wrong this often after the change is there stays wrong.
@@ -212,9 +213,10 @@ def _write_changed_rows(config: CompareConfig, change: AdaptabilityConfig, targe
 
 def _changed_rows(training: Path, change: AdaptabilityConfig) -> tuple[list[str], int]:
     """All lines of the rows with the new fact, and how many of them are changed."""
-    # Not splitlines(), which also cuts at characters that JSON strings may hold.
-    lines = training.read_text(encoding="utf-8").split("\n")
-    changed = [line.replace(change.find, change.replace) for line in lines]
+    # Written anew in one spelling, so that neither quotes nor \\u escapes keep the fact from being found.
+    lines = [json.dumps(row, ensure_ascii=False) for _, row in read_rows(training)]
+    find, replace = (json.dumps(text, ensure_ascii=False)[1:-1] for text in (change.find, change.replace))
+    changed = [line.replace(find, replace) for line in lines]
     num_changed = sum(a != b for a, b in zip(lines, changed, strict=True))
     if not num_changed:
         raise DataError(

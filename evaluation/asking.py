@@ -146,7 +146,16 @@ async def _ask(
 
     async def work(client: AsyncOpenAI) -> None:
         for request in queue:
-            keep(await _ask_one(client, request, at_once))
+            try:
+                keep(await _ask_one(client, request, at_once))
+            except (
+                openai.BadRequestError
+            ) as exc:  # the others are not at fault, and asking again would not help
+                raise InvalidInput(
+                    f"{config.base_url} refuses question {request.question.id} of cell {request.cell}: {exc.message}; "
+                    "change or remove it, and run the same command again",
+                    "questions",
+                ) from exc
 
     await _at_once(config, work, at_once)
 

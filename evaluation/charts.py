@@ -120,7 +120,7 @@ def cost_chart(costs: Sequence[CellCost], num_queries: int, currency: str) -> st
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("queries")
-    axes.set_ylabel(currency, color=INK)
+    axes.set_ylabel(currency, color=INK, parse_math=False)  # "$" is no formula
     return _svg(_with_legend(figure, axes), "cost")
 
 

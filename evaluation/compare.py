@@ -12,20 +12,22 @@ from datetime import UTC, datetime
 
 import orjson
 
+from cluster.errors import DataError
 from cluster.reports import Report, Reports, ReportStatus
 from evaluation.adaptability import Adaptability, check_change, measure_adaptability
 from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, cell_request, wait_until_ready
 from evaluation.config import CompareConfig, Maker, retrieves
-from evaluation.data_dependency import Point, data_points
+from evaluation.data_dependency import Point, data_points, data_questions
 from evaluation.indexing import documents_digest, ingest
 from evaluation.judging import judge_answers
 from evaluation.kept import Kept, once, write_whole
+from evaluation.leakage import check_leakage
 from evaluation.making import Made, with_made_training
 from evaluation.questions import (
     GENERAL_QUESTIONS,
     Question,
-    check_leakage,
+    check_documents,
     limited,
     load_questions,
 )
@@ -33,7 +35,15 @@ from evaluation.report import render
 from evaluation.results import Measured, Results, collect
 from evaluation.routes import route_rows
 from evaluation.scalability import Scalability, measure_scalability
-from evaluation.tuning import TrainedModel, Trainer, named, own_data, run_id_of, train_as_job, train_seeds
+from evaluation.tuning import (
+    TrainedModel,
+    Trainer,
+    named,
+    run_id_of,
+    train_as_job,
+    train_seeds,
+    training_files,
+)
 from evaluation.watching import Watcher
 
 # Several times the questions in flight, so that only the first and last of a block share a batch with another cell.
@@ -51,10 +61,15 @@ def prepare(config: CompareConfig) -> list[Question]:
     a training file that cannot be read and for a key that is not set.
     """
     questions = load_questions(config.questions)
-    if config.training is not None:
-        check_leakage(questions, config.training)
-    if config.tuning is not None:
-        own_data(config.tuning)
+    for rows in training_files(config):
+        check_leakage(questions, rows)
+    if config.documents is not None:
+        check_documents(questions, config.documents)
+    if config.data_dependency is not None and not data_questions(config, questions):
+        raise DataError(
+            "data_dependency asks taught and untaught questions, of which there are none; leave it out",
+            "data_dependency",
+        )
     check_change(config)
     if config.judge is not None:
         config.judge.service(config)

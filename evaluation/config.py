@@ -14,6 +14,7 @@ from cluster.errors import ConfigError
 from cluster.router_policy import RAG_SUFFIX
 from cluster.storage import local_copy
 from cluster.yaml_config import Endpoint, Section, load_yaml_config
+from evaluation.questions import Text
 
 
 def _on_this_machine(location: object) -> object:
@@ -117,7 +118,7 @@ class CostConfig(Section):
     """What the machine costs: prices that only the user knows, so all of them are assumptions of the report."""
 
     price_per_hour: float = Field(0.10, ge=0, description="Of the machine that trains and serves.")
-    currency: str = Field("USD", max_length=8)
+    currency: str = Field("USD", min_length=1, max_length=8)
     watts: float = Field(60, ge=0, description="Drawn by that machine under load; times seconds is energy.")
     queries: int = Field(100_000, ge=1, description="Queries over which the training is paid off.")
 
@@ -140,9 +141,15 @@ class AdaptabilityConfig(Section):
     )
     replace: str = Field(description="What it becomes.")
     question: str = Field(min_length=1)
-    old: tuple[str, ...] = Field(min_length=1, description="Answers that are right before.")
-    new: tuple[str, ...] = Field(min_length=1, description="Answers that are right after.")
+    old: tuple[Text, ...] = Field(min_length=1, description="Answers that are right before.")
+    new: tuple[Text, ...] = Field(min_length=1, description="Answers that are right after.")
     retrain: bool = Field(True, description="Train again too; false leaves the tuned cells without a time.")
+
+    @model_validator(mode="after")
+    def _something_changes(self) -> Self:
+        if self.find == self.replace:
+            raise ValueError(f"find and replace are both {self.find!r}; nothing would change")
+        return self
 
 
 class ScalabilityConfig(Section):
@@ -289,6 +296,11 @@ class CompareConfig(ServiceConfig):
                     raise ValueError(f"{part} needs {other} too")
         if self.training is not None and self.making is not None:
             raise ValueError("training and making both give the training rows; leave one of them out")
+        if unmeasured := self._weights_without_rows():
+            raise ValueError(
+                f"weights count only {unmeasured}, of which none is measured here; give that study too, or a weight to "
+                "customization"
+            )
         has_rows = self.training is not None or self.making is not None
         if has_rows and self.tuning is not None and self.tuning.overrides_key("data.path"):
             raise ValueError("tuning.overrides names data.path; give those rows as training, and only there")
@@ -303,6 +315,11 @@ class CompareConfig(ServiceConfig):
         if retrains and not has_rows:
             raise ValueError("adaptability.retrain needs training, the rows in which the fact is changed")
         return self
+
+    def _weights_without_rows(self) -> list[str]:
+        """The rows with a weight, where all of them are studies that are not asked for."""
+        weighed = [row for row, share in self.weights.shares.items() if share]
+        return weighed if all(hasattr(self, row) and getattr(self, row) is None for row in weighed) else []
 
     @property
     def tuned_cells(self) -> dict[str, str]:

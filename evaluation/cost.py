@@ -35,11 +35,11 @@ class CellCost:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From so many queries on, `dearer_at_first` is the cheaper one of two cells."""
+    """From so many queries on, `dearer_at_first` is the cheaper one of two cells; None for never."""
 
     dearer_at_first: str
     other: str
-    num_queries: float
+    num_queries: float | None
 
 
 def cell_cost(
@@ -66,16 +66,17 @@ def cell_cost(
 
 
 def break_evens(costs: Sequence[CellCost]) -> list[BreakEven]:
-    """For each two cells of which one costs more at first and less for each query: where they draw level.
+    """For each two cells of which one costs more at first: where they draw level.
 
-    Fixed 100 s and 1 s each against 0 s and 3 s each: 100 / (3 - 1) = 50 queries.
+    Fixed 100 s and 1 s each against 0 s and 3 s each: 100 / (3 - 1) = 50 queries; with 3 s each, never.
     """
     found = []
     for first, second in combinations(costs, 2):
         dear, cheap = (first, second) if first.fixed_s >= second.fixed_s else (second, first)
         saved_s = cheap.query_s - dear.query_s
-        if saved_s > 0 and dear.fixed_s > cheap.fixed_s:
-            found.append(BreakEven(dear.cell, cheap.cell, (dear.fixed_s - cheap.fixed_s) / saved_s))
+        if dear.fixed_s > cheap.fixed_s:
+            queries = (dear.fixed_s - cheap.fixed_s) / saved_s if saved_s > 0 else None
+            found.append(BreakEven(dear.cell, cheap.cell, queries))
     return found
 
 

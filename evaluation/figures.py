@@ -12,7 +12,7 @@ from cluster.errors import Conflict
 from evaluation.answers import Answer
 from evaluation.questions import ANSWERABLE, Kind
 from evaluation.scores import Score
-from evaluation.statistics import Interval, mean_interval
+from evaluation.statistics import Interval, share_interval
 from evaluation.verdict import Level
 
 
@@ -39,6 +39,7 @@ class CellFigures:
     stages: dict[str, Spread]
     mean_prompt_tokens: float
     mean_completion_tokens: float
+    cut_off: float  # share of answers that ended at the greatest length
 
 
 def cell_figures(
@@ -73,6 +74,7 @@ def cell_figures(
         },
         mean_prompt_tokens=float(np.mean([answer.prompt_tokens for answer in answers])),
         mean_completion_tokens=float(np.mean([answer.completion_tokens for answer in answers])),
+        cut_off=float(np.mean([answer.finish_reason == "length" for answer in answers])),
     )
 
 
@@ -84,7 +86,7 @@ def _interval(values: Mapping[str, Sequence[float]], num_runs: int, level: Level
         sample = np.array(list(values.values())).T
     else:
         sample = np.array([[np.mean(own) for own in values.values()]])
-    return mean_interval(sample, level.confidence, level.num_resamples, level.seed)
+    return share_interval(sample, level.confidence, level.num_resamples, level.seed)
 
 
 def _measures(scores: Sequence[Score]) -> dict[str, dict[str, list[float]]]:

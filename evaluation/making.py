@@ -83,7 +83,7 @@ def sorted_by_split(questions: Iterable[Question], held_out: Collection[str]) ->
     """The questions; those that name a document are `untaught` where it is held out, else `taught`."""
     return [
         question.model_copy(
-            update={"kind": Kind.UNTAUGHT if _name(question.document) in held_out else Kind.TAUGHT}
+            update={"kind": Kind.UNTAUGHT if question.document_name in held_out else Kind.TAUGHT}
         )
         if question.document is not None and question.kind in ANSWERABLE
         else question
@@ -231,7 +231,3 @@ def _write(pairs: Sequence[Pair], seed: int, out: Path) -> None:
     ]
     random.Random(seed).shuffle(rows)
     write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-
-
-def _name(document: str | None) -> str:
-    return PurePosixPath(document or "").name

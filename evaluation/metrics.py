@@ -4,32 +4,66 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 
-# Characters of scripts without spaces between words (Thai, Lao, Japanese, Chinese), as a regular expression's set.
-UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
+# Characters that no border parts from the next word, as a regular expression's set: of scripts without spaces
+# (Thai, Lao, Burmese, Khmer, Japanese, Chinese), and Korean, whose particles are written onto the word.
+UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-# 1,234.5 is one number; the comma is read as a separator of thousands only where three digits follow.
-_NUMBER = re.compile(r"(?<![\w.])[-−]?\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|\.\d)")
+_SPELLINGS = str.maketrans(
+    dict.fromkeys("‐‑‒–—−", "-")
+    | dict.fromkeys("‘’‛′", "'")
+    | dict.fromkeys("“”„‟″«»", '"')
+    | {"⁄": "/"}
+    | dict.fromkeys("\u00ad\u200b\u2060\ufeff")  # which nobody sees
+)
+# 1,234.5 is one number; the comma is read as a separator of thousands only where three digits follow, else as the
+# decimal point that it is in most of Europe.
+_THOUSANDS = re.compile(r"(?<=\d)[,\u00a0\u202f](?=\d{3}(?!\d))")
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
+_PERCENT = re.compile(r"(?<=\d) ?per ?cent\b")
+_SPACE_AT_SIGN = re.compile(r"(?<=\d) (?=[%°€$£¥])|(?<=[€$£¥]) (?=\d)")
 
-# How models say that they have no answer. Whole phrases: a bare "not" also stands in right answers.
+# An article has a word behind it: the last word of "vitamin A" is none.
+_ARTICLES = re.compile(r"\b(?:an|the)\b|\ba\b(?= )")
+# A number's sign and its decimal point are no punctuation.
+_OF_A_NUMBER = re.compile(r"((?<!\S)-(?=\d)|(?<=\d)\.(?=\d))")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+_LETTER = rf"[^\W{UNSPACED}]"
+_NUMBER = re.compile(rf"(?<!{_LETTER})(?<!\.)-?\d+(?:\.\d+)?(?!\.?\d)")
+
+# How models say that they have no answer, folded. Whole phrases, and of whom they are said: "not" alone stands in
+# right answers, and what "is not provided" or "does not cover" something may be lunch or an insurance.
+_SPEAKER = r"(?:\b(?:i|we)|^|[.,:;!])(?: really| simply| currently)? ?"
+_SOURCE = (
+    r"(?:handbook|documents?|documentation|passages?|context|text|excerpts?|sources?|manual|information)"
+)
+_NOT, _BE = r"(?: not|n't)(?: \w+ly)?", r"(?:is|are|was|were)"
+_CANNOT = r"(?:can ?not|can't|could not|couldn't)"
 _ABSTENTION = re.compile(
-    r"\b(?:"
-    r"(?:do|does|did) ?n[o'’]t (?:know|have (?:any |that |this |the |enough )?(?:information|details?|data)"
-    r"|say|state|mention|specify|contain|provide|include|cover)"
-    r"|(?:do|does|did) not (?:know|have (?:any |that |this |the |enough )?(?:information|details?|data)"
-    r"|say|state|mention|specify|contain|provide|include|cover)"
-    r"|(?:is|are|was|were)(?: not|n['’]t) (?:stated|mentioned|specified|provided|given|available|covered|known"
-    r"|in the (?:handbook|documents?|passages?|context|text))"
-    r"|(?:can ?not|can['’]t|could not|couldn['’]t|(?:am|are|is|was) (?:not able|unable) to)"
-    r" (?:answer|find|say|tell|determine|provide)"
-    r"|no (?:information|mention|answer)\b|not (?:sure|enough information)|unknown|unanswerable"
-    r")",
-    re.IGNORECASE,
+    "|".join(
+        (
+            rf"{_SPEAKER}(?:do|did){_NOT} know",
+            rf"{_SPEAKER}(?:do|did){_NOT} have (?:\w+ ){{0,3}}?(?:information|details?|data|answer)\b",
+            rf"{_SPEAKER}(?:{_CANNOT}|(?:(?:am|'m|are|'re) )?(?:unable|not able) to)"
+            r" (?:answer|find|say|tell|determine|provide (?:\w+ )?(?:answer|information|details?)\b)",
+            rf"(?:{_SPEAKER}(?:am|'m|are|'re) not|^not) (?:\w+ly )?(?:sure|certain)\b",
+            rf"\b(?:do|does|did){_NOT} (?:say|state|mention|specify|indicate)\b",
+            rf"\b{_SOURCE} (?:do|does|did){_NOT} (?:have|contain|provide|include|cover|give|answer|address)\b",
+            rf"\b{_BE}{_NOT} (?:stated|mentioned|specified|documented|known)\b",
+            rf"\b(?:{_BE}{_NOT}|{_CANNOT} be) (?:\w+ )?in (?:\w+ ){{0,3}}?{_SOURCE}\b",
+            rf"\b(?:information|details?|answer|data) (?:\w+ ){{0,5}}?{_BE}{_NOT} (?:provided|given|available)\b",
+            rf"\b{_CANNOT} be (?:answered|determined)\b|\bnot possible to (?:answer|say|tell|determine)\b",
+            r"\b(?:there(?: is| was|'s)|i have|contains?|provides?|gives?|has) no"
+            r" (?:\w+ )?(?:information|mention|answer|details?|data)\b",
+            r"\bno mention\b|\bno (?:information|answer|data) (?:is )?(?:found|given|available|provided)\b",
+            r"^no (?:information|answer|data)\W*$|\b(?:not enough|insufficient) information\b",
+            r"\b(?:is|are|was|were|remains?) unknown\b|^unknown\W*$|\bunanswerable\b",
+        )
+    )
 )
 
 
@@ -42,13 +76,39 @@ class Failure(StrEnum):
     NOT_RETRIEVED = "no retrieval"  # the cell does not retrieve
 
 
-def normalise(text: str) -> str:
-    """Lower case, without punctuation, articles and superfluous spaces.
+def folded(text: str) -> str:
+    """One spelling of what means the same, in which answers are compared: Unicode's form KC and folded case, plain
+    dashes, quotes and spaces, numbers without separators of thousands, no space between a number and its sign.
 
-    Source: SQuAD, Rajpurkar et al. 2016, evaluation script.
-    "The Canteen, a  hall." -> "canteen hall"
+    "1,234.5 –\u00a0“Straße”, 20 percent" -> '1234.5 - "strasse", 20%'; "4,70 €" -> "4.70€"
     """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    text = unicodedata.normalize("NFKC", _THOUSANDS.sub("", text)).casefold().translate(_SPELLINGS)
+    text = _PERCENT.sub("%", _DECIMAL_COMMA.sub(".", " ".join(text.split())))
+    return _SPACE_AT_SIGN.sub("", text)
+
+
+def normalise(text: str) -> str:
+    """Folded, without punctuation, articles and superfluous spaces.
+
+    Source: SQuAD, Rajpurkar et al. 2016, evaluation script; but in any script, and a number keeps its sign and its
+    decimal point, without which 4.5 would be 45.
+    "The Canteen, a  hall: –4.5" -> "canteen hall -4.5"
+    """
+    parts = _OF_A_NUMBER.split(folded(text))
+    parts[::2] = ["".join(char for char in part if not _is_punctuation(char)) for part in parts[::2]]
+    return " ".join(_ARTICLES.sub(" ", "".join(parts)).split())
+
+
+def _is_punctuation(char: str) -> bool:
+    return char in string.punctuation or unicodedata.category(char).startswith("P")
+
+
+def words(text: str) -> list[str]:
+    """Normalised words; of scripts that do not part words, characters.
+
+    "The MV-83, 請假" -> ["mv83", "請", "假"]
+    """
+    return _WORD.findall(normalise(text))
 
 
 def exact_match(answer: str, right_answers: Collection[str]) -> float:
@@ -63,12 +123,10 @@ def exact_match(answer: str, right_answers: Collection[str]) -> float:
 def token_f1(answer: str, right_answers: Collection[str]) -> float:
     """Harmonic mean of precision and recall over the bags of words; the best over all right answers.
 
-    Source: SQuAD, Rajpurkar et al. 2016, section 6.1.
+    Source: SQuAD, Rajpurkar et al. 2016, section 6.1; over characters where a script does not part words.
     ("27 days of leave", ["27 days"]): precision 2/4, recall 2/2 -> 2/3
     """
-    return max(
-        (_f1(normalise(answer).split(), normalise(right).split()) for right in right_answers), default=0.0
-    )
+    return max((_f1(words(answer), words(right)) for right in right_answers), default=0.0)
 
 
 def cohens_kappa(one: Sequence[bool], other: Sequence[bool]) -> float:
@@ -93,29 +151,31 @@ def _f1(words: Sequence[str], right: Sequence[str]) -> float:
 
 
 def contains_answer(answer: str, right_answers: Collection[str]) -> bool:
-    """Whether a right answer stands in the answer as whole words, in upper or lower case.
+    """Whether a right answer stands in the answer as whole words and whole numbers, both folded.
 
     The measure of open-domain question answering (Chen et al. 2017, DrQA, matches by the same rule); it
     fits models that answer in sentences. Scripts that do not part words have no border to ask for.
-    ("You get 27 days.", ["27"]) -> True; ("You get 127 days.", ["27"]) -> False
+    ("You get 27 days.", ["27"]) -> True; ("You get 127 days.", ["27"]) -> False; ("27.5 days", ["27"]) -> False
     ("年假是二十七天", ["二十七天"]) -> True
     """
-    return any(
-        re.search(
-            f"{_border(right[:1], '<')}{re.escape(right)}{_border(right[-1:], '')}", answer, re.IGNORECASE
-        )
-        is not None
-        for right in right_answers
-    )
+    text = folded(answer)
+    return any(re.search(_whole(folded(right)), text) is not None for right in right_answers)
 
 
-def _border(edge: str, side: str) -> str:
-    return "" if re.match(f"[{UNSPACED}]", edge) else rf"(?{side}!\w)"
+def _whole(right: str) -> str:
+    """Pattern of a text with nothing beside it that would make it part of another word or number."""
+    before = "" if re.match(f"[{UNSPACED}]", right) else f"(?<!{_LETTER})"
+    behind = "" if re.match(f"[{UNSPACED}]", right[-1:]) else f"(?!{_LETTER})"
+    if right[:1].isdigit():
+        before += r"(?<!\d[.:])(?<!\W-)(?<!^-)"
+    if right[-1:].isdigit():
+        behind += r"(?![.:]\d)"
+    return before + re.escape(right) + behind
 
 
 def numbers(text: str) -> list[float]:
-    """Numbers in a text. "1,234.5 euros, -3" -> [1234.5, -3.0]"""
-    return [float(found.replace(",", "").replace("−", "-")) for found in _NUMBER.findall(text)]
+    """Numbers in a text. "1,234.5 euros, -3, 4,70" -> [1234.5, -3.0, 4.7]"""
+    return [float(found) for found in _NUMBER.findall(folded(text))]
 
 
 def number_within(answer: str, right_answers: Collection[str], tolerance: float) -> bool:
@@ -162,9 +222,9 @@ def abstains(answer: str) -> bool:
 
     By phrases, in English: the measure of SQuAD 2.0 (Rajpurkar et al. 2018), whose models abstain with an
     empty string, carried over to sentences.
-    ("The handbook does not say.") -> True; ("It is not before 9:00.") -> False
+    ("The handbook does not say.") -> True; ("Lunch is not provided.") -> False
     """
-    return not answer.strip() or _ABSTENTION.search(answer) is not None
+    return not answer.strip() or _ABSTENTION.search(folded(answer)) is not None
 
 
 def fabricates(answer: str, right_answers: Collection[str]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from evaluation.metrics import UNSPACED, normalise
+from evaluation.metrics import normalise, words
 
 MIN_QUESTION_CHARACTERS, MAX_QUESTION_CHARACTERS = 10, 300
 MAX_ANSWER_CHARACTERS = 400
@@ -22,8 +22,6 @@ MAX_ANSWER_CHARACTERS = 400
 MIN_KNOWN_SHARE = 0.5
 
 QUESTION_MARKS = ("?", "？", "؟")
-# Scripts without spaces between words: each character counts as one.
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 _LABEL = re.compile(r"^[\s>*#\-\d.()]*\**(q|question|a|answer)\s*\d*\**\s*[:.]\s*\**\s*", re.IGNORECASE)
 # A question that cannot stand without the passage beside it.
 _POINTING = re.compile(r"\b(?:passage|paragraph|the text|this text|text above|the author)\b", re.IGNORECASE)
@@ -119,14 +117,6 @@ def fault_of(pair: Pair, known: Collection[str]) -> Fault | None:
     if sum(word in known for word in question) < MIN_KNOWN_SHARE * len(question):
         return Fault.LANGUAGE
     return None
-
-
-def words(text: str) -> list[str]:
-    """Normalised words; of scripts that do not part words, characters.
-
-    "The MV-83, 請假" -> ["mv83", "請", "假"]
-    """
-    return _WORD.findall(normalise(text))
 
 
 def _holds(text: Sequence[str], part: Sequence[str]) -> bool:

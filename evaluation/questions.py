@@ -1,19 +1,23 @@
-"""Test questions with their answers, and the check that none of them was trained on."""
+"""Test questions with their answers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Self
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from cluster.errors import DataError
 from evaluation.metrics import normalise
 
-MAX_LEAKS_NAMED = 5
+MAX_FAULTS_NAMED = 5
+
+
+# An empty text stands in every answer.
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Kind(StrEnum):
@@ -36,8 +40,8 @@ class Question(BaseModel):
     id: str = Field(min_length=1)
     question: str = Field(min_length=1)
     kind: Kind
-    answer: str | None = Field(None, min_length=1, description="The right answer; null where there is none.")
-    accept: tuple[str, ...] = Field((), description="Other right answers.")
+    answer: Text | None = Field(None, description="The right answer; null where there is none.")
+    accept: tuple[Text, ...] = Field((), description="Other right answers.")
     document: str | None = Field(None, description="File name of the document that holds the answer.")
 
     @model_validator(mode="after")
@@ -47,6 +51,11 @@ class Question(BaseModel):
         return self
 
     @property
+    def document_name(self) -> str | None:
+        """The document as hits and citations name it: without its folders."""
+        return PurePosixPath(self.document).name if self.document is not None else None
+
+    @property
     def right_answers(self) -> tuple[str, ...]:
         return (self.answer, *self.accept) if self.answer is not None else ()
 
@@ -54,6 +63,7 @@ class Question(BaseModel):
 def load_questions(path: Path) -> list[Question]:
     """All questions of a JSONL file. Raises DataError with the line for a faulty or repeated one."""
     questions: dict[str, Question] = {}
+    asked: dict[str, str] = {}
     for number, row in read_rows(path):
         try:
             question = Question.model_validate(row)
@@ -65,10 +75,34 @@ def load_questions(path: Path) -> list[Question]:
             ) from exc
         if question.id in questions:
             raise DataError(f"{path} line {number}: id {question.id!r} is used twice; ids must differ", "id")
+        first = asked.setdefault(normalise(question.question), question.id)
+        if first != question.id:
+            raise DataError(
+                f"{path} line {number}: asks the same as {first!r}; a question that counts twice makes differences "
+                "look surer than they are, so remove one",
+                "question",
+            )
         questions[question.id] = question
     if not questions:
         raise DataError(f"{path} holds no questions")
     return list(questions.values())
+
+
+def check_documents(questions: Sequence[Question], folder: Path) -> None:
+    """Raise DataError naming questions whose document is not below the folder: none of its hits could be right."""
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    strays = [
+        f"{question.document} ({question.id})"
+        for question in questions
+        if question.document is not None and question.document_name not in names
+    ]
+    if strays:
+        named = ", ".join(strays[:MAX_FAULTS_NAMED])
+        raise DataError(
+            f"{len(strays)} questions name a document that is not below {folder}: {named}; correct `document`, or "
+            "leave it out where nothing holds the answer",
+            "questions",
+        )
 
 
 def limited(questions: Sequence[Question], per_kind: int | None) -> list[Question]:
@@ -81,53 +115,6 @@ def limited(questions: Sequence[Question], per_kind: int | None) -> list[Questio
         count = min(per_kind, len(own))
         chosen |= {own[index * len(own) // count] for index in range(count)}
     return [question for question in questions if question.id in chosen]
-
-
-def check_leakage(questions: list[Question], training: Path) -> None:
-    """Raise DataError naming the lines of `training` that ask a test question.
-
-    Compared as SQuAD compares answers: without case, punctuation, articles and spacing. A rewording is
-    no leak: that the fact was taught is what the kind `taught` says.
-    """
-    asked = {normalise(question.question): question.id for question in questions}
-    leaks = [
-        f"line {number} ({asked[text]})"
-        for number, row in read_rows(training)
-        for text in _user_turns(row)
-        if text in asked
-    ]
-    if leaks:
-        named = ", ".join(leaks[:MAX_LEAKS_NAMED])
-        rest = len(leaks) - MAX_LEAKS_NAMED
-        more = f" and {rest} more" if rest > 0 else ""
-        raise DataError(
-            f"{training} asks test questions: {named}{more}; a model would be praised for what it was told, "
-            "so reword or remove them and train again",
-            "training",
-        )
-
-
-def _user_turns(row: dict[str, Any]) -> set[str]:
-    """User texts of a chat or preference row, or the question of a plain one, normalised."""
-    holder = row["input"] if isinstance(row.get("input"), dict) else row
-    messages = holder.get("messages")
-    texts = (
-        [
-            _text(turn.get("content"))
-            for turn in messages
-            if isinstance(turn, dict) and turn.get("role") == "user"
-        ]
-        if isinstance(messages, list)
-        else [row.get(key) for key in ("question", "prompt", "instruction")]
-    )
-    return {normalise(text) for text in texts if isinstance(text, str)}
-
-
-def _text(content: Any) -> Any:
-    """A message's text; of parts, their texts."""
-    if not isinstance(content, list):
-        return content
-    return "\n".join(str(part["text"]) for part in content if isinstance(part, dict) and "text" in part)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

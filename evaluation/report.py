@@ -23,7 +23,9 @@ def render(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, money=money, duration=duration)
+    environment.filters.update(
+        percent=percent, points=points, p_value=p_value, money=money, duration=duration
+    )
     return environment.get_template("report.html.j2").render(
         results=results,
         measured=results.measured,
@@ -65,6 +67,17 @@ def drawings(results: Results) -> dict[str, Markup]:
 def percent(value: Interval | None) -> str:
     """`57 % (47 to 66)`, or a dash where the measure does not apply."""
     return f"{value.mean * 100:.0f} % ({value.low * 100:.0f} to {value.high * 100:.0f})" if value else "–"
+
+
+def points(difference: Interval) -> str:
+    """A difference of shares in percentage points with its sign: `+12 (−3 to +27)`."""
+    shown = [round(value * 100) for value in (difference.mean, difference.low, difference.high)]
+    mean, low, high = (f"{value:+}".replace("-", "−") if value else "0" for value in shown)
+    return f"{mean} ({low} to {high})"
+
+
+def p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def examples(lines: tuple[Line, ...]) -> list[Line]:

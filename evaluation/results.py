@@ -24,7 +24,7 @@ from evaluation.judging import Judged
 from evaluation.making import Made
 from evaluation.policy import policies
 from evaluation.questions import Question
-from evaluation.rows import Basis, speed_scores
+from evaluation.rows import Basis, speed_scores, timed_once
 from evaluation.scalability import Scalability
 from evaluation.scores import Score, score_all
 from evaluation.tuning import TrainedModel, runs_of
@@ -221,9 +221,9 @@ def _studied(config: CompareConfig, measured: Measured) -> dict[str, Mapping[str
     if measured.data:
         studied["data_dependency"] = little_data_scores(measured.data, list(config.cells))
     if measured.adaptability is not None:
-        studied["adaptability"] = speed_scores(measured.adaptability.seconds)
+        studied["adaptability"] = timed_once(speed_scores(measured.adaptability.seconds))
     if measured.scalability is not None:
-        studied["scalability"] = measured.scalability.scores
+        studied["scalability"] = timed_once(measured.scalability.scores)
     return studied
 
 
@@ -237,15 +237,9 @@ def _forgetting(measured: Measured, level: Level) -> Ruling | None:
 def _lines(
     questions: Sequence[Question], answers: Sequence[Answer], scores: Sequence[Score]
 ) -> Iterable[Line]:
-    for question in questions:
-        own = {(a.cell, a.variant): a for a in answers if a.question_id == question.id}
-        scored = {(s.cell, s.variant): s for s in scores if s.question_id == question.id}
-        yield Line(
-            question,
-            {_shown(*key): answer for key, answer in own.items()},
-            {_shown(*key): score for key, score in scored.items()},
-        )
-
-
-def _shown(cell: str, variant: str) -> str:
-    return f"{cell}, {variant}" if variant else cell
+    lines = {question.id: Line(question, {}, {}) for question in questions}
+    for answer, score in zip(answers, scores, strict=True):
+        shown = f"{answer.cell}, {answer.variant}" if answer.variant else answer.cell
+        lines[answer.question_id].answers[shown] = answer
+        lines[answer.question_id].scores[shown] = score
+    return lines.values()

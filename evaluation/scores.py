@@ -38,7 +38,7 @@ def score(answer: Answer, question: Question, numeric_tolerance: float, form: st
     """Right means: contains a right answer; abstains where there is none; cites nothing in small talk."""
     right_answers = question.right_answers
     is_answerable = question.kind in ANSWERABLE
-    document = question.document
+    document = question.document_name
     is_right = _is_right(answer, question, numeric_tolerance)
     retrieves = "search" in answer.stage_ms or bool(answer.hits)
     return Score(
@@ -72,7 +72,8 @@ def score(answer: Answer, question: Question, numeric_tolerance: float, form: st
 
 def _is_right(answer: Answer, question: Question, numeric_tolerance: float) -> bool:
     if question.kind is Kind.UNANSWERABLE:
-        return metrics.abstains(answer.text)
+        # An empty answer makes nothing up, but it does not say so either.
+        return bool(answer.text) and metrics.abstains(answer.text)
     if question.kind is Kind.SMALLTALK:
         return bool(answer.text) and not answer.cited
     return metrics.contains_answer(answer.text, question.right_answers) or (

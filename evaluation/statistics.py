@@ -46,6 +46,22 @@ def mean_interval(
     return Interval(mean, float(low), float(high))
 
 
+def share_interval(
+    values: Sequence[float] | Values, confidence: float, num_resamples: int, seed: int
+) -> Interval:
+    """As `mean_interval`, for values from 0 to 1. Where all are 0, or all 1, the exact interval of so many questions.
+
+    Drawing anew from equal values would call a handful of them certain (Clopper & Pearson 1934 instead).
+    12 of 12 right at 0.95: from 0.025 ** (1/12) = 0.735 to 1
+    """
+    sample = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if not (np.all(sample == 0) or np.all(sample == 1)):
+        return mean_interval(sample, confidence, num_resamples, seed)
+    mean, num_questions = float(sample[0, 0]), sample.shape[1]
+    width = 1 - ((1 - confidence) / 2) ** (1 / num_questions)
+    return Interval(mean, max(0.0, mean - width), min(1.0, mean + width))
+
+
 def _resampled_means(sample: Values, size: int, rng: np.random.Generator) -> Values:
     """[size] means of `sample`, [num_runs, num_questions], each over runs and questions drawn anew."""
     num_runs, num_questions = sample.shape

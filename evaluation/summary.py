@@ -31,7 +31,8 @@ def show(results: Results, console: Console) -> None:
     for flip in verdict.flips:
         console.print(
             f"  With a weight of {flip.at:.2f} instead of {flip.weight:.2f} on "
-            f"{flip.row.replace('_', ' ')}, {escape(flip.to)} would draw level."
+            f"{flip.row.replace('_', ' ')}, {escape(flip.to)} would draw level with "
+            f"{escape(verdict.overall.leaders[0])}."
         )
     console.print(f"Report: {escape(str(results.config.output / 'report.html'))}", soft_wrap=True)
     if verdict.overall.winner in results.policies:

@@ -136,19 +136,26 @@ def load_texts(results: Results) -> dict[str, tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """0.25 -> "250 ms"; 4.2 -> "4.2 s"; 130 -> "2 min 10 s"."""
-    if seconds < 1:
+    """0.25 -> "250 ms"; 4.2 -> "4.2 s"; 130 -> "2 min 10 s"; 27000 -> "7 h 30 min"."""
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    if seconds < 3600:
+        return _two_units(round(seconds), "min", "s")
+    return _two_units(round(seconds / 60), "h", "min")
+
+
+def _two_units(count: int, large: str, small: str) -> str:
+    """(130, "min", "s") -> "2 min 10 s"; (120, "min", "s") -> "2 min"."""
+    whole, rest = divmod(count, 60)
+    return f"{whole} {large} {rest} {small}" if rest else f"{whole} {large}"
 
 
 def money(amount: float) -> str:
-    """Two digits that count, never in powers of ten: 12.3 -> "12.30", 0.00123 -> "0.0012", 0 -> "0"."""
+    """Two digits that count, never in powers of ten: 1234.5 -> "1,234.50", 0.00123 -> "0.0012", 0 -> "0"."""
     if amount >= 0.1:
-        return f"{amount:.2f}"
+        return f"{amount:,.2f}"
     return np.format_float_positional(amount, precision=2, fractional=False, trim="-")
 
 

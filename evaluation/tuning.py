@@ -152,10 +152,18 @@ def _validation_rows(config: CompareConfig) -> Sequence[str]:
     return ["data.validation_path=null"]
 
 
+def training_files(config: CompareConfig) -> list[Path]:
+    """The JSONL files of rows that models are trained on, as far as they lie here. Errors as `own_data`."""
+    own = None if config.tuning is None else own_data(config.tuning).path
+    if config.training is not None:
+        return [config.training]
+    return [Path(own)] if own is not None and own.endswith(".jsonl") and Path(own).is_file() else []
+
+
 def own_data(tuning: TuningConfig) -> OwnData:
-    """What the training's own file says of its rows. Raises ConfigError when it cannot be read."""
+    """What the training's own file and its overrides say of its rows. Raises ConfigError when it cannot be read."""
     try:
-        return load_yaml_config(TrainingFile, tuning.config).data
+        return load_yaml_config(TrainingFile, tuning.config, tuning.overrides).data
     except ConfigError as exc:
         raise ConfigError(f"tuning.config: {exc.message}", "tuning.config") from exc
 

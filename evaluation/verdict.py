@@ -1,8 +1,8 @@
 """From scores to a verdict: which cell for which kind of question, how sure, and what would change it. Pure.
 
 A cell leads when no other cell is better by more than noise. One leader among several cells is a winner;
-several leaders are not told apart; when all lead there is no difference. Where training was repeated, a
-cell is ahead only if it is so with every run.
+several leaders are not told apart; when all lead there is no difference. A cell is ahead only if the test, the
+interval of the difference and, where training was repeated, every run say so.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from evaluation.statistics import (
     mcnemar,
     mean_interval,
     paired_permutation,
+    share_interval,
 )
 
 NO_DIFFERENCE = "no difference"
@@ -238,24 +239,25 @@ def _rule(
     means = {cell: float(own.mean()) for cell, own in values.items()}
     ranked = sorted(means, key=lambda cell: (-means[cell], cell))
     best = ranked[0]
+    drawn = (level.confidence, level.num_resamples, level.seed)
+    pairs = {
+        (first, second): Pair(first, second, mean_interval(values[first] - values[second], *drawn), p)
+        for (first, second), p in p_values.items()
+    }
 
     def is_behind(cell: str) -> bool:
-        # The test is over questions, averaged over runs; no run of training may contradict it.
-        pair = (best, cell) if (best, cell) in p_values else (cell, best)
+        # The test is over questions, averaged over runs. So the interval, which holds the spread of runs too, must
+        # leave out 0, and no run may contradict it: else three trainings that happened to do well would win.
+        pair = pairs[(best, cell) if (best, cell) in pairs else (cell, best)]
         in_every_run = bool(np.all((values[best] - values[cell]).mean(axis=1) > 0))
-        return in_every_run and p_values[pair] < 1 - level.confidence
-
-    def interval(own: Values) -> Interval:
-        return mean_interval(own, level.confidence, level.num_resamples, level.seed)
+        leaves_out_0 = pair.difference.low > 0 or pair.difference.high < 0
+        return in_every_run and leaves_out_0 and pair.p_value < 1 - level.confidence
 
     return Ruling(
         about=about,
         num_questions=max(own.shape[1] for own in values.values()),
-        cells={cell: interval(own) for cell, own in values.items()},
-        pairs=tuple(
-            Pair(first, second, interval(values[first] - values[second]), p)
-            for (first, second), p in p_values.items()
-        ),
+        cells={cell: share_interval(own, *drawn) for cell, own in values.items()},
+        pairs=tuple(pairs.values()),
         leaders=tuple(cell for cell in ranked if cell == best or not is_behind(cell)),
         reasons=(),
     )
@@ -281,11 +283,12 @@ def _pair_reason(ruling: Ruling) -> str:
     if ruling.text == NO_DIFFERENCE:
         return "No cell is ahead of the others by more than chance would make it on this many questions."
     if len(ruling.leaders) > 1:
-        return f"{' and '.join(ruling.leaders)} are ahead of the rest and cannot be told apart."
+        *others, last = ruling.leaders
+        return f"{', '.join(others)} and {last} are ahead of the rest and cannot be told apart."
     best = ruling.leaders[0]
     second = sorted(ruling.cells, key=lambda cell: (-ruling.cells[cell].mean, cell))[1]
     pair = next(pair for pair in ruling.pairs if {pair.first, pair.second} == {best, second})
     return (
-        f"{best} is ahead of {second}, the next best, by {abs(pair.difference.mean):.2f} "
+        f"{best} is ahead of {second}, the next best, by {abs(pair.difference.mean) * 100:.0f} points "
         f"(p {'< 0.001' if pair.p_value < 0.001 else f'= {pair.p_value:.3f}'} after correction)."
     )

@@ -3,12 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
-from cluster.errors import DataError
+from cluster.errors import DataError, InvalidInput
+from evaluation import asking
 from evaluation.answers import Answer, AnswerLog, Request
+from evaluation.asking import ask_all
 from evaluation.compare import BLOCK_QUESTIONS, requests_of
-from evaluation.config import CompareConfig
+from evaluation.config import CompareConfig, ServiceConfig
 from evaluation.questions import Kind, Question
 
 QUESTION = Question(id="a", question="How many days?", kind=Kind.TAUGHT, answer="27", document="leave.md")
@@ -79,3 +82,22 @@ def test_a_block_of_questions_is_asked_of_one_cell_after_another(tmp_path: Path)
     block, last = [str(number) for number in range(BLOCK_QUESTIONS)], str(BLOCK_QUESTIONS)
     first = [(cell, id_) for cell in ("plain", "rag") for id_ in block]
     assert asked == [*first, ("plain", last), ("rag", last)]
+
+
+class Refusal(openai.BadRequestError):
+    def __init__(self) -> None:
+        self.message = "too long"
+
+
+def test_a_question_that_is_refused_is_named_with_its_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> Answer:
+        raise Refusal
+
+    monkeypatch.setattr(asking, "_ask_one", refuse)
+    with (
+        AnswerLog(tmp_path / "answers.jsonl") as log,
+        pytest.raises(InvalidInput, match="refuses question a of cell rag: too long; change or remove it"),
+    ):
+        ask_all(ServiceConfig(), [REQUEST], log, lambda _: None)

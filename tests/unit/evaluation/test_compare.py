@@ -14,7 +14,13 @@ from evaluation import compare as comparing
 from evaluation.adaptability import Adaptability, Change, Way
 from evaluation.answers import Answer, Request
 from evaluation.compare import compare, prepare
-from evaluation.config import CompareConfig, ServiceConfig, load_config
+from evaluation.config import (
+    CompareConfig,
+    DataDependencyConfig,
+    ServiceConfig,
+    TuningConfig,
+    load_config,
+)
 from evaluation.indexing import Ingest
 from evaluation.results import Results
 
@@ -187,3 +193,17 @@ def test_a_document_that_is_no_text_is_named(world: World) -> None:
     world.document.write_bytes(b"%PDF\xff")
     with pytest.raises(DataError, match=r"leave\.md is not UTF-8 text"):
         prepare(world.config)
+
+
+def test_test_questions_in_the_trainings_own_rows_are_refused_too(world: World, tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"prompt": "How many 3?", "completion": "27"}\n')
+    (tmp_path / "run.yaml").write_text("data: {path: other.csv}\n")
+    tuning = TuningConfig(config=tmp_path / "run.yaml", overrides=(f"data.path={tmp_path / 'own.jsonl'}",))
+    with pytest.raises(DataError, match=r"own\.jsonl asks test questions: line 1 \(q3\)"):
+        prepare(world.config.model_copy(update={"tuning": tuning}))
+
+
+def test_a_study_that_no_question_is_of_is_refused_before_anything_is_trained(world: World) -> None:
+    world.config.questions.write_text('{"id": "u", "question": "Why?", "kind": "unanswerable"}\n')
+    with pytest.raises(DataError, match="taught and untaught questions, of which there are none"):
+        prepare(world.config.model_copy(update={"data_dependency": DataDependencyConfig()}))

@@ -61,6 +61,11 @@ def test_the_quick_form_trains_once_and_leaves_the_whole_report_alone() -> None:
         ("training=", "training"),
         ("data_dependency.shares=[1.5]", "shares"),
         ("adaptability.colour=red", "colour"),
+        ("adaptability.replace=27 days of paid leave", "nothing would change"),
+        ("adaptability.new=['']", r"adaptability\.new"),
+        ("cost.currency=''", "currency"),
+        ("cost.price_per_hour=.inf", "price_per_hour"),
+        ("weights.customization=.nan", "customization"),
         ("making.maker=gaps", "training and making"),
         ("making.api_key_env=KEY", "base_url"),
         ("system_prompts.router=Answer.", "router"),
@@ -74,6 +79,14 @@ def test_the_quick_form_trains_once_and_leaves_the_whole_report_alone() -> None:
 def test_a_fault_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(EXAMPLE, [override])
+
+
+def test_weights_on_nothing_that_is_measured_are_refused() -> None:
+    weights = dict.fromkeys(Weights.model_fields, 0.0) | {"scalability": 1.0}
+    config = load_config(EXAMPLE, [f"weights={weights}"])
+    with pytest.raises(ConfigError, match="count only \\['scalability'\\], of which none is measured"):
+        load_config(EXAMPLE, [f"weights={weights}", "scalability="])
+    assert config.weights.shares["scalability"] == 1.0
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

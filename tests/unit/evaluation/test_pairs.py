@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evaluation.pairs import Fault, Pair, Passage, gap_pairs, read_pairs, sentences, sift, words
+from evaluation.pairs import Fault, Pair, Passage, gap_pairs, read_pairs, sentences, sift
 
 LEAVE = Passage(
     "leave.md",
@@ -59,7 +59,6 @@ def test_the_checks_hold_in_a_script_without_spaces() -> None:
     sifted = sift([good, foreign], [passage])
     assert sifted.kept == (good,)
     assert sifted.dropped == {Fault.LANGUAGE: 1}
-    assert words("The MV-83, 請假") == ["mv83", "請", "假"]
 
 
 def test_pairs_are_read_from_labelled_lines_however_they_are_marked() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import DataError
-from evaluation.questions import GENERAL_QUESTIONS, Kind, Question, check_leakage, limited, load_questions
+from evaluation.questions import GENERAL_QUESTIONS, Kind, Question, check_documents, limited, load_questions
 
 ROW: dict[str, Any] = {
     "id": "a",
@@ -24,40 +24,25 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def chat(question: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "27."}]}
-
-
-def test_the_example_questions_are_read_and_none_is_in_the_training_file() -> None:
+def test_the_example_questions_are_read_and_name_documents_that_are_there() -> None:
     questions = load_questions(HANDBOOK / "test.jsonl")
     assert {question.kind for question in questions} == set(Kind) - {Kind.GENERAL}
-    check_leakage(questions, HANDBOOK / "train.jsonl")
+    check_documents(questions, HANDBOOK / "docs")
 
 
-def test_a_test_question_in_the_training_file_is_refused_with_its_line(tmp_path: Path) -> None:
-    questions = load_questions(write(tmp_path / "test.jsonl", ROW))
-    training = write(tmp_path / "train.jsonl", chat("When is lunch?"), chat("how many  days"), chat("Why?"))
-    with pytest.raises(DataError, match=r"line 2 \(a\);"):
-        check_leakage(questions, training)
+def test_a_document_that_is_not_there_is_refused_with_its_question(tmp_path: Path) -> None:
+    (tmp_path / "hr").mkdir()
+    (tmp_path / "hr" / "l.md").touch()
+    questions = [Question.model_validate(ROW), Question.model_validate(ROW | {"id": "b", "document": "L.md"})]
+    check_documents(questions[:1], tmp_path)
+    with pytest.raises(DataError, match=r"1 questions name a document .*: L\.md \(b\)"):
+        check_documents(questions, tmp_path)
 
 
-@pytest.mark.parametrize("form", ["parts", "preference"])
-def test_a_test_question_is_found_in_every_form_of_a_training_row(form: str, tmp_path: Path) -> None:
-    asked = "How many days of leave?"
-    content = [{"type": "text", "text": asked}] if form == "parts" else asked
-    conversation = {"messages": [{"role": "user", "content": content}]}
-    row = conversation if form == "parts" else {"input": conversation}
-    question = Question(id="leave-1", question=asked, kind=Kind.TAUGHT, answer="27")
-    with pytest.raises(DataError, match=r"line 1 \(leave-1\)"):
-        check_leakage([question], write(tmp_path / "train.jsonl", row))
-
-
-def test_a_training_set_equal_to_the_test_set_names_some_lines_and_counts_the_rest(tmp_path: Path) -> None:
-    rows = [ROW | {"id": f"q{index}", "question": f"Question {index}?"} for index in range(12)]
-    questions = load_questions(write(tmp_path / "test.jsonl", *rows))
-    training = write(tmp_path / "train.jsonl", *(chat(row["question"]) for row in rows))
-    with pytest.raises(DataError, match=r"line 1 .*line 5 .* and 7 more"):
-        check_leakage(questions, training)
+def test_lines_may_end_as_on_windows_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROW).encode() + b"\r\n\r\n")
+    assert [question.id for question in load_questions(path)] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +52,9 @@ def test_a_training_set_equal_to_the_test_set_names_some_lines_and_counts_the_re
         ({"answer": None}, "answer must be given"),
         ({"kind": "riddle"}, "line 2: kind"),
         ({"id": "b", "why": 1}, "line 2: why"),
+        ({"id": "b", "question": "how many days"}, "line 2: asks the same as 'a'"),
+        ({"id": "b", "accept": [""]}, r"line 2: accept\.0 String should have at least 1"),
+        ({"id": "b", "answer": " "}, "line 2: answer"),
         ({}, "used twice"),
     ],
 )

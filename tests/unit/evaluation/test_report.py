@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 
 from cluster.errors import Conflict
 from evaluation.answers import Answer, Hit
-from evaluation.config import CompareConfig
+from evaluation.charts import cost_chart
+from evaluation.config import CompareConfig, CostConfig
+from evaluation.cost import cell_cost
 from evaluation.figures import cell_figures
 from evaluation.judging import Judged
 from evaluation.questions import Kind, Question
-from evaluation.report import percent, render
+from evaluation.report import percent, points, render
 from evaluation.results import Measured, Results, collect
 from evaluation.scores import score_all
 from evaluation.statistics import Interval
@@ -106,7 +109,7 @@ def test_every_reference_in_the_charts_has_its_target_and_no_id_is_used_twice(tm
 def test_every_question_can_be_opened_and_what_was_not_measured_is_said(tmp_path: Path) -> None:
     shown = results(tmp_path)
     page = Page(render(shown))
-    assert page.tags.count("details") == len(QUESTIONS)
+    assert page.tags.count("details") == len(QUESTIONS) + 1, "and the pairs of cells"
     assert len(shown.not_measured) > 5
     for sentence in shown.not_measured:
         assert sentence in " ".join(page.words)
@@ -178,6 +181,36 @@ def test_the_interval_of_a_measure_holds_the_spread_between_training_runs() -> N
 def test_a_cell_answered_by_two_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Conflict, match="m and n"):
         results(tmp_path, ("m", "m", "n"))
+
+
+def test_a_difference_is_shown_with_its_sign_and_nothing_as_nothing() -> None:
+    assert points(Interval(0.12, -0.03, 0.27)) == "+12 (−3 to +27)"
+    assert points(Interval(0.0, -0.001, 0.0)) == "0 (0 to 0)"
+
+
+def test_every_pair_stands_in_the_page_with_its_difference_and_p_value(tmp_path: Path) -> None:
+    words = Page(render(results(tmp_path))).words
+    assert words.count("plain less rag") == 1 + len({question.kind for question in QUESTIONS})
+
+
+def test_answers_that_were_cut_off_are_told(tmp_path: Path) -> None:
+    shown = results(tmp_path)
+    cut = [
+        answer.model_copy(update={"finish_reason": "length" if answer.question_id == "t" else "stop"})
+        for answer in shown.measured.answers
+    ]
+    measured = replace(shown.measured, answers=cut)
+    again = collect(shown.config, measured, shown.made_at)
+    assert again.cells[0].cut_off == pytest.approx(1 / 3)
+    assert "cut off at 48 tokens" in render(again)
+
+
+@pytest.mark.parametrize("currency", ["US$", "$$", "$x^2$"])
+def test_any_currency_can_be_drawn(currency: str) -> None:
+    cost = cell_cost(
+        "tuned", CostConfig(price_per_hour=0), training_s=10, ingest_s=0, query_s=1, tokens_per_query=9
+    )
+    assert "<svg" in cost_chart([cost], 1000, currency)
 
 
 def test_a_measure_that_does_not_apply_is_a_dash() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from evaluation.metrics import Failure
 from evaluation.questions import Kind
-from evaluation.rows import Basis, customization, row_values, shares_of_measured, speed_scores
+from evaluation.rows import Basis, customization, row_values, shares_of_measured, speed_scores, timed_once
 from evaluation.scores import Score
 
 
@@ -44,6 +44,10 @@ def test_least_over_own_never_says_that_what_is_missing_is_fast() -> None:
         "plain": 0.0,
     }
     assert speed_scores({"plain": None}) == {"plain": 0.0}
+
+
+def test_what_is_timed_once_is_equal_within_a_tenth() -> None:
+    assert timed_once({"rag": 1.0, "tuned": 0.95, "plain": 0.5}) == {"rag": 1.0, "tuned": 1.0, "plain": 0.5}
 
 
 def test_the_form_makes_up_its_weight() -> None:

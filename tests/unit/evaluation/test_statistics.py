@@ -11,6 +11,7 @@ from evaluation.statistics import (
     mcnemar,
     mean_interval,
     paired_permutation,
+    share_interval,
 )
 
 
@@ -81,6 +82,15 @@ def test_an_interval_is_the_same_for_the_same_seed() -> None:
 def test_values_that_are_all_equal_have_no_spread() -> None:
     interval = mean_interval([1.0] * 5, 0.95, 500, 0)
     assert (interval.low, interval.mean, interval.high) == (1.0, 1.0, 1.0)
+
+
+def test_a_handful_of_equal_answers_is_not_certain() -> None:
+    interval = share_interval([1.0] * 12, 0.95, 500, 0)
+    assert (interval.low, interval.mean, interval.high) == (pytest.approx(0.025 ** (1 / 12)), 1.0, 1.0)
+    none_right = share_interval(np.zeros((3, 12)), 0.95, 500, 0)
+    assert (none_right.low, none_right.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 12)))
+    assert share_interval([1.0], 0.95, 500, 0).low == pytest.approx(0.025)
+    assert share_interval([0.0, 1.0], 0.95, 500, 0) == mean_interval([0.0, 1.0], 0.95, 500, 0)
 
 
 def test_intervals_hold_the_true_mean_about_as_often_as_they_say() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +42,15 @@ CHANGE = AdaptabilityConfig(
 )
 def test_an_answer_tells_the_new_fact_the_old_one_or_neither(text: str, what: Told) -> None:
     assert told(text, ["27"], ["31"]) is what
+
+
+def test_a_fact_is_changed_in_rows_with_quotes_and_escaped_letters(tmp_path: Path) -> None:
+    rows = tmp_path / "train.jsonl"
+    rows.write_text('{"messages": "caf\\u00e9 \\"Blue\\" opens"}\r\n{"messages": "else"}\n', encoding="utf-8")
+    change = CHANGE.model_copy(update={"find": 'café "Blue"', "replace": 'café "Red"'})
+    lines, num_changed = adaptability._changed_rows(rows, change)
+    assert [json.loads(line)["messages"] for line in lines] == ['café "Red" opens', "else"]
+    assert num_changed == 1
 
 
 def watched(answers: list[str], num_before_change: int) -> Change:
@@ -148,7 +158,11 @@ def test_two_cells_break_even_where_what_was_spent_first_is_saved() -> None:
     rag = cell_cost("rag", prices, 0, 0, 3, 50)
     (found,) = break_evens([tuned, rag])
     assert (found.dearer_at_first, found.other, found.num_queries) == ("tuned", "rag", 50)
-    assert break_evens([tuned, cell_cost("plain", prices, 0, 0, 0.5, 50)]) == [], "never catches up"
+    (never,) = break_evens([tuned, cell_cost("plain", prices, 0, 0, 0.5, 50)])
+    assert never.num_queries is None
+    (level,) = break_evens([tuned, cell_cost("plain", prices, 0, 0, 1, 50)])
+    assert level.num_queries is None, "nothing is saved"
+    assert break_evens([rag, cell_cost("plain", prices, 0, 0, 1, 50)]) == [], "neither costs more at first"
 
 
 def test_little_data_counts_the_mean_over_all_amounts() -> None:

@@ -141,6 +141,23 @@ def test_equal_cells_with_repeated_trainings_are_not_told_apart() -> None:
     assert sum(verdict.overall.text == NO_DIFFERENCE for verdict in verdicts) >= 95
 
 
+def test_trainings_that_happened_to_do_well_are_not_taken_for_a_difference() -> None:
+    # Each seed is right more or less often by 0.1: three of them lie on one side of the other cell one time in four.
+    rng = np.random.default_rng(0)
+    verdicts = []
+    for seed in range(NUM_REPEATS):
+        runs = {str(run): float(np.clip(rng.normal(0.6, 0.1), 0, 1)) for run in range(3)}
+        verdicts.append(judge(simulate_runs(seed, {"tuned": runs, "rag": {"": 0.6}}), Weights(), LEVEL))
+    assert sum(verdict.overall.text == NO_DIFFERENCE for verdict in verdicts) >= 93
+
+
+def test_a_leader_is_never_inside_the_interval_of_its_difference() -> None:
+    p_right = {"tuned": {"1": 0.62, "2": 0.95, "3": 0.85}, "rag": {"": 0.6}}
+    for seed in range(20):
+        overall = judge(simulate_runs(seed, p_right), Weights(), LEVEL).overall
+        assert (overall.winner == "tuned") <= (overall.pairs[0].difference.low > 0)
+
+
 def test_a_cell_that_one_training_run_contradicts_is_not_the_winner() -> None:
     agreeing = {"tuned": {"1": 0.9, "2": 0.9, "3": 0.9}, "rag": {"": 0.5}}
     assert judge(simulate_runs(0, agreeing), Weights(), LEVEL).overall.winner == "tuned"
