@@ -237,14 +237,14 @@ def _forgetting(measured: Measured, level: Level) -> Ruling | None:
 def _lines(
     questions: Sequence[Question], answers: Sequence[Answer], scores: Sequence[Score]
 ) -> Iterable[Line]:
+    own: dict[str, dict[str, Answer]] = {question.id: {} for question in questions}
+    scored: dict[str, dict[str, Score]] = {question.id: {} for question in questions}
+    for answer in answers:
+        own[answer.question_id][_shown(answer.cell, answer.variant)] = answer
+    for score in scores:
+        scored[score.question_id][_shown(score.cell, score.variant)] = score
     for question in questions:
-        own = {(a.cell, a.variant): a for a in answers if a.question_id == question.id}
-        scored = {(s.cell, s.variant): s for s in scores if s.question_id == question.id}
-        yield Line(
-            question,
-            {_shown(*key): answer for key, answer in own.items()},
-            {_shown(*key): score for key, score in scored.items()},
-        )
+        yield Line(question, own[question.id], scored[question.id])
 
 
 def _shown(cell: str, variant: str) -> str:
