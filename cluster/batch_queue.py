@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
 from sqlalchemy.engine import Engine
 
 from cluster.batch_records import ACTIVE, BATCHES, RESULTS, Batch, BatchStatus
@@ -170,13 +170,11 @@ class BatchQueue:
         return True
 
     def _waiting(self, now: float, may_answer: bool) -> Any:
-        other = BATCHES.alias()
         answering = BatchStatus.IN_PROGRESS.value
-        tenant_is_busy = exists().where(
-            other.c.tenant == BATCHES.c.tenant, other.c.status == answering, other.c.leased_until > now
-        )
+        other = BATCHES.alias()
+        busy = select(other.c.tenant).where(other.c.status == answering, other.c.leased_until > now)
         other_task = or_(BATCHES.c.status != answering, BATCHES.c.expires_at <= now)
-        due = or_(other_task, ~tenant_is_busy) if may_answer else other_task
+        due = or_(other_task, BATCHES.c.tenant.not_in(busy)) if may_answer else other_task
         return (
             select(BATCHES)
             .where(BATCHES.c.status.in_(ACTIVE), BATCHES.c.leased_until <= now, due)

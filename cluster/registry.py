@@ -33,6 +33,9 @@ from cluster.cards import ModelCard, ModelKind
 from cluster.database import METADATA, open_database, reading
 from cluster.errors import Conflict, NotFound
 
+# Databases take a bounded number of values in one query, PostgreSQL 65,535.
+IDS_AT_ONCE = 500
+
 # Tenant of what the command line registers: seen by every tenant.
 SHARED = ""
 
@@ -94,7 +97,7 @@ class Registry:
         with reading(self._engine) as connection:
             body = connection.scalar(query)
         if body is None:
-            known = ", ".join(card.id for card in self.list(tenant=tenant)) or "none yet"
+            known = some_of(self._ids(tenant)) or "none yet"
             raise NotFound(
                 f"no model named {name!r} is registered (registered: {known})", "model", "model_not_found"
             )
@@ -112,12 +115,14 @@ class Registry:
         """Every card with its tenant, newest first. Cheap to ask again: cards never change, and are kept."""
         order = select(CARDS.c.id, CARDS.c.tenant).order_by(CARDS.c.created_at.desc(), CARDS.c.id)
         with reading(self._engine) as connection:
-            rows = connection.execute(order).all()
-            missing = [row.id for row in rows if row.id not in self._cards]
-            bodies = connection.execute(select(CARDS.c.id, CARDS.c.body).where(CARDS.c.id.in_(missing)))
-            self._cards |= {row.id: ModelCard.model_validate_json(row.body) for row in bodies}
-        self._cards = {row.id: self._cards[row.id] for row in rows}
-        return [(row.tenant, self._cards[row.id]) for row in rows]
+            rows = [(id_, tenant) for id_, tenant in connection.execute(order)]
+            missing = [id_ for id_, _ in rows if id_ not in self._cards]
+            for start in range(0, len(missing), IDS_AT_ONCE):
+                ids = missing[start : start + IDS_AT_ONCE]
+                bodies = connection.execute(select(CARDS.c.id, CARDS.c.body).where(CARDS.c.id.in_(ids)))
+                self._cards |= {id_: ModelCard.model_validate_json(body) for id_, body in bodies}
+        self._cards = {id_: self._cards[id_] for id_, _ in rows}
+        return [(tenant, self._cards[id_]) for id_, tenant in rows]
 
     def aliases(self, tenant: str = SHARED) -> dict[str, str]:
         """Alias -> card id, of one tenant; by default the shared ones."""
@@ -207,6 +212,12 @@ class Registry:
         with self._engine.begin() as connection:
             connection.execute(delete(RETIRED).where(RETIRED.c.uri == uri))
 
+    def _ids(self, tenant: str | None) -> Sequence[str]:
+        """Of all cards that a tenant sees, newest first."""
+        query = select(CARDS.c.id).where(_of(CARDS, tenant)).order_by(CARDS.c.created_at.desc(), CARDS.c.id)
+        with reading(self._engine) as connection:
+            return connection.scalars(query).all()
+
 
 def add_card(connection: Connection, card: ModelCard, tenant: str = SHARED) -> None:
     """`Registry.register` in the caller's transaction, which a Conflict ends."""
@@ -223,6 +234,16 @@ def add_card(connection: Connection, card: ModelCard, tenant: str = SHARED) -> N
         connection.execute(insert(CARDS).values(**row))
     except IntegrityError as exc:
         raise Conflict(f"a model named {card.id} is registered already; ids are never reused") from exc
+
+
+def some_of(names: Sequence[str], limit: int = 20) -> str:
+    """Names of models for a message, which is read: not all of thousands.
+
+    >>> some_of(["a", "b", "c"]), some_of(["a", "b", "c"], limit=2)
+    ('a, b, c', 'a, b and 1 more')
+    """
+    listed = ", ".join(names[:limit])
+    return f"{listed} and {len(names) - limit:,} more" if len(names) > limit else listed
 
 
 def _of(table: Table, tenant: str | None) -> ColumnElement[bool]:

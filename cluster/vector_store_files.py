@@ -28,13 +28,12 @@ from cluster.vector_store_records import (
 )
 from cluster.vector_store_rows import (
     counts_by,
-    expired,
     files_of,
     is_file,
     require_batch,
     require_file,
     require_store,
-    with_counts,
+    require_usable,
 )
 
 
@@ -182,10 +181,8 @@ class StoreFiles:
 
     def _use(self, connection: Connection, tenant: str, store_id: str) -> None:
         """Note that a store is used. Raises NotFound, and Conflict when it has expired."""
-        (store,) = with_counts(connection, [require_store(connection, tenant, store_id)])
         now = self._clock()
-        if store.is_expired(now):
-            raise expired(store_id)
+        require_usable(connection, tenant, store_id, now)
         connection.execute(update(STORES).where(STORES.c.id == store_id).values(last_active_at=now))
 
 

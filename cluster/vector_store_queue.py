@@ -57,14 +57,17 @@ class VectorStoreQueue:
         Tenants take turns: of those that wait, the one with the fewest items in progress comes first.
         """
         now, lease = self._clock(), secrets.token_hex(16)
-        busy = STORE_FILES.alias()
-        num_in_progress = (
-            select(func.count())
-            .where(busy.c.tenant == STORE_FILES.c.tenant, busy.c.leased_until > now)
-            .scalar_subquery()
+        # Counted once for each tenant: counted for each item, a claim among 10,000 took 18 s.
+        leased = STORE_FILES.alias()
+        busy = (
+            select(leased.c.tenant, func.count().label("num_items"))
+            .where(leased.c.leased_until > now)
+            .group_by(leased.c.tenant)
+            .subquery()
         )
         query = (
             select(STORE_FILES)
+            .outerjoin(busy, busy.c.tenant == STORE_FILES.c.tenant)
             .where(
                 STORE_FILES.c.leased_until <= now,
                 or_(
@@ -73,7 +76,7 @@ class VectorStoreQueue:
                     STORE_FILES.c.needs_purge,
                 ),
             )
-            .order_by(num_in_progress, STORE_FILES.c.created_at, STORE_FILES.c.id)
+            .order_by(func.coalesce(busy.c.num_items, 0), STORE_FILES.c.created_at, STORE_FILES.c.id)
             .limit(1)
             .with_for_update(skip_locked=True, of=STORE_FILES)
         )

@@ -64,6 +64,7 @@ STORE_FILES = Table(
     Column("leased_until", Double, nullable=False),
     Column("num_attempts", Integer, nullable=False),
     Index("ix_vector_store_files_work", "status", "leased_until"),
+    Index("ix_vector_store_files_listing", "store_id", "created_at", "id"),
 )
 
 FILE_BATCHES = Table(
@@ -109,6 +110,11 @@ class Chunking:
     overlap_tokens: int
 
 
+def expiry(last_active_at: float, after_days: int | None) -> float | None:
+    """When a store expires that was last used then, in Unix seconds; None for never."""
+    return None if after_days is None else last_active_at + after_days * DAY_S
+
+
 @dataclass(frozen=True)
 class VectorStore:
     """One store. Times are Unix seconds; `labels` are the caller's metadata; `usage_bytes` of its chunks."""
@@ -126,8 +132,7 @@ class VectorStore:
 
     @property
     def expires_at(self) -> float | None:
-        days = self.expires_after_days
-        return None if days is None else self.last_active_at + days * DAY_S
+        return expiry(self.last_active_at, self.expires_after_days)
 
     def is_expired(self, now: float) -> bool:
         return self.expires_at is not None and now >= self.expires_at

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from cluster.errors import Conflict, NotFound
-from cluster.vector_store_records import FILE_BATCHES, STORE_FILES, STORES, FileCounts, VectorStore
+from cluster.vector_store_records import FILE_BATCHES, STORE_FILES, STORES, FileCounts, VectorStore, expiry
 
 
 def expired(store_id: str) -> Conflict:
@@ -36,6 +36,14 @@ def require_store(connection: Connection, tenant: str, store_id: str) -> Row[Any
     if row is None:
         raise unknown_store(store_id)
     return row
+
+
+def require_usable(connection: Connection, tenant: str, store_id: str, now: float) -> None:
+    """Raises NotFound, and Conflict when a store has expired. Its files are not counted: every search asks."""
+    row = require_store(connection, tenant, store_id)
+    expires_at = expiry(row.last_active_at, row.expires_after_days)
+    if expires_at is not None and now >= expires_at:
+        raise expired(store_id)
 
 
 def unknown_store(store_id: str) -> NotFound:

@@ -18,7 +18,7 @@ from cluster.database import open_database, reading
 from cluster.paging import Page, keep_places, page_of_rows
 from cluster.vector_store_files import StoreFiles, add_files
 from cluster.vector_store_records import STORE_FILES, STORES, NewFile, VectorStore
-from cluster.vector_store_rows import expired, require_store, stores_of, with_counts
+from cluster.vector_store_rows import require_store, require_usable, stores_of, with_counts
 
 # Searches come by the second; a store's last use is written at most so often.
 TOUCH_EVERY_S = 60.0
@@ -64,12 +64,10 @@ class VectorStores:
             row = require_store(connection, tenant, store_id)
             return with_counts(connection, [row])[0]
 
-    def usable(self, tenant: str, store_id: str) -> VectorStore:
-        """A store that can be searched. Raises NotFound, and Conflict when it has expired."""
-        store = self.get(tenant, store_id)
-        if store.is_expired(self._clock()):
-            raise expired(store_id)
-        return store
+    def require_usable(self, tenant: str, store_id: str) -> None:
+        """Raises NotFound, and Conflict when the store has expired and cannot be searched any more."""
+        with reading(self._engine) as connection:
+            require_usable(connection, tenant, store_id, self._clock())
 
     def list(
         self,

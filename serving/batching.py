@@ -75,8 +75,8 @@ class Batcher(Generic[Item, Result]):
                 lengths = [entry.num_tokens for entry in waiting]
                 batches = padded_batches(lengths, self._max_batch_tokens, self._pass_tokens)
                 oldest = next((batch for batch in batches if 0 in batch), [])
-                taken = [waiting[index] for index in oldest]
-                self._waiting = [entry for index, entry in enumerate(waiting) if index not in set(oldest)]
+                taken, leaving = [waiting[index] for index in oldest], set(oldest)
+                self._waiting = [entry for index, entry in enumerate(waiting) if index not in leaving]
                 if taken:
                     await self._run_batch(taken)
         finally:

@@ -61,7 +61,9 @@ def require_sound(value: object, param: str = "", depth: int = 0, *, is_kept: bo
             require_sound(item, f"{param}.{key}" if param else key, depth + 1, is_kept=is_kept)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            require_sound(item, f"{param}[{index}]", depth + 1, is_kept=is_kept)
+            # A prompt may be a million token ids: a second's work, if each were given its name.
+            if type(item) is not int or item not in INTEGERS:
+                require_sound(item, f"{param}[{index}]", depth + 1, is_kept=is_kept)
     elif isinstance(value, str):
         fault = text_fault(value, is_kept)
     elif isinstance(value, float) and not math.isfinite(value):

@@ -19,9 +19,20 @@ from typing import NamedTuple
 
 from cluster.cards import ModelCard, ModelKind, slug
 from cluster.errors import Conflict, NotFound
-from cluster.registry import SHARED, Registry
+from cluster.registry import SHARED, Registry, some_of
 from cluster.router_policy import AUTO, RouterPolicy
 from serving.engine import Adapter
+
+
+class Seen(NamedTuple):
+    """Of a snapshot what one tenant sees: cards by id, newest first, and aliases of their ids."""
+
+    cards: Mapping[str, ModelCard]
+    aliases: Mapping[str, str]
+
+    def card(self, name: str) -> ModelCard | None:
+        """By id or alias."""
+        return self.cards.get(self.aliases.get(name, name))
 
 
 class Snapshot(NamedTuple):
@@ -37,12 +48,11 @@ class Snapshot(NamedTuple):
     own_aliases: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     policy: RouterPolicy | None = None
 
-    def seen_by(self, tenant: str) -> Snapshot:
+    def seen_by(self, tenant: str) -> Seen:
         """What a tenant sees; its own alias goes before a shared one."""
-        cards = [card for card in self.cards if self.owners.get(card.id, tenant) == tenant]
-        seen = {card.id for card in cards}
+        cards = {card.id: card for card in self.cards if self.owners.get(card.id, tenant) == tenant}
         aliases = {**self.aliases, **self.own_aliases.get(tenant, {})}
-        return Snapshot(cards, {alias: card for alias, card in aliases.items() if card in seen})
+        return Seen(cards, {alias: card_id for alias, card_id in aliases.items() if card_id in cards})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +90,15 @@ class Catalogue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._generators = dict(generators)
+        # Of two deployments of the same weights the first hosts.
+        self._hosts = {slug(reference): name for name, reference in reversed(self._generators.items())}
         self._embedder = embedder
         self._read = read
         self._ttl_s = ttl_s
         self._clock = clock
+        # A router answers thousands of requests by one snapshot, which may hold thousands of cards.
         self._snapshot = Snapshot([], {})
+        self._seen: dict[str, Seen] = {}
         self._read_at: float | None = None
         self._lock = asyncio.Lock()
 
@@ -119,8 +133,16 @@ class Catalogue:
             if not fresh:
                 read_at = self._clock()
                 self._snapshot = await asyncio.to_thread(self._read)
+                self._seen.clear()
                 self._read_at = read_at
             return self._snapshot
+
+    async def seen_by(self, tenant: str, refresh: bool = False) -> Seen:
+        """What a tenant sees of `current`."""
+        snapshot = await self.current(refresh)
+        if tenant not in self._seen:
+            self._seen[tenant] = snapshot.seen_by(tenant)
+        return self._seen[tenant]
 
     async def policy(self) -> RouterPolicy | None:
         """The promoted policy of `auto`, the same for all tenants."""
@@ -134,8 +156,7 @@ class Catalogue:
     def deployment_of(self, card: ModelCard) -> str | None:
         """The generator that hosts a registered model, None when none does."""
         weights = card.base_model if card.is_adapter else card.id
-        hosts = (name for name, reference in self._generators.items() if slug(reference) == slug(weights))
-        return next(hosts, None) if card.kind is ModelKind.GENERATOR else None
+        return self._hosts.get(slug(weights)) if card.kind is ModelKind.GENERATOR else None
 
     def served(self, card: ModelCard) -> ServedModel:
         """A registered model as one that answers."""
@@ -181,30 +202,22 @@ class TenantCatalogue:
         base = self._catalogue.base_named(name)
         if base is not None:
             return self._of_kind(base, kind, name)
-        snapshot = await self._current()
-        card = _card(name, snapshot)
+        card = (await self._seen()).card(name) or (await self._seen(refresh=True)).card(name)
         if card is None:
-            snapshot = await self._current(refresh=True)
-            card = _card(name, snapshot)
-        if card is None:
-            known = ", ".join(model.name for model in await self.list())
+            known = some_of([model.name for model in await self.list()])
             raise NotFound(f"no model named {name!r}; there are {known}", "model", "model_not_found")
         self._require_servable(card)
         return self._of_kind(self._catalogue.served(card), kind, name)
 
     async def list(self) -> list[ServedModel]:
         """Everything that can be asked for: the bases, then cards, newest first."""
-        snapshot = await self._current()
-        served = [
-            self._catalogue.served(card)
-            for card in snapshot.cards
-            if card.parity.passed and self._catalogue.unservable(card) is None
-        ]
+        cards = (await self._seen()).cards.values()
+        served = [self._catalogue.served(card) for card in cards if self._is_served(card)]
         return [*self._catalogue.bases, self._catalogue.embedder, *served]
 
     async def aliases(self) -> Mapping[str, str]:
         """Alias to card id, without those that a base model's name hides: made before it was deployed."""
-        found = (await self._current()).aliases
+        found = (await self._seen()).aliases
         return {
             alias: card_id
             for alias, card_id in found.items()
@@ -213,10 +226,15 @@ class TenantCatalogue:
 
     async def pair_classifier(self) -> ServedModel | None:
         """The newest registered classifier of sentence pairs."""
-        return next((m for m in await self.list() if m.card is not None and m.card.is_pair), None)
+        cards = (await self._seen()).cards.values()
+        pairs = (card for card in cards if card.is_pair and self._is_served(card))
+        return next(map(self._catalogue.served, pairs), None)
 
-    async def _current(self, refresh: bool = False) -> Snapshot:
-        return (await self._catalogue.current(refresh)).seen_by(self._tenant)
+    async def _seen(self, refresh: bool = False) -> Seen:
+        return await self._catalogue.seen_by(self._tenant, refresh)
+
+    def _is_served(self, card: ModelCard) -> bool:
+        return card.parity.passed and self._catalogue.unservable(card) is None
 
     def _of_kind(self, model: ServedModel, kind: ModelKind, name: str) -> ServedModel:
         if model.kind is not kind:
@@ -241,11 +259,6 @@ def snapshot_of(registry: Registry, policy: RouterPolicy | None = None) -> Snaps
     aliases = registry.aliases_by_tenant()
     owners = {card.id: tenant for tenant, card in owned if tenant != SHARED}
     return Snapshot([card for _, card in owned], aliases.pop(SHARED, {}), owners, aliases, policy)
-
-
-def _card(name: str, snapshot: Snapshot) -> ModelCard | None:
-    card_id = snapshot.aliases.get(name, name)
-    return next((card for card in snapshot.cards if card.id == card_id), None)
 
 
 def _base(reference: str, deployment: str) -> ServedModel:

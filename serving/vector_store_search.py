@@ -210,7 +210,8 @@ class VectorStoreSearch:
         own, others = [], []
         for store_id in dict.fromkeys(store_ids):
             try:
-                own.append(self.stores.usable(tenant, store_id).id)
+                self.stores.require_usable(tenant, store_id)
+                own.append(store_id)
             except NotFound:
                 others.append(store_id)
         return own, others

@@ -7,6 +7,7 @@ block-diagonal attention mask. What each row contributes to loss and gradient is
 from __future__ import annotations
 
 import bisect
+import heapq
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -22,16 +23,25 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     [[0, 3], [2, 1, 4]]
     """
     sequences: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, sequence), sorted
+    # Not one sorted list of sequences, in which each row would move thousands: a sequence has few sizes of room.
+    with_room: dict[int, list[int]] = {}  # free tokens -> sequences, a heap
+    sizes: list[int] = []  # its keys, sorted
     for row in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        place = bisect.bisect_left(room, (lengths[row], -1))
-        if place < len(room):
-            free, number = room.pop(place)
+        place = bisect.bisect_left(sizes, lengths[row])
+        if place < len(sizes):
+            free = sizes[place]
+            number = heapq.heappop(with_room[free])
+            if not with_room[free]:
+                del with_room[free], sizes[place]
         else:
             free, number = capacity, len(sequences)
             sequences.append([])
         sequences[number].append(row)
-        bisect.insort(room, (free - lengths[row], number))
+        left = free - lengths[row]
+        if left not in with_room:
+            with_room[left] = []
+            bisect.insort(sizes, left)
+        heapq.heappush(with_room[left], number)
     return sequences
 
 

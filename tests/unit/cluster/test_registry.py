@@ -10,7 +10,7 @@ import pytest
 
 from cluster.cards import ModelCard, ModelKind, Parity
 from cluster.errors import Conflict, HamletError, InvalidInput, NotFound
-from cluster.registry import Registry
+from cluster.registry import SHARED, Registry
 
 MakeCard = Callable[..., ModelCard]
 
@@ -135,6 +135,27 @@ def test_a_tenant_sees_its_own_models_and_the_shared_ones(registry: Registry, ma
         registry.get("theirs", "us")
     assert "theirs, " not in str(unknown.value)
     assert len(registry.list()) == 3  # the operator sees all
+
+
+def test_an_unknown_name_is_answered_with_some_of_many_models(
+    registry: Registry, make_card: MakeCard
+) -> None:
+    for number in range(25):
+        registry.register(make_card(id=f"model-{number}"))
+    with pytest.raises(NotFound, match=r"registered: model-\d+, .* and 5 more") as unknown:
+        registry.get("none")
+    assert unknown.value.message.count("model-") == 20
+
+
+def test_more_cards_are_read_than_a_database_takes_values_in_one_query(
+    registry: Registry, make_card: MakeCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.registry.IDS_AT_ONCE", 2)
+    for number in range(5):
+        registry.register(make_card(id=f"model-{number}"), "us" if number % 2 else SHARED)
+    assert {card.id: tenant for tenant, card in registry.owned()} == {
+        f"model-{number}": "us" if number % 2 else SHARED for number in range(5)
+    }
 
 
 def test_two_tenants_have_an_alias_of_the_same_name(registry: Registry, make_card: MakeCard) -> None:

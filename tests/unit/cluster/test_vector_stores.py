@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
+
 import pytest
 from sqlalchemy.engine import Engine
 
@@ -11,6 +14,7 @@ from cluster.vector_store_records import DAY_S, Chunking, FileStatus, NewFile
 from cluster.vector_stores import VectorStores
 
 CUT = Chunking(192, 32)
+NumSteps = Callable[[Engine, Callable[[], object]], int]
 
 
 class Clock:
@@ -138,6 +142,35 @@ def test_tenants_take_turns(
     assert order == ["ann", "bob", "ann"]
 
 
+def test_the_work_of_a_claim_grows_as_the_files_that_wait(
+    stores: VectorStores, queue: VectorStoreQueue, engine: Engine, num_steps: NumSteps
+) -> None:
+    def claim_among(num_more: int) -> int:
+        many = [NewFile(f"file-{uuid.uuid4().hex}", "a.md", CUT, {}) for _ in range(num_more)]
+        stores.create("ann", files=many)
+        return num_steps(engine, lambda: queue.claim(30))
+
+    few, many = claim_among(200), claim_among(800)
+    assert many < 10 * few  # of 5 times as many; 25 times, were each compared with each
+
+
+def test_a_page_of_a_large_store_and_leave_to_search_it_read_no_more_than_of_a_small_one(
+    stores: VectorStores, files: Files, engine: Engine, num_steps: NumSteps
+) -> None:
+    def steps_with(num_files: int) -> list[int]:
+        many = [NewFile(f"file-{uuid.uuid4().hex}", "a.md", CUT, {}) for _ in range(num_files)]
+        store = stores.create("ann", files=many)
+        first = stores.files.list("ann", store.id, limit=10).data[-1]
+        return [
+            num_steps(engine, lambda: stores.files.list("ann", store.id, limit=10, after=first.id)),
+            num_steps(engine, lambda: stores.require_usable("ann", store.id)),
+            num_steps(engine, lambda: stores.files.attach("ann", store.id, new(files))),
+        ]
+
+    for few, many in zip(steps_with(50), steps_with(1000), strict=True):
+        assert many < few + 500
+
+
 def test_a_file_that_is_taken_out_while_it_is_read_is_removed_next(
     stores: VectorStores, queue: VectorStoreQueue, files: Files
 ) -> None:
@@ -227,10 +260,11 @@ def test_a_store_expires_after_its_last_use_and_its_files_go(
     stores.touch([store.id])
     clock.now += 1.5 * DAY_S
     queue.sweep()
-    assert stores.usable("ann", store.id).file_counts.total == 1
+    stores.require_usable("ann", store.id)
+    assert stores.get("ann", store.id).file_counts.total == 1
     clock.now += 0.5 * DAY_S
     with pytest.raises(Conflict, match="expired"):
-        stores.usable("ann", store.id)
+        stores.require_usable("ann", store.id)
     with pytest.raises(Conflict, match="expired"):
         stores.files.attach("ann", store.id, new(files))
     queue.sweep()

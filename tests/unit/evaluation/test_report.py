@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -113,6 +115,29 @@ def test_every_question_can_be_opened_and_what_was_not_measured_is_said(tmp_path
     assert len(shown.not_measured) > 5
     for sentence in shown.not_measured:
         assert sentence in " ".join(page.words)
+
+
+def test_answers_are_put_to_their_questions_in_one_pass(tmp_path: Path) -> None:
+    made = results(tmp_path)
+    num_passes = Counter[int]()
+
+    class Counted(list[Answer]):
+        def __iter__(self) -> Iterator[Answer]:
+            num_passes[num_questions] += 1
+            return super().__iter__()
+
+    for num_questions in (3, 30):
+        questions = [
+            q.model_copy(update={"id": f"{q.id}{i}"}) for i in range(num_questions // 3) for q in QUESTIONS
+        ]
+        answers = [
+            answer.model_copy(update={"question_id": f"{answer.question_id}{i}"})
+            for i in range(num_questions // 3)
+            for answer in made.measured.answers
+        ]
+        again = collect(made.config, Measured(questions, Counted(answers)), made.made_at)
+        assert [set(line.answers) for line in again.lines] == [{"plain", "rag"}] * num_questions
+    assert num_passes[3] == num_passes[30]
 
 
 def test_the_same_results_make_the_same_page(tmp_path: Path) -> None:

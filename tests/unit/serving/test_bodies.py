@@ -136,12 +136,25 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(client: Te
         ({"weights": {"speed": float("inf")}}, "weights.speed", "no number in JSON"),
         ({"attributes": {"size": 2**63}}, "attributes.size", "64 bits"),
         ({"attributes": {"size": -(2**63) - 1}}, "attributes.size", "64 bits"),
+        ({"prompt": [[1, 2], [3, 2**63]]}, "prompt[1][1]", "64 bits"),
     ],
 )
 def test_what_cannot_be_kept_is_named(value: Any, param: str, word: str) -> None:
     with pytest.raises(InvalidInput, match=word) as caught:
         require_sound(value)
     assert caught.value.param == param
+
+
+def test_sound_token_ids_are_not_looked_at_one_by_one_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    def named(value: object, param: str = "", depth: int = 0, *, is_kept: bool = False) -> None:
+        names.append(param)
+        require_sound(value, param, depth, is_kept=is_kept)
+
+    monkeypatch.setattr("serving.bodies.require_sound", named)
+    require_sound({"prompt": [[1, 2, 3], [4, 5, 6]]})
+    assert names == ["prompt", "prompt[0]", "prompt[1]"]
 
 
 def test_what_can_be_kept_passes_to_the_last_bit_and_level() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.cards import ModelCard, ModelKind
 from cluster.errors import NotFound
-from serving.catalogue import Catalogue, Snapshot
+from serving.catalogue import Catalogue, Seen, Snapshot
 
 
 class Shelf:
@@ -44,6 +44,31 @@ def test_cards_are_read_once_a_second_at_most(make_card: Callable[..., Any]) -> 
     shelf.now_s = 1.5
     shelf.find(make_card().id)
     assert shelf.num_reads == 2
+
+
+def test_what_a_tenant_sees_is_made_once_for_the_requests_between_two_readings(
+    make_card: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf()
+    shelf.cards.append(make_card())
+    made_for = []
+    seen_by = Snapshot.seen_by
+
+    def counted(snapshot: Snapshot, tenant: str) -> Seen:
+        made_for.append(tenant)
+        return seen_by(snapshot, tenant)
+
+    monkeypatch.setattr(Snapshot, "seen_by", counted)
+    for _ in range(20):
+        shelf.find(make_card().id)
+    assert made_for == ["default"]
+
+
+def test_an_unknown_name_is_answered_with_some_of_many_models(make_card: Callable[..., Any]) -> None:
+    shelf = Shelf()
+    shelf.cards = [make_card(f"ft:smollm2:a:x:{number}") for number in range(1000)]
+    with pytest.raises(NotFound, match=r"there are smollm2, minilm, .* and 982 more"):
+        shelf.find("none")
 
 
 def test_a_model_registered_a_moment_ago_is_found_at_once(make_card: Callable[..., Any]) -> None:

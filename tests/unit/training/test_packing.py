@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,22 @@ from training.modules import collate, weightless
 from training.packing import join, num_rows, pack, packed, positions, split
 
 CAPACITY = 40
+
+
+def test_a_row_is_placed_among_sizes_of_room_and_not_among_all_sequences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at = []
+    bisect_left = bisect.bisect_left
+
+    def counted(places: list[Any], wanted: Any) -> int:
+        looked_at.append(len(places))
+        return bisect_left(places, wanted)
+
+    monkeypatch.setattr(bisect, "bisect_left", counted)
+    sequences = pack([CAPACITY - 5] * 1000 + [3] * 1000, CAPACITY)
+    assert sequences[0] == [0, 1000]
+    assert max(looked_at) <= CAPACITY + 1
 
 
 def rows_of(lengths: list[int]) -> list[Example]:

@@ -1,0 +1,35 @@
+"""The queue of vector stores on PostgreSQL, where rows are locked one by one; SQLite's is in tests/unit/cluster."""
+
+from __future__ import annotations
+
+import threading
+
+from cluster.database import open_database
+from cluster.settings import Settings
+from cluster.vector_store_queue import VectorStoreQueue, Work
+from cluster.vector_store_records import Chunking, NewFile
+from cluster.vector_stores import VectorStores
+
+
+def test_workers_get_different_files_and_the_tenant_with_fewest_in_progress_comes_first(
+    postgres: str,
+) -> None:
+    engine = open_database(Settings(database_url=postgres))
+    stores, queue = VectorStores(engine), VectorStoreQueue(engine)
+    for tenant, num_files in (("ann", 9), ("bob", 1)):
+        names = [f"file-{tenant}-{number}" for number in range(num_files)]
+        stores.create(tenant, files=[NewFile(name, "a.md", Chunking(192, 32), {}) for name in names])
+    first = queue.claim(30)
+    second = queue.claim(30)
+    assert first is not None
+    assert second is not None
+    assert (first.file.tenant, second.file.tenant) == ("ann", "bob")
+    found: list[Work | None] = []
+    threads = [threading.Thread(target=lambda: found.append(queue.claim(30))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    claimed = [first, second, *(work for work in found if work is not None)]
+    assert len({work.file.id for work in claimed}) == len(claimed) == 10
+    assert queue.claim(30) is None

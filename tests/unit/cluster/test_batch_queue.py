@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy.engine import Engine
+
+from cluster.batch_queue import BatchQueue
+from cluster.batch_records import BatchRequest
+from cluster.batches import Batches
+from cluster.database import open_database
+
+REQUEST = BatchRequest("key-1", "/v1/embeddings", "file-1", "/input", 3600)
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_work_of_a_claim_grows_as_the_batches_that_wait(
+    num_steps: Callable[[Engine, Callable[[], object]], int],
+) -> None:
+    engine, clock = open_database(), Clock()
+    batches, queue = Batches(engine, clock), BatchQueue(engine, clock)
+
+    def claim_among(num_more: int) -> int:
+        for _ in range(num_more):
+            batches.create("ann", REQUEST)
+        while (validated := queue.claim(30, may_answer=False)) is not None:
+            queue.begin(validated, 1, None)
+        steps = num_steps(engine, lambda: queue.claim(30))
+        clock.now += 30  # the lease is over: nothing is being answered
+        return steps
+
+    few, many = claim_among(40), claim_among(160)
+    assert many < 10 * few  # of 5 times as many; 25 times, were each compared with each
