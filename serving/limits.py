@@ -1,4 +1,4 @@
-"""How much one key and one tenant may ask for: rates of requests and tokens, and bytes in storage.
+"""How much one key and one tenant may ask for: rates of requests and tokens.
 
 Rates are buckets that refill evenly. A request is let in while both of its caller's buckets hold something;
 its tokens are taken once they are known, at its end or before, if need be on credit, which later requests wait for.
@@ -14,9 +14,6 @@ from typing import NamedTuple
 
 from cluster.errors import Overloaded
 from serving.config import LimitsConfig
-
-# Storage is freed by deleting and not by waiting; this only keeps clients from hurrying.
-QUOTA_RETRY_S = 60.0
 
 
 class Bucket:
@@ -134,14 +131,3 @@ class Limits:
             capacity = max(1.0, per_minute / self._num_routers)
             self._rates[name] = Rate(unit, kind, Bucket(capacity, self._clock))
         return self._rates[name]
-
-
-def require_storage(config: LimitsConfig, held_bytes: int, new_bytes: int) -> None:
-    """Raise Overloaded when a tenant's files would take more than they may. Pure."""
-    limit = config.storage_bytes_per_tenant
-    if limit is not None and held_bytes + new_bytes > limit:
-        raise Overloaded(
-            f"the project's files take {held_bytes:,} bytes and may take {limit:,}; delete some first",
-            code="insufficient_quota",
-            retry_after_s=QUOTA_RETRY_S,
-        )

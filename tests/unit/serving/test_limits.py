@@ -4,7 +4,7 @@ import pytest
 
 from cluster.errors import Overloaded
 from serving.config import LimitsConfig
-from serving.limits import Bucket, Limits, require_storage
+from serving.limits import Bucket, Limits
 
 
 class Clock:
@@ -101,11 +101,3 @@ def test_without_limits_nothing_is_counted() -> None:
     for _ in range(1000):
         allowance.admit()
     assert allowance.headers() == {}
-
-
-def test_storage_has_a_bound() -> None:
-    config = LimitsConfig(storage_bytes_per_tenant=100)
-    require_storage(config, 60, 40)
-    with pytest.raises(Overloaded, match="60 bytes") as refused:
-        require_storage(config, 60, 41)
-    assert refused.value.code == "insufficient_quota"
