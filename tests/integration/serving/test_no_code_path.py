@@ -17,7 +17,8 @@ import openai
 import pytest
 from routers import ROWS, Router, ended, until
 
-from cluster.launcher import LocalLauncher, RunState
+from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.fine_tuning_records import Process
 from cluster.registry import Registry
 
 
@@ -76,8 +77,8 @@ def test_runs_that_fail_are_lost_or_stopped_each_end_truthfully(
     until(lambda: client.fine_tuning.jobs.retrieve(slow).status == "running")
     assert client.fine_tuning.jobs.cancel(slow).status == "cancelled"
     assert client.fine_tuning.jobs.cancel(slow).status == "cancelled"
-    launcher = LocalLauncher(home / "jobs")
-    until(lambda: launcher.look(f"{slow}-2").state is not RunState.RUNNING)  # the process ends too
+    # Its process ends too, also one that was about to be started.
+    until(lambda: FineTuningJobs().get("default", slow).process is Process.NONE)
     assert not (home / "doubles").exists()
 
 
