@@ -16,12 +16,14 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 from sqlalchemy.engine import Engine
 
 from cluster.batch_records import ACTIVE, BATCHES, Batch, BatchRequest, BatchStatus
-from cluster.database import open_database, reading
-from cluster.errors import Conflict, NotFound
+from cluster.database import open_database, reading, take_turns
+from cluster.errors import Conflict, NotFound, Overloaded
 from cluster.paging import Page, page_of_rows
 
 # OpenAI's only `completion_window`, 24h.
 WINDOW_S = 24 * 3600.0
+# When to ask again while as many batches are active as may be.
+FULL_RETRY_S = 60.0
 
 
 class Batches:
@@ -31,11 +33,17 @@ class Batches:
         self._engine = engine or open_database()
         self._clock = clock
 
-    def create(self, tenant: str, request: BatchRequest) -> Batch:
-        """A new batch in `validating`; durable on return."""
+    def create(self, tenant: str, request: BatchRequest, max_active: int | None = None) -> Batch:
+        """A new batch in `validating`; durable on return.
+
+        Raises Overloaded where the tenant has `max_active` batches that have not ended.
+        """
         batch_id, now = f"batch_{secrets.token_hex(12)}", self._clock()
         values = {"id": batch_id, "tenant": tenant, "created_at": now, "expires_at": now + WINDOW_S}
         with self._engine.begin() as connection:
+            if max_active is not None:
+                take_turns(connection, f"batches of {tenant}")
+                _require_fewer(connection, tenant, max_active)
             connection.execute(insert(BATCHES).values(**vars(request), **values))
         return self.get(tenant, batch_id)
 
@@ -49,12 +57,6 @@ class Batches:
         with reading(self._engine) as connection:
             rows = page_of_rows(connection, _batches_of(tenant), BATCHES, limit=limit, after=after)
         return rows.map(Batch.of_row)
-
-    def num_active(self, tenant: str) -> int:
-        """Batches of a tenant that have not ended."""
-        active = select(func.count()).where(BATCHES.c.tenant == tenant, BATCHES.c.status.in_(ACTIVE))
-        with reading(self._engine) as connection:
-            return int(connection.scalar(active) or 0)
 
     def cancel(self, tenant: str, batch_id: str) -> Batch:
         """Answer no further row; its files follow. Again: the same. Raises Conflict after another end."""
@@ -81,6 +83,15 @@ class Batches:
 
 def _batches_of(tenant: str) -> Select[Any]:
     return select(BATCHES).where(BATCHES.c.tenant == tenant)
+
+
+def _require_fewer(connection: Connection, tenant: str, max_active: int) -> None:
+    active = select(func.count()).where(BATCHES.c.tenant == tenant, BATCHES.c.status.in_(ACTIVE))
+    if int(connection.scalar(active) or 0) >= max_active:
+        raise Overloaded(
+            f"{max_active} batches have not ended yet, the most there may be; cancel one or wait",
+            retry_after_s=FULL_RETRY_S,
+        )
 
 
 def _require(connection: Connection, query: Select[Any], batch_id: str) -> Batch:

@@ -62,6 +62,15 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def take_turns(connection: Connection, name: str) -> None:
+    """Of transactions that call this with one name, one goes on at a time, until its end.
+
+    What such a transaction counts therefore stays true until it has added to it.
+    """
+    if connection.dialect.name == "postgresql":  # SQLite lets one write at a time as it is
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
 def newest_revision() -> str:
     """The revision that this code works with: the number of the last migration."""
     return max(file.name.split("_", 1)[0] for file in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))

@@ -32,8 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import Engine
 
 from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place, staging_path
-from cluster.database import METADATA, open_database, reading
-from cluster.errors import NotFound, Unavailable
+from cluster.database import METADATA, open_database, reading, take_turns
+from cluster.errors import NotFound, Overloaded, Unavailable
 from cluster.paging import Page, keep_places, page_of_rows
 from cluster.storage import local_copy, storage_uri
 
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 # How a kept file is named in storage: nothing else is ever taken for an orphan.
 FILE_ID = re.compile(r"/(file-[0-9a-f]{24})(?:\.[a-z0-9]+)?$")
 IDS_AT_ONCE = 500
+# Room is made by deleting and not by waiting; this only keeps clients from hurrying.
+QUOTA_RETRY_S = 60.0
 
 FILES = Table(
     "files",
@@ -104,11 +106,27 @@ class Files:
             file_id, tenant, self._clock(), expires_at, filename, purpose, num_bytes, uri, dict(details or {})
         )
 
-    def add(self, file: File) -> File:
-        """Make a stored file known; it is returned as it was given."""
-        with self._engine.begin() as connection:
-            add_file(connection, file)
+    def add(self, file: File, max_bytes: int | None = None) -> File:
+        """Make a stored file known; it is returned as it was given.
+
+        Raises Overloaded, and removes its bytes, where the tenant's files would take more than `max_bytes`.
+        """
+        try:
+            with self._engine.begin() as connection:
+                if max_bytes is not None:
+                    take_turns(connection, f"files of {file.tenant}")
+                    _require_room(connection, file.tenant, file.num_bytes, max_bytes)
+                add_file(connection, file)
+        except Overloaded:
+            delete_blob(file.uri)
+            raise
         return file
+
+    def require_room(self, tenant: str, new_bytes: int, max_bytes: int | None) -> None:
+        """Raises Overloaded where so many bytes more would be above `max_bytes` now; `add` has the last word."""
+        if max_bytes is not None:
+            with reading(self._engine) as connection:
+                _require_room(connection, tenant, new_bytes, max_bytes)
 
     def get(self, tenant: str, file_id: str) -> File:
         """Raises NotFound for an id that is unknown, expired, or another tenant's."""
@@ -207,12 +225,6 @@ class Files:
                     orphans.append(uri)
         return orphans
 
-    def num_bytes(self, tenant: str) -> int:
-        """Bytes that a tenant's files take in storage."""
-        total = select(func.coalesce(func.sum(FILES.c.num_bytes), 0)).where(FILES.c.tenant == tenant)
-        with reading(self._engine) as connection:
-            return int(connection.scalar(total) or 0)
-
 
 def add_file(connection: Connection, file: File) -> None:
     """Make a stored file known, in the caller's transaction."""
@@ -233,6 +245,17 @@ def _staged(data: bytes) -> Path:
     path = staging_path()
     path.write_bytes(data)
     return path
+
+
+def _require_room(connection: Connection, tenant: str, new_bytes: int, max_bytes: int) -> None:
+    total = select(func.sum(FILES.c.num_bytes)).where(FILES.c.tenant == tenant)
+    held_bytes = int(connection.scalar(total) or 0)
+    if held_bytes + new_bytes > max_bytes:
+        raise Overloaded(
+            f"the project's files take {held_bytes:,} bytes and may take {max_bytes:,}; delete some first",
+            code="insufficient_quota",
+            retry_after_s=QUOTA_RETRY_S,
+        )
 
 
 def _living(tenant: str, now: float) -> Any:

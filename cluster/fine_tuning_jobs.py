@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 from sqlalchemy.engine import Engine
 
 from cluster.cards import ModelCard
-from cluster.database import open_database, reading
-from cluster.errors import Conflict, NotFound
+from cluster.database import open_database, reading, take_turns
+from cluster.errors import Conflict, NotFound, Overloaded
 from cluster.files import Files, add_file
 from cluster.fine_tuning_records import (
     ACTIVE,
@@ -43,6 +43,8 @@ from cluster.step_metrics import RESULTS_PURPOSE, step_metrics_csv
 from cluster.webhook_outbox import announce
 
 Level = Literal["info", "warn", "error"]
+# When to ask again while as many jobs are active as may be.
+FULL_RETRY_S = 60.0
 EventType = Literal["message", "metrics"]
 
 
@@ -56,10 +58,16 @@ class FineTuningJobs:
 
     # For the HTTP API: by tenant.
 
-    def create(self, tenant: str, request: JobRequest) -> FineTuningJob:
-        """A new job in `validating_files`; durable on return."""
+    def create(self, tenant: str, request: JobRequest, max_active: int | None = None) -> FineTuningJob:
+        """A new job in `validating_files`; durable on return.
+
+        Raises Overloaded where the tenant has `max_active` jobs that have not ended.
+        """
         job_id = f"ftjob-{secrets.token_hex(12)}"
         with self._engine.begin() as connection:
+            if max_active is not None:
+                take_turns(connection, f"fine-tuning jobs of {tenant}")
+                _require_fewer(connection, tenant, max_active)
             values = {**vars(request), "id": job_id, "tenant": tenant, "created_at": self._clock()}
             connection.execute(insert(JOBS).values(**values))
             self._say(connection, job_id, f"Created fine-tuning job: {job_id}")
@@ -86,12 +94,6 @@ class FineTuningJobs:
         with reading(self._engine) as connection:
             rows = page_of_rows(connection, query, JOBS, limit=limit, after=after)
         return rows.map(FineTuningJob.of_row)
-
-    def num_active(self, tenant: str) -> int:
-        """Jobs of a tenant that have not ended."""
-        active = select(func.count()).where(JOBS.c.tenant == tenant, JOBS.c.status.in_(ACTIVE))
-        with reading(self._engine) as connection:
-            return int(connection.scalar(active) or 0)
 
     def events(self, tenant: str, job_id: str, *, after: str | None = None, limit: int = 20) -> Page[Event]:
         """A page of a job's events, newest first, older than the one named `after`.
@@ -429,6 +431,15 @@ class FineTuningJobs:
 
 def _jobs_of(tenant: str) -> Select[Any]:
     return select(JOBS).where(JOBS.c.tenant == tenant)
+
+
+def _require_fewer(connection: Connection, tenant: str, max_active: int) -> None:
+    active = select(func.count()).where(JOBS.c.tenant == tenant, JOBS.c.status.in_(ACTIVE))
+    if int(connection.scalar(active) or 0) >= max_active:
+        raise Overloaded(
+            f"{max_active} jobs have not ended yet, the most there may be; cancel one or wait",
+            retry_after_s=FULL_RETRY_S,
+        )
 
 
 def _metrics_of(job_id: str) -> Select[Any]:

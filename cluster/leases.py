@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Column, Double, String, Table, delete, insert, update
+from sqlalchemy import Column, Double, String, Table, delete, insert, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
-from cluster.database import METADATA, open_database
+from cluster.database import METADATA, open_database, reading
 
 LEASES = Table(
     "leases",
@@ -59,6 +59,18 @@ class Leases:
         except IntegrityError:
             return False  # another holds it
         return True
+
+    def num_held(self, prefix: str) -> int:
+        """How many leases whose names begin so are held, by anyone. Those that nobody renewed are removed."""
+        alike = LEASES.c.name.startswith(prefix, autoescape=True)
+        with reading(self._engine) as connection:
+            expiries = connection.scalars(select(LEASES.c.expires_at).where(alike)).all()
+        now = self._clock()
+        num_held = len([expires_at for expires_at in expiries if expires_at > now])
+        if num_held < len(expiries):
+            with self._engine.begin() as connection:
+                connection.execute(delete(LEASES).where(alike, LEASES.c.expires_at <= now))
+        return num_held
 
     def release(self, name: str) -> None:
         """Give a lease back before its time, so that another need not wait for it to expire."""

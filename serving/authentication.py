@@ -178,7 +178,7 @@ class Gate:
         allow_no_keys: bool = False,
     ) -> None:
         self._keyring = keyring or Keyring(list)
-        self._limits = limits or Limits(LimitsConfig())
+        self.limits = limits or Limits(LimitsConfig())
         self._host = host
         self._open_without_keys = allow_no_keys or is_loopback(host)
         self.audit = audit
@@ -195,7 +195,7 @@ class Gate:
 
     def allowance(self, key_id: str, tenant: str) -> Allowance:
         """What a caller may still ask for."""
-        return self._limits.allowance(key_id, tenant)
+        return self.limits.allowance(key_id, tenant)
 
     async def caller(self, headers: Headers, access: Access) -> Caller:
         """Who calls. Raises Unauthenticated or Forbidden."""

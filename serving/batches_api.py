@@ -12,21 +12,18 @@ from pydantic import Field
 
 from cluster.batch_records import Batch, BatchRequest, BatchStatus
 from cluster.batches import Batches
-from cluster.errors import Overloaded
 from cluster.files import Files
 from serving import object_schemas as shapes
 from serving.authentication import ANONYMOUS, tenant_of
 from serving.bodies import KeptBody, Part
 from serving.config import ServingConfig
 from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S, require_file
-from serving.limits import require_storage
 from serving.lists import list_object
 from serving.metadata import Metadata
 from serving.openapi import answers, operation_id
 
 INPUT_PURPOSE = "batch"
 COMPLETION_WINDOW = "24h"
-RETRY_AFTER_S = 60.0
 ONE_BATCH = answers(shapes.Batch)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -57,13 +54,7 @@ def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
         tenant = tenant_of(request)
         file = require_file(files, tenant, body.input_file_id, "input_file_id", INPUT_PURPOSE)
         # What the answers will take nobody knows; who is above the limit already waits.
-        require_storage(config.limits, files.num_bytes(tenant), 0)
-        most = config.batches.max_waiting_per_tenant
-        if batches.num_active(tenant) >= most:
-            raise Overloaded(
-                f"{most} batches have not ended yet, the most there may be; cancel one or wait",
-                retry_after_s=RETRY_AFTER_S,
-            )
+        files.require_room(tenant, 0, config.limits.storage_bytes_per_tenant)
         expiry = body.output_expires_after
         made = BatchRequest(
             key_id=str(getattr(request.state, "key_id", ANONYMOUS)),
@@ -73,7 +64,7 @@ def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
             output_expires_after_s=expiry.seconds if expiry else BATCH_EXPIRY_S,
             labels=body.metadata,
         )
-        return batch_object(batches.create(tenant, made))
+        return batch_object(batches.create(tenant, made, config.batches.max_waiting_per_tenant))
 
     @api.get("", summary="List batches", responses=answers(shapes.BatchList))
     def listing(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:

@@ -57,6 +57,7 @@ from serving.promoted import PromotedPolicy
 from serving.prompts import Passage
 from serving.ray_view import RayView
 from serving.retriever import Retriever
+from serving.router_count import router_count
 from serving.threads import set_thread_variable, use_threads
 from serving.tokenizer import HubTokenizer, PromptRenderer
 from serving.tracing import continued, set_up_tracing
@@ -246,7 +247,7 @@ class RouterDeployment:
             gate=self._gate,
             platform=self._platform,
             routers=[vector_stores_api.router(self._verbs)],
-            workers=[self._batches],
+            workers=[self._batches, router_count(self._platform.engine, self._gate.limits)],
         )
 
 
@@ -255,7 +256,7 @@ def _gate(config: ServingConfig, engine: Engine) -> Gate:
     keys = ApiKeys(engine)
     gate = Gate(
         Keyring(keys.list, config.router.keys_ttl_s),
-        Limits(config.limits, config.router.max_replicas),
+        Limits(config.limits, config.router.max_replicas),  # so many at most, until they are counted
         AuditLog(engine).add,
         _listening_host(),
         config.router.allow_no_keys,

@@ -16,7 +16,6 @@ from cluster.files import File, Files
 from serving import object_schemas as shapes
 from serving.authentication import tenant_of
 from serving.config import ServingConfig
-from serving.limits import require_storage
 from serving.lists import list_object
 from serving.openapi import answers, operation_id
 from serving.training_commands import TrainingCommands
@@ -84,7 +83,10 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
         return file_object(file)
 
     def _keep(upload: Upload, purpose: str, expires_in_s: float | None, tenant: str) -> File:
-        require_storage(config.limits, files.num_bytes(tenant), upload.path.stat().st_size)
+        max_bytes = config.limits.storage_bytes_per_tenant
+        files.require_room(
+            tenant, upload.path.stat().st_size, max_bytes
+        )  # before the check, which takes its time
         report = None
         if purpose == TRAINING_PURPOSE:
             report = commands.validate(upload.path, upload.filename)
@@ -92,7 +94,7 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
         file = files.stored(
             tenant, upload.filename, purpose, upload.path, expires_at=expires_at, details=report
         )
-        return files.add(file)
+        return files.add(file, max_bytes)
 
     @api.get("", summary="List files", responses=answers(shapes.FileList))
     def listing(

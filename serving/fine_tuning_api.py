@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from cluster.cards import slug
-from cluster.errors import InvalidInput, Overloaded
+from cluster.errors import InvalidInput
 from cluster.files import File, Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import JobRequest
@@ -61,12 +61,7 @@ def router(
     def create(body: CreateJobRequest, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         made = orders.job_request(body, tenant)
-        most = config.fine_tuning.max_waiting_per_tenant
-        if jobs.num_active(tenant) >= most:
-            raise Overloaded(
-                f"{most} jobs have not ended yet, the most there may be; cancel one or wait", retry_after_s=60
-            )
-        return job_object(jobs.create(tenant, made))
+        return job_object(jobs.create(tenant, made, config.fine_tuning.max_waiting_per_tenant))
 
     @api.post("/plans", summary="Plan fine-tuning job", responses=answers(shapes.FineTuningPlan))
     def plan(body: CreateJobRequest, request: Request) -> dict[str, Any]:

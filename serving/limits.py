@@ -1,7 +1,8 @@
-"""How much one key and one tenant may ask for: rates of requests and tokens, and bytes in storage.
+"""How much one key and one tenant may ask for: rates of requests and tokens.
 
 Rates are buckets that refill evenly. A request is let in while both of its caller's buckets hold something;
 its tokens are taken once they are known, at its end or before, if need be on credit, which later requests wait for.
+Every router has buckets of its own, each an equal part of the limit: nobody is asked while a request waits.
 """
 
 from __future__ import annotations
@@ -15,26 +16,36 @@ from typing import NamedTuple
 from cluster.errors import Overloaded
 from serving.config import LimitsConfig
 
-# Storage is freed by deleting and not by waiting; this only keeps clients from hurrying.
-QUOTA_RETRY_S = 60.0
-
 
 class Bucket:
-    """`capacity` units, refilled evenly within a minute. Belongs to one event loop."""
+    """One of `num_buckets` that together let in `per_minute` units, refilled evenly. Belongs to one event loop."""
 
-    def __init__(self, capacity: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.capacity = capacity
+    def __init__(
+        self, per_minute: float, clock: Callable[[], float] = time.monotonic, num_buckets: int = 1
+    ) -> None:
+        self.per_minute = per_minute
+        self.num_buckets = num_buckets
         self._clock = clock
-        self._level = capacity
+        self._level = self.capacity
         self._at = clock()
+
+    @property
+    def capacity(self) -> float:
+        """Units when full: a whole one fits, however small its part, or none would ever be let in."""
+        return max(1.0, self.per_minute / self.num_buckets)
 
     @property
     def level(self) -> float:
         """Units that are there now; below 0 while credit is paid back."""
         now = self._clock()
-        self._level = min(self.capacity, self._level + (now - self._at) * self.capacity / 60)
+        self._level = min(self.capacity, self._level + (now - self._at) * self._per_second)
         self._at = now
         return self._level
+
+    @property
+    def remaining(self) -> float:
+        """What all buckets let in now, if they are as full as this one."""
+        return min(self.per_minute, math.floor(self.level) * self.num_buckets)
 
     def take(self, units: float) -> None:
         self._level = self.level - units
@@ -45,7 +56,11 @@ class Bucket:
         >>> bucket = Bucket(60, clock=lambda: 0.0); bucket.take(60); bucket.wait_s(1)
         1.0
         """
-        return max(0.0, (units - self.level) * 60 / self.capacity)
+        return max(0.0, (units - self.level) / self._per_second)
+
+    @property
+    def _per_second(self) -> float:
+        return self.per_minute / self.num_buckets / 60
 
 
 class Rate(NamedTuple):
@@ -68,7 +83,7 @@ class Allowance:
             wait_s = rate.bucket.wait_s(1)
             if wait_s > 0:
                 raise Overloaded(
-                    f"the {rate.holder} has used up its {rate.bucket.capacity:g} {rate.unit} a minute; "
+                    f"the {rate.holder} has used up its {rate.bucket.per_minute:g} {rate.unit} a minute; "
                     f"try again in {math.ceil(wait_s)} s",
                     code="rate_limit_exceeded",
                     retry_after_s=wait_s,
@@ -80,14 +95,14 @@ class Allowance:
         self._take("tokens", num_tokens)
 
     def headers(self) -> dict[str, str]:
-        """OpenAI's `x-ratelimit-*` of the tighter bucket of each unit."""
+        """OpenAI's `x-ratelimit-*` of the tighter limit of each unit."""
         headers = {}
         for unit in ("requests", "tokens"):
             buckets = [rate.bucket for rate in self.rates if rate.unit == unit]
             if buckets:
-                tight = min(buckets, key=lambda bucket: bucket.level)
-                headers[f"x-ratelimit-limit-{unit}"] = f"{tight.capacity:.0f}"
-                headers[f"x-ratelimit-remaining-{unit}"] = str(max(0, math.floor(tight.level)))
+                tight = min(buckets, key=lambda bucket: bucket.remaining)
+                headers[f"x-ratelimit-limit-{unit}"] = f"{tight.per_minute:.0f}"
+                headers[f"x-ratelimit-remaining-{unit}"] = f"{max(0, tight.remaining):.0f}"
                 headers[f"x-ratelimit-reset-{unit}"] = f"{tight.wait_s(tight.capacity):.3f}s"
         return headers
 
@@ -98,16 +113,16 @@ class Allowance:
 
 
 class Limits:
-    """The buckets of all callers in this process.
+    """The buckets of all callers in this router.
 
-    `num_routers` processes share a limit: each grants its part, so that together they never grant more.
+    `num_routers` share each limit. It may change at any time, from any thread, and holds from the next request on.
     """
 
     def __init__(
         self, config: LimitsConfig, num_routers: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.num_routers = num_routers
         self._clock = clock
-        self._num_routers = num_routers
         self._per_minute = {
             ("requests", "key"): config.requests_per_minute_per_key,
             ("tokens", "key"): config.tokens_per_minute_per_key,
@@ -131,17 +146,7 @@ class Limits:
     def _rate(self, unit: str, kind: str, holder: str, per_minute: int) -> Rate:
         name = (unit, kind, holder)
         if name not in self._rates:
-            capacity = max(1.0, per_minute / self._num_routers)
-            self._rates[name] = Rate(unit, kind, Bucket(capacity, self._clock))
-        return self._rates[name]
-
-
-def require_storage(config: LimitsConfig, held_bytes: int, new_bytes: int) -> None:
-    """Raise Overloaded when a tenant's files would take more than they may. Pure."""
-    limit = config.storage_bytes_per_tenant
-    if limit is not None and held_bytes + new_bytes > limit:
-        raise Overloaded(
-            f"the project's files take {held_bytes:,} bytes and may take {limit:,}; delete some first",
-            code="insufficient_quota",
-            retry_after_s=QUOTA_RETRY_S,
-        )
+            self._rates[name] = Rate(unit, kind, Bucket(per_minute, self._clock, self.num_routers))
+        rate = self._rates[name]
+        rate.bucket.num_buckets = self.num_routers
+        return rate

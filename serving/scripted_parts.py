@@ -45,6 +45,7 @@ from serving.metrics import CountedMetrics
 from serving.platform import Platform
 from serving.prompts import Passage
 from serving.retriever import Retriever
+from serving.router_count import router_count
 from serving.scripted_engine import ScriptedEngine, WordTokenizer
 from serving.tokenizer import PromptRenderer
 from serving.vector_store_search import VectorStoreSearch
@@ -184,7 +185,10 @@ class ScriptedApplication:
         verbs = VectorStoreVerbs(front.stores, Files(engine), VectorStoreQueue(engine), self.embedder)
         routers = [vector_stores_api.router(verbs)]
         batches = BatchWork.of(engine, front, self.gate, self.config.batches)
-        return create_app(front, gate=self.gate, platform=self.platform, routers=routers, workers=[batches])
+        counted = router_count(engine, self.gate.limits)
+        return create_app(
+            front, gate=self.gate, platform=self.platform, routers=routers, workers=[batches, counted]
+        )
 
     def search_for_real(self) -> None:
         """Embed by words and search the collections of this application, instead of what is scripted."""

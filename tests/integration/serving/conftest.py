@@ -31,6 +31,10 @@ from cluster.references import resolve_model
 from cluster.settings import settings
 from cluster.storage import storage_uri, upload_folder
 
+sys.path.insert(0, str(Path(__file__).parent))  # for routers.py
+
+from routers import Router
+
 REPOSITORY = Path(__file__).parents[3]
 READY_DEADLINE_S = 180.0
 
@@ -72,6 +76,20 @@ def head(serving_head: tuple[HeadRecord, dict[str, str]], home: Path) -> Iterato
     record, variables = serving_head
     with _settings(variables):
         yield record
+
+
+@pytest.fixture
+def routers(home: Path) -> Iterator[Callable[..., Router]]:
+    """`routers()` starts a router process over this test's home; all are killed at the end."""
+    made: list[Router] = []
+
+    def start(**variables: str) -> Router:
+        made.append(Router(home, **variables))
+        return made[-1].start()
+
+    yield start
+    for router in made:
+        router.kill()
 
 
 @pytest.fixture(scope="module")

@@ -1,113 +1,25 @@
 """Upload, tune, ask: a script for the hosted API, unchanged, against real routers whose training is scripted.
 
-Routers are processes over a real database, and are killed as crashes would.
+Routers are processes over a real database, and are killed as crashes would; test_kills.py kills more.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import httpx
 import openai
 import pytest
+from routers import ROWS, Router, ended, until
 
-from cluster.launcher import LocalLauncher, RunState
-from cluster.ports import free_port
+from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.fine_tuning_records import Process
 from cluster.registry import Registry
-
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parents[2]
-ENDED = ("succeeded", "failed", "cancelled")
-ROWS = "\n".join(
-    json.dumps({"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]})
-    for n in range(30)
-).encode()
-
-
-class Router:
-    """A router process on a port of its own, which can be killed and started again."""
-
-    def __init__(self, home: Path, **variables: str) -> None:
-        self.port = free_port("127.0.0.1")
-        self._environment = {
-            **os.environ,
-            "HAMLET_HOME": str(home),
-            "PYTHONPATH": str(REPOSITORY),
-            **variables,
-        }
-        self._log = home / f"router-{self.port}.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(
-            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=60
-        )
-
-    def start(self) -> Router:
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "router_process.py"), str(self.port)],
-                env=self._environment,
-                cwd=REPOSITORY,
-                stdout=log,
-                stderr=log,
-            )
-        until(self._answers, 60)
-        return self
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def _answers(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self._log.read_text()[-2000:]
-        try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=2).is_success
-        except httpx.HTTPError:
-            return False
-
-
-def until(check: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := check()):
-        assert time.monotonic() < deadline, "it has not happened in time"
-        time.sleep(0.1)
-    return found
-
-
-def ended(client: openai.OpenAI, job_id: str) -> Any:
-    def look() -> Any:
-        job = client.fine_tuning.jobs.retrieve(job_id)
-        return job if job.status in ENDED else None
-
-    return until(look, 150)
-
-
-@pytest.fixture
-def routers(home: Path) -> Iterator[Callable[..., Router]]:
-    made: list[Router] = []
-
-    def start(**variables: str) -> Router:
-        made.append(Router(home, **variables))
-        return made[-1].start()
-
-    yield start
-    for router in made:
-        router.kill()
 
 
 def test_a_script_for_the_hosted_api_runs_unchanged(routers: Callable[..., Router]) -> None:
@@ -165,8 +77,8 @@ def test_runs_that_fail_are_lost_or_stopped_each_end_truthfully(
     until(lambda: client.fine_tuning.jobs.retrieve(slow).status == "running")
     assert client.fine_tuning.jobs.cancel(slow).status == "cancelled"
     assert client.fine_tuning.jobs.cancel(slow).status == "cancelled"
-    launcher = LocalLauncher(home / "jobs")
-    until(lambda: launcher.look(f"{slow}-2").state is not RunState.RUNNING)  # the process ends too
+    # Its process ends too, also one that was about to be started.
+    until(lambda: FineTuningJobs().get("default", slow).process is Process.NONE)
     assert not (home / "doubles").exists()
 
 
@@ -224,15 +136,6 @@ def test_a_router_that_is_killed_at_any_moment_loses_nothing_it_acknowledged(
     files, jobs = _acknowledged_over_kills([router], rounds=2, seed=1)
     _check(router.client, home, files, jobs)
     assert Registry().list()
-
-
-@pytest.mark.soak
-def test_two_routers_over_postgres_lose_no_job_and_run_none_twice(
-    routers: Callable[..., Router], home: Path, postgres: str
-) -> None:
-    both = [routers(HAMLET_DATABASE_URL=postgres) for _ in range(2)]
-    files, jobs = _acknowledged_over_kills(both, rounds=2, seed=2)
-    _check(both[0].client, home, files, jobs)
 
 
 @pytest.mark.soak

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.blobs import place_bytes, read_blob, remove_staged, staging_path
-from cluster.errors import NotFound, Unavailable
+from cluster.errors import NotFound, Overloaded, Unavailable
 from cluster.files import File, Files
 
 
@@ -113,13 +113,6 @@ def test_an_expired_file_is_unknown_before_it_is_removed(files: Files, clock: Cl
     assert not Path(file.uri).exists()
 
 
-def test_the_bytes_of_a_tenant_are_counted(files: Files) -> None:
-    assert files.num_bytes("us") == 0
-    _create(files)
-    _create(files, "them")
-    assert files.num_bytes("us") == 4
-
-
 def test_a_file_that_cannot_be_placed_is_not_listed(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("no space left on device")
@@ -175,3 +168,18 @@ def test_bytes_that_no_row_names_are_removed_once_they_are_old(files: Files, hom
 
 def test_a_storage_without_files_has_no_orphans(files: Files) -> None:
     assert files.remove_orphans(before=time.time()) == []
+
+
+def test_a_file_for_which_a_tenant_has_no_room_is_refused_and_its_bytes_are_removed(files: Files) -> None:
+    held = files.add(files.stored("us", "held.txt", "user_data", b"x" * 60))
+    files.require_room("us", 40, 100)
+    with pytest.raises(Overloaded, match="take 60 bytes and may take 100") as refused:
+        files.require_room("us", 41, 100)
+    assert refused.value.code == "insufficient_quota"
+    more = files.stored("us", "more.txt", "user_data", b"x" * 41)
+    with pytest.raises(Overloaded, match="60 bytes"):
+        files.add(more, max_bytes=100)
+    assert not Path(more.uri).exists()
+    assert files.list("us").data == [held]
+    files.add(files.stored("them", "theirs.txt", "user_data", b"x" * 41), max_bytes=100)
+    files.add(files.stored("us", "fits.txt", "user_data", b"x" * 40), max_bytes=100)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.cards import ModelCard, Parity
-from cluster.errors import Conflict, NotFound
+from cluster.errors import Conflict, NotFound, Overloaded
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import FineTuningJob, JobRequest, JobStatus, Process, position_of
@@ -288,6 +288,15 @@ def test_the_end_of_a_job_is_announced_where_a_webhook_is_configured(
 def test_files_of_jobs_that_have_not_ended_are_in_use(jobs: FineTuningJobs) -> None:
     job = _new(jobs)
     assert jobs.files_in_use() == {"file-1"}
-    assert jobs.num_active("us") == 1
     jobs.cancel("us", job.id)
     assert jobs.files_in_use() == set()
+
+
+def test_a_tenant_has_no_more_jobs_than_it_may_until_one_has_ended(jobs: FineTuningJobs) -> None:
+    request = JobRequest("smollm2", "file-1", None, {}, {}, None, 1, None, {})
+    first = jobs.create("us", request, max_active=1)
+    with pytest.raises(Overloaded, match="1 jobs have not ended"):
+        jobs.create("us", request, max_active=1)
+    jobs.create("them", request, max_active=1)
+    jobs.cancel("us", first.id)
+    jobs.create("us", request, max_active=1)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from sqlalchemy import event
+from sqlalchemy import event, select
 
-from cluster.database import open_database
-from cluster.leases import Leases
+from cluster.database import open_database, reading
+from cluster.leases import LEASES, Leases
 
 
 def test_one_of_two_holds_a_lease_until_it_expires_or_is_given_back() -> None:
@@ -40,3 +40,20 @@ def test_a_lease_that_is_held_is_written_again_when_half_of_it_has_gone() -> Non
     assert [sql.split()[0] for sql in statements] == ["BEGIN", "UPDATE"]
     now[0] += 9
     assert not Leases("two", clock=lambda: now[0]).hold("jobs", 10)  # counted from the second writing
+
+
+def test_the_leases_of_a_kind_are_counted_while_they_are_held() -> None:
+    now = [1000.0]
+    engine = open_database()
+    one, two = (Leases(owner, engine, clock=lambda: now[0]) for owner in ("one", "two"))
+    assert one.num_held("router-") == 0
+    one.hold("router-one", 10)
+    two.hold("router-two", 20)
+    two.hold("jobs", 10)
+    assert one.num_held("router-") == 2
+    now[0] += 15  # the first was killed
+    assert two.num_held("router-") == 1
+    with reading(engine) as connection:
+        assert set(connection.scalars(select(LEASES.c.name))) == {"router-two", "jobs"}
+    two.release("router-two")
+    assert one.num_held("router-") == 0

@@ -17,7 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster.fine_tuning_jobs import FineTuningJobs
-from serving.config import FilesConfig, FineTuningConfig, ServingConfig
+from serving.config import FilesConfig, FineTuningConfig, LimitsConfig, ServingConfig
 from serving.platform import Platform
 from serving.scripted_parts import ScriptedApplication
 from serving.training_commands import TrainingCommands
@@ -110,6 +110,30 @@ def test_a_file_that_is_being_checked_holds_up_no_other_request() -> None:
                     await asyncio.sleep(0.005)
                 await asyncio.to_thread(checked.set)
                 assert (await upload).status_code == 200
+
+    asyncio.run(main())
+
+
+def test_uploads_at_once_take_no_more_room_than_there_is() -> None:
+    both_checked = threading.Barrier(2)
+
+    class TogetherTraining(TrainingCommands):
+        def validate(self, path: Path, filename: str) -> dict[str, Any]:
+            both_checked.wait(10)
+            return {}
+
+    config = ServingConfig(
+        fine_tuning=FineTuningConfig(launcher="local"), limits=LimitsConfig(storage_bytes_per_tenant=300)
+    )
+    platform = Platform.of(config, TogetherTraining())
+    transport = httpx.ASGITransport(ScriptedApplication(config=config, platform=platform).app)
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as caller:
+            form: dict[str, Any] = {"files": {"file": ("a", b"x" * 200)}, "data": {"purpose": "fine-tune"}}
+            both = await asyncio.gather(*(caller.post("/v1/files", **form) for _ in range(2)))
+            assert sorted(answer.status_code for answer in both) == [200, 429]
+            assert len((await caller.get("/v1/files")).json()["data"]) == 1
 
     asyncio.run(main())
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from cluster.errors import Overloaded
 from serving.config import LimitsConfig
-from serving.limits import Bucket, Limits, require_storage
+from serving.limits import Bucket, Limits
 
 
 class Clock:
@@ -96,16 +98,43 @@ def test_several_routers_together_grant_no_more_than_one(clock: Clock) -> None:
     assert admitted == 4
 
 
+def test_a_limit_below_one_for_each_router_holds_for_all_of_them(clock: Clock) -> None:
+    config = LimitsConfig(requests_per_minute_per_key=1)
+    routers = [Limits(config, num_routers=2, clock=clock) for _ in range(2)]
+    admitted = 0
+    for second in range(600):
+        clock.now = second
+        for router in routers:
+            with suppress(Overloaded):
+                router.allowance("key_1", "ann").admit()
+                admitted += 1
+    assert admitted <= 10 + 2  # a full bucket in each to begin with
+
+
+def test_a_router_that_is_left_alone_grants_the_whole_limit(clock: Clock) -> None:
+    config = LimitsConfig(requests_per_minute_per_key=60)
+    limits = Limits(config, num_routers=2, clock=clock)
+    for _ in range(30):
+        limits.allowance("key_1", "ann").admit()
+    with pytest.raises(Overloaded, match="60 requests a minute"):
+        limits.allowance("key_1", "ann").admit()
+    limits.num_routers = 1
+    limits.allowance("key_1", "ann")
+    clock.now = 60
+    headers = limits.allowance("key_1", "ann").headers()
+    assert headers["x-ratelimit-limit-requests"] == headers["x-ratelimit-remaining-requests"] == "60"
+
+
+def test_headers_of_one_router_of_several_tell_of_the_whole_limit(clock: Clock) -> None:
+    allowance = Limits(LimitsConfig(requests_per_minute_per_key=60), 2, clock).allowance("key_1", "ann")
+    allowance.admit()
+    headers = allowance.headers()
+    assert headers["x-ratelimit-limit-requests"] == "60"
+    assert headers["x-ratelimit-remaining-requests"] == "58"  # the other router is thought to be as busy
+
+
 def test_without_limits_nothing_is_counted() -> None:
     allowance = Limits(LimitsConfig()).allowance("key_1", "ann")
     for _ in range(1000):
         allowance.admit()
     assert allowance.headers() == {}
-
-
-def test_storage_has_a_bound() -> None:
-    config = LimitsConfig(storage_bytes_per_tenant=100)
-    require_storage(config, 60, 40)
-    with pytest.raises(Overloaded, match="60 bytes") as refused:
-        require_storage(config, 60, 41)
-    assert refused.value.code == "insufficient_quota"
