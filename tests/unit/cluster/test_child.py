@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.child import run_module
+from cluster.local_run import EXIT_CODE
 
 
 def test_a_module_is_found_from_any_folder_and_its_output_is_kept_apart(
@@ -18,7 +19,9 @@ def test_a_module_is_found_from_any_folder_and_its_output_is_kept_apart(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = run_module("cluster.gguf", tmp_path / "none.gguf", tmp_path / "folder")
-    assert done.returncode == 1
-    assert "none.gguf" in done.stderr
+    done = run_module("cluster.local_run", elsewhere, "true")
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / EXIT_CODE).read_text() == "0"
+    done = run_module("cluster.local_run", tmp_path / "none", "true")
+    assert "none" in done.stderr
     assert capfd.readouterr() == ("", "")
