@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from itertools import islice
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -16,6 +17,7 @@ MILLIONTHS = 1_000_000
 # Rows given to a tokenizer at once: work for all its threads, while what it returns beside the ids, many
 # times their size, is let go block by block.
 BLOCK_ROWS = 1000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,13 @@ class Dataset:
     labels: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
+
+
+def blocks(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Some rows at a time, as many as a tokenizer is given at once; the last block holds what is left."""
+    left = iter(rows)
+    while block := list(islice(left, BLOCK_ROWS)):
+        yield block
 
 
 def pad_token_id(tokenizer: Any) -> int:

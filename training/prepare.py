@@ -30,11 +30,6 @@ class Prepared:
     dataset: Dataset
     tokenizer: Any
 
-    @property
-    def validation_rows(self) -> list[dict[str, Any]]:
-        """The columns of the validation rows."""
-        return [row.columns for row in self.rows.validation]
-
 
 def prepare(config: FinetuneConfig) -> Prepared:
     """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""

@@ -6,7 +6,7 @@ No torch here: the loss lives in `training/language_modules.py`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -95,20 +95,11 @@ def encode_rows(rows: Rows, faults_of: FaultsOf, examples_of: ExamplesOf, max_le
 
     Raises DataError naming file and line at the first fault, and where no row gives an example.
     """
-    train, left_out = _encode_all(rows.train, "training", faults_of, examples_of, max_length_tokens)
-    validation, left_out_too = _encode_all(
+    train, told = _encode_all(rows.train, "training", faults_of, examples_of, max_length_tokens)
+    validation, told_too = _encode_all(
         rows.validation, "validation", faults_of, examples_of, max_length_tokens
     )
-    notices = [
-        f"{number} of {len(all_rows)} {what} rows are left out: longer than "
-        f"{max_length_tokens} tokens, or without a trained answer"
-        for what, all_rows, number in (
-            ("training", rows.train, left_out),
-            ("validation", rows.validation, left_out_too),
-        )
-        if number
-    ]
-    return Dataset(train, validation, (), tuple(notices))
+    return Dataset(train, validation, (), (*told, *told_too))
 
 
 def fits(example: Example, max_length_tokens: int) -> bool:
@@ -122,14 +113,14 @@ def require_template(tokenizer: Any) -> None:
 
 
 def _encode_all(
-    rows: Sequence[Row], what: str, faults_of: FaultsOf, examples_of: ExamplesOf, max_length_tokens: int
-) -> tuple[Examples, int]:
-    """The examples of all rows, and how many rows gave none."""
-    left_out = 0
+    rows: Iterable[Row], what: str, faults_of: FaultsOf, examples_of: ExamplesOf, max_length_tokens: int
+) -> tuple[Examples, list[str]]:
+    """The examples of all rows, and what is to be told of those that gave none."""
+    num_rows, left_out = 0, 0
 
     def encoded() -> Iterator[Example]:
-        nonlocal left_out
-        for row in rows:
+        nonlocal num_rows, left_out
+        for num_rows, row in enumerate(rows, 1):  # noqa: B007 - the last one counts
             where = f"{what} file, {row.where}"
             raise_first(faults_of(row.columns), where)
             try:
@@ -145,7 +136,11 @@ def _encode_all(
             f"no {what} row has a trained token within {max_length_tokens} tokens; raise max_length_tokens",
             "max_length_tokens",
         )
-    return examples, left_out
+    notice = (
+        f"{left_out} of {num_rows} {what} rows are left out: longer than {max_length_tokens} tokens, or "
+        "without a trained answer"
+    )
+    return examples, [notice] if left_out else []
 
 
 def _beginning(tokenizer: Any) -> list[int]:

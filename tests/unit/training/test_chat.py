@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -227,8 +228,8 @@ def test_a_validation_row_left_out_is_told_too(make_tokenizer: MakeTokenizer) ->
     rows = rows_of(turns("a", "b"))
     untrained = turns("a", "b")
     untrained[1]["weight"] = 0
-    rows.validation.append(Row(2, {"messages": untrained}))
-    dataset = prepare_sft(rows, make_tokenizer(CHATML), 100)
+    held_out = [*rows.validation, Row(2, {"messages": untrained})]
+    dataset = prepare_sft(replace(rows, validation=held_out), make_tokenizer(CHATML), 100)
     assert len(dataset.validation) == 1
     assert dataset.notices == (
         "1 of 2 validation rows are left out: longer than 100 tokens, or without a trained answer",

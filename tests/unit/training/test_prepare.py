@@ -35,7 +35,7 @@ def config_of(folder: Path, rows: list[str], **changes: Any) -> FinetuneConfig:
 def test_rows_and_tokenizer_are_ready_for_a_run(model: Path) -> None:
     prepared = prepare(config_of(model, ["the cat", "the dog"]))
     assert len(prepared.dataset.train) == 2
-    assert prepared.validation_rows[0] == {"text": "the cat", "label": "0"}
+    assert prepared.tokenizer.decode(prepared.dataset.validation[0].input_ids) == "[CLS] the cat [SEP]"
 
 
 def test_a_model_without_a_tokenizer_is_refused(model: Path) -> None:
