@@ -6,9 +6,12 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar, overload
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar, overload
 
 import numpy as np
+
+from cluster.settings import settings
 
 # What torch's cross entropy skips. Positions without loss carry it, never a token id.
 IGNORE = -100
@@ -74,11 +77,44 @@ class _Ragged:
         return numbers
 
 
+class _RaggedFile:
+    """Rows of whole numbers on their way to disk. The files have no name: they go with the process that made them."""
+
+    def __init__(self) -> None:
+        folder = settings().cache_dir / "tokens"  # not the folder of temporary files, which may lie in memory
+        folder.mkdir(parents=True, exist_ok=True)
+        self._values = TemporaryFile(dir=folder)  # noqa: SIM115 - closed once it is mapped
+        self._offsets = TemporaryFile(dir=folder)  # noqa: SIM115
+        self._end = 0
+        self._add_offset()
+
+    def add(self, numbers: list[int]) -> None:
+        array("i", numbers).tofile(self._values)
+        self._end += len(numbers)
+        self._add_offset()
+
+    def mapped(self) -> _Ragged:
+        """All rows, in memory only as far as they are being read."""
+        return _Ragged(_mapped(self._values, np.int32), _mapped(self._offsets, np.int64))
+
+    def _add_offset(self) -> None:
+        array("q", [self._end]).tofile(self._offsets)
+
+
+def _mapped(file: IO[bytes], dtype: type[np.generic]) -> np.ndarray:
+    with file:
+        file.flush()
+        if not file.tell():
+            return np.empty(0, dtype)  # nothing cannot be mapped
+        # A plain array: numpy would pickle a memmap into memory, on the way to Ray's object store.
+        return np.asarray(np.memmap(file, dtype, "r"))
+
+
 class Examples(Sequence[Example]):
     """Rows that were tokenised, in flat arrays; reading one makes an Example.
 
-    Four bytes a number, where Python's lists take ten times as many, and in Ray's object store one copy
-    for all workers of a host.
+    Four bytes a number, where Python's lists take ten times as many: on disk where they are made, and in Ray's
+    object store one copy for all workers of a host.
     """
 
     def __init__(
@@ -88,17 +124,15 @@ class Examples(Sequence[Example]):
 
     @classmethod
     def of(cls, rows: Iterable[Example]) -> Examples:
-        """The rows, which are all of one class and read once, one by one."""
+        """The rows, which are all of one class and read once, one by one; what is made of them lies on disk."""
         kind = Example
-        columns = [(array("i"), array("q", [0])) for _ in range(3)]
+        input_ids, labels, segment_ids = _RaggedFile(), _RaggedFile(), _RaggedFile()
         for row in rows:
             kind = type(row)
-            for (values, offsets), numbers in zip(
-                columns, (row.input_ids, row.labels, row.segment_ids), strict=True
-            ):
-                values.extend(numbers)
-                offsets.append(len(values))
-        return cls(kind, *(_Ragged(np.asarray(values), np.asarray(offsets)) for values, offsets in columns))
+            input_ids.add(row.input_ids)
+            labels.add(row.labels)
+            segment_ids.add(row.segment_ids)
+        return cls(kind, input_ids.mapped(), labels.mapped(), segment_ids.mapped())
 
     @property
     def lengths(self) -> list[int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.settings import settings
 from training.examples import IGNORE, Example, Examples, Preference
 
 NUMBERS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5)
@@ -40,6 +43,32 @@ def test_preferences_stay_preferences() -> None:
     row = Preference([1, 2, 1, 3], [IGNORE, 2, IGNORE, 3], [0, 0, 1, 1])
     assert Examples.of([row])[0] == row
     assert Examples.of([row])[0].num_targets == 1
+
+
+def test_tokens_lie_on_disk_and_not_in_memory() -> None:
+    rows = (Example([token] * 1000, [token] * 1000, []) for token in range(1000))
+    tracemalloc.start()
+    try:
+        examples = Examples.of(rows)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert examples[-1].input_ids == [999] * 1000
+    assert peak_bytes < 2**20  # 8 MB of tokens
+
+
+def test_tokens_go_to_an_object_store_without_another_copy() -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    examples = Examples.of([Example([1, 2], [IGNORE, 2], [])])
+    pickle.dumps(examples, protocol=5, buffer_callback=buffers.append)
+    assert sum(buffer.raw().nbytes for buffer in buffers) == 2 * 2 * 4 + 3 * 2 * 8
+
+
+def test_no_file_of_tokens_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAMLET_HOME", str(tmp_path))
+    settings.cache_clear()
+    Examples.of([Example([1], [1], [])])
+    assert list((tmp_path / "cache" / "tokens").iterdir()) == []
 
 
 def test_a_number_takes_four_bytes_on_the_way_to_a_worker() -> None:
