@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,9 +14,9 @@ from cluster.cards import Parity
 from training.config import FinetuneConfig, Precision, TaskName
 from training.examples import Dataset, Example
 from training.loop_state import LoopResult
-from training.preferences import encode_preference
+from training.preferences import DPO
 from training.row_files import Row
-from training.sft import encode_pieces
+from training.sft import SFT
 
 # Largest accepted difference of any validation figure, by the precision of the forward pass.
 TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.BF16: 1e-2}
@@ -155,10 +155,8 @@ def _first_prompt_mismatch(inputs: ParityInputs, dataset: Dataset) -> str:
 
 def _examples_of(config: FinetuneConfig, columns: dict[str, Any], tokenizer: Any) -> Sequence[Example]:
     """What training made of a row: nothing where it did not fit, several of a long text."""
-    encode: Callable[..., Sequence[Example]] = (
-        encode_preference if config.task is TaskName.DPO else encode_pieces
-    )
-    return encode(columns, tokenizer, config.max_length_tokens)
+    coding = DPO if config.task is TaskName.DPO else SFT
+    return coding.encode(columns, tokenizer, config.max_length_tokens)
 
 
 def _evaluate_export(
