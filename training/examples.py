@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from tempfile import TemporaryFile
-from typing import IO, Any, TypeVar, overload
+from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from cluster.settings import settings
+from training.ragged import Ragged, RaggedFile
 
 # What torch's cross entropy skips. Positions without loss carry it, never a token id.
 IGNORE = -100
@@ -20,6 +20,7 @@ MILLIONTHS = 1_000_000
 # Rows given to a tokenizer at once: work for all its threads, while what it returns beside the ids, many
 # times their size, is let go block by block.
 BLOCK_ROWS = 1000
+ABOUT_FILE = "dataset.json"
 T = TypeVar("T")
 
 
@@ -61,53 +62,9 @@ class Preference(Example):
         return int(self.num_trained_tokens > 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ragged:
-    """Rows of whole numbers one after the other: row i is `values[offsets[i]:offsets[i + 1]]`.
-
-    values: [total], int32
-    offsets: [rows + 1], int64
-    """
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    def row(self, index: int) -> list[int]:
-        numbers: list[int] = self.values[self.offsets[index] : self.offsets[index + 1]].tolist()
-        return numbers
-
-
-class _RaggedFile:
-    """Rows of whole numbers on their way to disk. The files have no name: they go with the process that made them."""
-
-    def __init__(self) -> None:
-        folder = settings().cache_dir / "tokens"  # not the folder of temporary files, which may lie in memory
-        folder.mkdir(parents=True, exist_ok=True)
-        self._values = TemporaryFile(dir=folder)  # noqa: SIM115 - closed once it is mapped
-        self._offsets = TemporaryFile(dir=folder)  # noqa: SIM115
-        self._end = 0
-        self._add_offset()
-
-    def add(self, numbers: list[int]) -> None:
-        array("i", numbers).tofile(self._values)
-        self._end += len(numbers)
-        self._add_offset()
-
-    def mapped(self) -> _Ragged:
-        """All rows, in memory only as far as they are being read."""
-        return _Ragged(_mapped(self._values, np.int32), _mapped(self._offsets, np.int64))
-
-    def _add_offset(self) -> None:
-        array("q", [self._end]).tofile(self._offsets)
-
-
-def _mapped(file: IO[bytes], dtype: type[np.generic]) -> np.ndarray:
-    with file:
-        file.flush()
-        if not file.tell():
-            return np.empty(0, dtype)  # nothing cannot be mapped
-        # A plain array: numpy would pickle a memmap into memory, on the way to Ray's object store.
-        return np.asarray(np.memmap(file, dtype, "r"))
+# The fields of a row, in their order.
+COLUMNS = ("input_ids", "labels", "segment_ids")
+KINDS = {kind.__name__: kind for kind in (Example, Preference)}
 
 
 class Examples(Sequence[Example]):
@@ -117,31 +74,44 @@ class Examples(Sequence[Example]):
     object store one copy for all workers of a host.
     """
 
-    def __init__(
-        self, kind: type[Example], input_ids: _Ragged, labels: _Ragged, segment_ids: _Ragged
-    ) -> None:
-        self._kind, self._input_ids, self._labels, self._segment_ids = kind, input_ids, labels, segment_ids
+    def __init__(self, kind: type[Example], columns: Mapping[str, Ragged]) -> None:
+        self._kind, self._columns = kind, columns
 
     @classmethod
     def of(cls, rows: Iterable[Example]) -> Examples:
         """The rows, which are all of one class and read once, one by one; what is made of them lies on disk."""
         kind = Example
-        input_ids, labels, segment_ids = _RaggedFile(), _RaggedFile(), _RaggedFile()
+        files = {name: RaggedFile() for name in COLUMNS}
         for row in rows:
             kind = type(row)
-            input_ids.add(row.input_ids)
-            labels.add(row.labels)
-            segment_ids.add(row.segment_ids)
-        return cls(kind, input_ids.mapped(), labels.mapped(), segment_ids.mapped())
+            for name, file in files.items():
+                file.add(getattr(row, name))
+        return cls(kind, {name: file.mapped() for name, file in files.items()})
+
+    @property
+    def kind(self) -> type[Example]:
+        """What the rows are."""
+        return self._kind
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays into a new folder."""
+        folder.mkdir(parents=True)
+        for name, column in self._columns.items():
+            column.save(folder, name)
+
+    @classmethod
+    def load(cls, kind: type[Example], folder: Path) -> Examples:
+        """What was saved in a folder, in memory only as far as it is being read."""
+        return cls(kind, {name: Ragged.load(folder, name) for name in COLUMNS})
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        lengths: list[int] = np.diff(self._input_ids.offsets).tolist()
+        lengths: list[int] = np.diff(self._columns["input_ids"].offsets).tolist()
         return lengths
 
     def __len__(self) -> int:
-        return len(self._input_ids.offsets) - 1
+        return len(self._columns["input_ids"])
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -151,9 +121,7 @@ class Examples(Sequence[Example]):
         places = range(len(self))[index]
         if isinstance(places, range):
             return [self[place] for place in places]
-        return self._kind(
-            self._input_ids.row(places), self._labels.row(places), self._segment_ids.row(places)
-        )
+        return self._kind(*(column.row(places) for column in self._columns.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +136,22 @@ class Dataset:
     labels: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
+
+    def save(self, folder: Path) -> None:
+        """Write everything into a new folder."""
+        self.train.save(folder / "train")
+        self.validation.save(folder / "validation")
+        about = {name: getattr(self, name) for name in ("labels", "notices", "class_weights")}
+        about["kind"] = self.train.kind.__name__
+        (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> Dataset:
+        """What was saved in a folder."""
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        kind = KINDS[about.pop("kind")]
+        train, validation = (Examples.load(kind, folder / side) for side in ("train", "validation"))
+        return Dataset(train, validation, **{name: tuple(value) for name, value in about.items()})
 
 
 def blocks(rows: Iterable[T]) -> Iterator[list[T]]:

@@ -20,6 +20,7 @@ from training.sentence_files import sentence_form
 from training.sft import prepare_sft
 from training.sources import Rows, load_rows
 from training.tables import read_tables, refuse_what_has_no_row
+from training.token_cache import remembered
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ def prepare(config: FinetuneConfig) -> Prepared:
     base = resolve_model(config.model)
     tokenizer = _tokenizer(base, config.model)
     rows = load_rows(config.data)
+    dataset = remembered(config, base, rows.census, lambda: _tokenise(config, base, tokenizer, rows))
+    return Prepared(rows, dataset, tokenizer)
+
+
+def _tokenise(config: FinetuneConfig, base: Path, tokenizer: Any, rows: Rows) -> Dataset:
     if config.task is TaskName.CLASSIFICATION:
         dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
         if config.class_weight is not None:
@@ -51,9 +57,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
     else:
         dataset = prepare_sft(rows, tokenizer, config.max_length_tokens)
     refuse_what_has_no_row(read_tables(base), config, dataset, len(tokenizer))
-    if config.packing:
-        dataset = packed(dataset, config.max_length_tokens)
-    return Prepared(rows, dataset, tokenizer)
+    return packed(dataset, config.max_length_tokens) if config.packing else dataset
 
 
 def _tokenizer(folder: Path, model: str) -> Any:
