@@ -146,9 +146,9 @@ def _encode_all(
         nonlocal num_rows, left_out
         for block in blocks(rows):
             texts = [_render(row, what, coding, tokenizer) for row in block]
-            encoded = iter(encode([text for one in texts for text in one], tokenizer))
+            tokens = iter(encode([text for one in texts for text in one], tokenizer))
             for row, one in zip(block, texts, strict=True):
-                found = coding.examples(row.columns, list(islice(encoded, len(one))), max_length_tokens)
+                found = coding.examples(row.columns, list(islice(tokens, len(one))), max_length_tokens)
                 num_rows += 1
                 left_out += not found
                 yield from found

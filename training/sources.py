@@ -116,11 +116,8 @@ def _sides(train: RowStream, held_out: RowStream | None, config: DataConfig, des
     """Both sides within the limit; without rows that were held out, some are."""
     if held_out is None:
         train, held_out = split_by_hash(train, config.validation_share)
-    return Rows(
-        RowStream(lambda: islice(train, config.limit)),
-        RowStream(lambda: islice(held_out, config.limit)),
-        description,
-    )
+    first, first_held_out = (RowStream(partial(islice, rows, config.limit)) for rows in (train, held_out))
+    return Rows(first, first_held_out, description)
 
 
 def _read(local: Path, given: str) -> Iterator[Row]:
