@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import InvalidInput
+from cluster.errors import DataError, InvalidInput
 from cluster.references import resolve_model
 from training.classification import balanced_weights, prepare_classification
 from training.config import FinetuneConfig, TaskName
@@ -42,22 +42,32 @@ def prepare(config: FinetuneConfig) -> Prepared:
 
 
 def _tokenise(config: FinetuneConfig, base: Path, tokenizer: Any, rows: Rows) -> Dataset:
+    dataset = _examples(config, base, tokenizer, rows)
+    refuse_what_has_no_row(read_tables(base), config, dataset, len(tokenizer))
+    if (
+        replace(rows).census != rows.census
+    ):  # counted anew; else tokens would be kept under the digest of others
+        raise DataError(
+            "the rows changed while they were read; run it again once the file is at rest", "data"
+        )
+    return packed(dataset, config.max_length_tokens) if config.packing else dataset
+
+
+def _examples(config: FinetuneConfig, base: Path, tokenizer: Any, rows: Rows) -> Dataset:
     if config.task is TaskName.CLASSIFICATION:
         dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
         if config.class_weight is not None:
             counts = Counter(example.labels[0] for example in dataset.train)
             num_rows = {name: counts[index] for index, name in enumerate(dataset.labels)}
             dataset = replace(dataset, class_weights=balanced_weights(num_rows))
-    elif config.task is TaskName.MLM:
-        dataset = prepare_mlm(rows, tokenizer, config.max_length_tokens, config.seed)
-    elif config.task is TaskName.EMBEDDING:
-        dataset = prepare_pairs(rows, tokenizer, config.max_length_tokens, sentence_form(base))
-    elif config.task is TaskName.DPO:
-        dataset = prepare_preferences(rows, tokenizer, config.max_length_tokens)
-    else:
-        dataset = prepare_sft(rows, tokenizer, config.max_length_tokens)
-    refuse_what_has_no_row(read_tables(base), config, dataset, len(tokenizer))
-    return packed(dataset, config.max_length_tokens) if config.packing else dataset
+        return dataset
+    if config.task is TaskName.MLM:
+        return prepare_mlm(rows, tokenizer, config.max_length_tokens, config.seed)
+    if config.task is TaskName.EMBEDDING:
+        return prepare_pairs(rows, tokenizer, config.max_length_tokens, sentence_form(base))
+    if config.task is TaskName.DPO:
+        return prepare_preferences(rows, tokenizer, config.max_length_tokens)
+    return prepare_sft(rows, tokenizer, config.max_length_tokens)
 
 
 def _tokenizer(folder: Path, model: str) -> Any:

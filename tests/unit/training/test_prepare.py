@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from cluster.errors import InvalidInput
+from cluster.errors import DataError, InvalidInput
 from cluster.settings import settings
 from training import prepare as prepare_module
 from training.config import FinetuneConfig
@@ -126,6 +126,23 @@ def test_whatever_changes_tokens_makes_new_ones(
     monkeypatch.setattr(prepare_module, "prepare_classification", refuse_to_tokenise)
     with pytest.raises(AssertionError, match="tokenised again"):
         prepare(change(model))
+
+
+def test_rows_that_change_while_they_are_read_are_refused_and_not_kept(
+    model: Path, cached_tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(model, ["the cat", "the dog"])
+    tokenise = prepare_module.prepare_classification
+
+    def write_and_tokenise(*arguments: Any) -> Any:
+        with (model.parent / "rows.tsv").open("a") as file:
+            file.write("the bird\t0\n")
+        return tokenise(*arguments)
+
+    monkeypatch.setattr(prepare_module, "prepare_classification", write_and_tokenise)
+    with pytest.raises(DataError, match="the rows changed while they were read"):
+        prepare(config)
+    assert list(cached_tokens.iterdir()) == []
 
 
 def test_the_cache_of_tokens_keeps_what_was_used_last(model: Path, cached_tokens: Path) -> None:
