@@ -170,11 +170,11 @@ def recipe(config: Any) -> dict[str, float]:
     )
 
     from cluster.references import resolve_model
-    from training.sources import read_file
+    from training.sources import read_rows
 
     folder = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = [row.columns for row in read_file(config.data.path)]
+    rows = [row.columns for row in read_rows(config.data.path)]
     texts = [[row[name] for row in rows] for name in ("sentence1", "sentence2")]
     encoded = tokenizer(*texts, truncation=True, padding="max_length", max_length=128)
     data = Dataset.from_dict({**encoded, "labels": [int(row["label"]) for row in rows]})
@@ -193,11 +193,11 @@ def trl(config: Any) -> dict[str, float]:
     from trl import SFTConfig, SFTTrainer
 
     from cluster.references import resolve_model
-    from training.sources import read_file
+    from training.sources import read_rows
 
     folder = resolve_model(config.model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    chats = [row.columns["messages"] for row in read_file(config.data.path)]
+    chats = [row.columns["messages"] for row in read_rows(config.data.path)]
     data = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats])
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(

@@ -9,9 +9,8 @@ the same ids as serving.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -27,6 +26,14 @@ class Segment:
 
     text: str
     is_trained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A row as text. `beginning` are untrained ids that stand before it all, where no template writes them."""
+
+    segments: Sequence[Segment]
+    beginning: Sequence[int] = ()
 
 
 def render(
@@ -65,21 +72,43 @@ def render(
     return segments
 
 
-def encode(segments: Sequence[Segment], tokenizer: Any, beginning: Sequence[int] = ()) -> Example:
-    """Token ids and labels of a rendered row; loss falls on trained pieces only.
+def encode(rows: Sequence[Rendered], tokenizer: Any) -> list[Example]:
+    """Token ids and labels of rendered rows; loss falls on trained pieces only.
 
-    `beginning` are untrained ids that stand before it all, where no template writes them.
+    Give many rows at once: their texts are work for all threads of the tokenizer.
     """
-    input_ids: list[int] = list(beginning)
-    labels: list[int] = [IGNORE] * len(beginning)
+    texts = list(dict.fromkeys(text for row in rows for text in _texts(row)))
+    known = dict(zip(texts, _tokenize(texts, tokenizer), strict=True))
 
-    @lru_cache(maxsize=1)  # of the first two pieces, often all there are, the first is asked for twice
     def ids_of(text: str) -> list[int]:
-        # The template writes every special token itself; adding them again would double the begin token.
-        return list(tokenizer.encode(text, add_special_tokens=False))
+        return known[text] if text in known else _tokenize([text], tokenizer)[0]
 
+    return [_example(row, ids_of) for row in rows]
+
+
+def _texts(row: Rendered) -> Iterator[str]:
+    """What is tokenised of a row: nearly always all that `_continuation` asks for."""
     before = ""
-    for segment in segments:
+    for segment in row.segments:
+        if before:
+            yield before
+        yield before + segment.text
+        before = segment.text
+
+
+def _tokenize(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    if not texts:  # which transformers' tokenizers do not take
+        return []
+    # The template writes every special token itself; adding them again would double the begin token.
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _example(row: Rendered, ids_of: Callable[[str], list[int]]) -> Example:
+    input_ids = list(row.beginning)
+    labels = [IGNORE] * len(row.beginning)
+    before = ""
+    for segment in row.segments:
         ids = _continuation(before, segment.text, ids_of)
         input_ids += ids
         labels += ids if segment.is_trained else [IGNORE] * len(ids)

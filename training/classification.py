@@ -5,13 +5,13 @@ No torch here: the loss lives in `training/modules.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.errors import DataError
 from training.classification_rows import LabelledRows, Labels, label_text
 from training.config import DataConfig
-from training.examples import BLOCK_ROWS, Dataset, Example, Examples
+from training.examples import Dataset, Example, Examples, blocks
 from training.faults import raise_first
 from training.row_files import Row
 from training.sources import Rows
@@ -19,7 +19,7 @@ from training.sources import Rows
 
 def prepare_classification(rows: Rows, config: DataConfig, tokenizer: Any, max_length_tokens: int) -> Dataset:
     """Tokenise rows; raises DataError naming the line of the first row that cannot be used."""
-    check = LabelledRows.of(rows.train[0], config)
+    check = LabelledRows.of(next(iter(rows.train)), config)
     _check(rows.train, check, "training file")
     labels = check.labels()
     _check(rows.validation, check.for_validation(), "validation file")
@@ -73,14 +73,14 @@ def _f1(predictions: Sequence[int], labels: Sequence[int], positive: int) -> flo
     return 2 * true_positive / (predicted + present) if predicted + present else 0.0
 
 
-def _check(rows: Sequence[Row], check: LabelledRows, what: str) -> None:
+def _check(rows: Iterable[Row], check: LabelledRows, what: str) -> None:
     for row in rows:
         raise_first(check.faults(row), f"{what}, {row.where}")
     raise_first(check.closing_faults(), what)
 
 
 def _tokenize(
-    rows: Sequence[Row], check: LabelledRows, labels: Labels, tokenizer: Any, max_length_tokens: int
+    rows: Iterable[Row], check: LabelledRows, labels: Labels, tokenizer: Any, max_length_tokens: int
 ) -> tuple[Examples, int]:
     """The examples of all rows, and how many rows were cut."""
     is_pair = len(check.text_columns) == 2
@@ -88,8 +88,7 @@ def _tokenize(
 
     def encoded() -> Iterator[Example]:
         nonlocal num_cut
-        for start in range(0, len(rows), BLOCK_ROWS):
-            block = rows[start : start + BLOCK_ROWS]
+        for block in blocks(rows):
             texts = [[row.columns[column] for row in block] for column in check.text_columns]
             found = tokenizer(
                 *texts, truncation=True, max_length=max_length_tokens, return_token_type_ids=is_pair

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import numpy as np
+
+from training.ragged import Ragged, RaggedFile
 
 # What torch's cross entropy skips. Positions without loss carry it, never a token id.
 IGNORE = -100
@@ -16,6 +20,8 @@ MILLIONTHS = 1_000_000
 # Rows given to a tokenizer at once: work for all its threads, while what it returns beside the ids, many
 # times their size, is let go block by block.
 BLOCK_ROWS = 1000
+ABOUT_FILE = "dataset.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,56 +62,56 @@ class Preference(Example):
         return int(self.num_trained_tokens > 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ragged:
-    """Rows of whole numbers one after the other: row i is `values[offsets[i]:offsets[i + 1]]`.
-
-    values: [total], int32
-    offsets: [rows + 1], int64
-    """
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    def row(self, index: int) -> list[int]:
-        numbers: list[int] = self.values[self.offsets[index] : self.offsets[index + 1]].tolist()
-        return numbers
+# The fields of a row, in their order.
+COLUMNS = ("input_ids", "labels", "segment_ids")
+KINDS = {kind.__name__: kind for kind in (Example, Preference)}
 
 
 class Examples(Sequence[Example]):
     """Rows that were tokenised, in flat arrays; reading one makes an Example.
 
-    Four bytes a number, where Python's lists take ten times as many, and in Ray's object store one copy
-    for all workers of a host.
+    Four bytes a number, where Python's lists take ten times as many: on disk where they are made, and in Ray's
+    object store one copy for all workers of a host.
     """
 
-    def __init__(
-        self, kind: type[Example], input_ids: _Ragged, labels: _Ragged, segment_ids: _Ragged
-    ) -> None:
-        self._kind, self._input_ids, self._labels, self._segment_ids = kind, input_ids, labels, segment_ids
+    def __init__(self, kind: type[Example], columns: Mapping[str, Ragged]) -> None:
+        self._kind, self._columns = kind, columns
 
     @classmethod
     def of(cls, rows: Iterable[Example]) -> Examples:
-        """The rows, which are all of one class and read once, one by one."""
+        """The rows, which are all of one class and read once, one by one; what is made of them lies on disk."""
         kind = Example
-        columns = [(array("i"), array("q", [0])) for _ in range(3)]
+        files = {name: RaggedFile() for name in COLUMNS}
         for row in rows:
             kind = type(row)
-            for (values, offsets), numbers in zip(
-                columns, (row.input_ids, row.labels, row.segment_ids), strict=True
-            ):
-                values.extend(numbers)
-                offsets.append(len(values))
-        return cls(kind, *(_Ragged(np.asarray(values), np.asarray(offsets)) for values, offsets in columns))
+            for name, file in files.items():
+                file.add(getattr(row, name))
+        return cls(kind, {name: file.mapped() for name, file in files.items()})
+
+    @property
+    def kind(self) -> type[Example]:
+        """What the rows are."""
+        return self._kind
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays into a new folder."""
+        folder.mkdir(parents=True)
+        for name, column in self._columns.items():
+            column.save(folder, name)
+
+    @classmethod
+    def load(cls, kind: type[Example], folder: Path) -> Examples:
+        """What was saved in a folder, in memory only as far as it is being read."""
+        return cls(kind, {name: Ragged.load(folder, name) for name in COLUMNS})
 
     @property
     def lengths(self) -> list[int]:
         """Tokens of each row."""
-        lengths: list[int] = np.diff(self._input_ids.offsets).tolist()
+        lengths: list[int] = np.diff(self._columns["input_ids"].offsets).tolist()
         return lengths
 
     def __len__(self) -> int:
-        return len(self._input_ids.offsets) - 1
+        return len(self._columns["input_ids"])
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -115,9 +121,7 @@ class Examples(Sequence[Example]):
         places = range(len(self))[index]
         if isinstance(places, range):
             return [self[place] for place in places]
-        return self._kind(
-            self._input_ids.row(places), self._labels.row(places), self._segment_ids.row(places)
-        )
+        return self._kind(*(column.row(places) for column in self._columns.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,29 @@ class Dataset:
     labels: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
+
+    def save(self, folder: Path) -> None:
+        """Write everything into a new folder."""
+        self.train.save(folder / "train")
+        self.validation.save(folder / "validation")
+        about = {name: getattr(self, name) for name in ("labels", "notices", "class_weights")}
+        about["kind"] = self.train.kind.__name__
+        (folder / ABOUT_FILE).write_text(json.dumps(about), encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> Dataset:
+        """What was saved in a folder."""
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        kind = KINDS[about.pop("kind")]
+        train, validation = (Examples.load(kind, folder / side) for side in ("train", "validation"))
+        return Dataset(train, validation, **{name: tuple(value) for name, value in about.items()})
+
+
+def blocks(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Some rows at a time, as many as a tokenizer is given at once; the last block holds what is left."""
+    left = iter(rows)
+    while block := list(islice(left, BLOCK_ROWS)):
+        yield block
 
 
 def pad_token_id(tokenizer: Any) -> int:

@@ -6,11 +6,11 @@ No torch here: the loss lives in `training/encoder_modules.py`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.errors import DataError
-from training.examples import BLOCK_ROWS, IGNORE, Dataset, Example, Examples
+from training.examples import IGNORE, Dataset, Example, Examples, blocks
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
 from training.sources import Rows
@@ -63,13 +63,13 @@ def mask(
 
 
 def _masked(
-    rows: Sequence[Row], what: str, tokenizer: Any, max_length_tokens: int, seed: int
+    rows: Iterable[Row], what: str, tokenizer: Any, max_length_tokens: int, seed: int
 ) -> Iterator[Example]:
-    for row in rows:
-        raise_first(mlm_faults(row.columns), f"{what}, {row.where}")
-    for start in range(0, len(rows), BLOCK_ROWS):
+    for block in blocks(rows):
+        for row in block:
+            raise_first(mlm_faults(row.columns), f"{what}, {row.where}")
         encoded = tokenizer(
-            [row.columns["text"] for row in rows[start : start + BLOCK_ROWS]],
+            [row.columns["text"] for row in block],
             truncation=True,
             max_length=max_length_tokens,
             return_overflowing_tokens=True,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.errors import DataError
@@ -26,6 +26,9 @@ SCORED_COLUMNS = ("sentence1", "sentence2", "score")
 NUM_DISTRACTORS = 7
 # The label of a pair without a score: the passage in first place is the right one.
 RIGHT = 1
+
+# The texts of a row, and its label.
+Pair = tuple[list[str], int]
 
 
 def pair_columns(columns: Mapping[str, Any]) -> tuple[str, ...]:
@@ -71,20 +74,12 @@ def prepare_pairs(rows: Rows, tokenizer: Any, max_length_tokens: int, form: Sent
 
     The first has the query's prompt, the others have the document's, as in a search.
     """
-    names = pair_columns(rows.train[0].columns)
-    for what, some in (("training file", rows.train), ("validation file", rows.validation)):
-        for row in some:
-            raise_first(pair_faults(row.columns, names), f"{what}, {row.where}")
-    texts = [_texts(row, names) for row in rows.train]
-    held_out = [_texts(row, names) for row in rows.validation]
-    labels, held_out_labels = (
-        [_label(row, names) for row in rows.train],
-        [_label(row, names) for row in rows.validation],
-    )
-    if names[-1] != "score":
-        held_out = with_distractors(held_out)
-    train, cut = _encode(texts, labels, tokenizer, max_length_tokens, form)
-    validation, _ = _encode(held_out, held_out_labels, tokenizer, max_length_tokens, form)
+    names = pair_columns(next(iter(rows.train)).columns)
+    train, cut = _encode(_pairs(rows.train, names, "training file"), tokenizer, max_length_tokens, form)
+    held_out: Iterable[Pair] = _pairs(rows.validation, names, "validation file")
+    if names[-1] != "score":  # any text may stand beside any other, so here they lie in memory together
+        held_out = [(texts, RIGHT) for texts in with_distractors([texts for texts, _ in held_out])]
+    validation, _ = _encode(held_out, tokenizer, max_length_tokens, form)
     notices = [f"{cut} of {len(train)} rows were cut to {max_length_tokens} tokens a text"] if cut else []
     return Dataset(train, validation, (), tuple(notices))
 
@@ -118,8 +113,10 @@ def pair_metrics(predictions: Sequence[int], labels: Sequence[int], is_scored: b
     return {"spearman": _correlation(_ranks(predictions), _ranks(labels))}
 
 
-def _texts(row: Row, names: tuple[str, ...]) -> list[str]:
-    return [row.columns[name] for name in names if name != "score"]
+def _pairs(rows: Iterable[Row], names: tuple[str, ...], what: str) -> Iterator[Pair]:
+    for row in rows:
+        raise_first(pair_faults(row.columns, names), f"{what}, {row.where}")
+        yield [row.columns[name] for name in names if name != "score"], _label(row, names)
 
 
 def _label(row: Row, names: tuple[str, ...]) -> int:
@@ -127,18 +124,14 @@ def _label(row: Row, names: tuple[str, ...]) -> int:
 
 
 def _encode(
-    rows: Sequence[list[str]],
-    labels: Sequence[int],
-    tokenizer: Any,
-    max_length_tokens: int,
-    form: SentenceForm,
+    rows: Iterable[Pair], tokenizer: Any, max_length_tokens: int, form: SentenceForm
 ) -> tuple[Examples, int]:
     """The examples of all rows, and of how many a text was cut."""
     num_cut = 0
 
     def encoded() -> Iterator[Example]:
         nonlocal num_cut
-        for (query, *passages), label in zip(rows, labels, strict=True):
+        for (query, *passages), label in rows:
             texts = [form.query_prompt + query, *(form.document_prompt + text for text in passages)]
             found = tokenizer(texts, truncation=True, max_length=max_length_tokens)
             num_cut += any(encoding.overflowing for encoding in found.encodings or ())

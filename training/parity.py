@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,6 +14,9 @@ from cluster.cards import Parity
 from training.config import FinetuneConfig, Precision, TaskName
 from training.examples import Dataset, Example
 from training.loop_state import LoopResult
+from training.preferences import DPO
+from training.row_files import Row
+from training.sft import SFT
 
 # Largest accepted difference of any validation figure, by the precision of the forward pass.
 TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.BF16: 1e-2}
@@ -26,7 +29,7 @@ FOLLOWS_FROM_LOSS = {"perplexity", "reward_margin", "reward_accuracy"}
 
 @dataclass(frozen=True)
 class ParityInputs:
-    """What to check against. `rows` are the columns of all validation rows.
+    """What to check against. `rows` are the columns of the validation rows whose prompts are compared.
 
     `trained`: what training measured; None where it is not compared with (an epoch's adapter).
     """
@@ -36,6 +39,17 @@ class ParityInputs:
     export_uri: str
     trained: LoopResult | None
     rows: list[dict[str, Any]]
+
+
+def prompt_rows(config: FinetuneConfig, rows: Iterable[Row], tokenizer: Any) -> list[dict[str, Any]]:
+    """The columns of the first validation rows that became examples, as many as are compared.
+
+    Those alone travel to the process that compares, which may run where the file does not lie.
+    """
+    if not config.task.is_generative:
+        return []
+    used = (row.columns for row in rows if _examples_of(config, row.columns, tokenizer))
+    return list(islice(used, NUM_PROMPTS))
 
 
 def check_parity(inputs: ParityInputs) -> Parity:
@@ -129,21 +143,20 @@ def _first_prompt_mismatch(inputs: ParityInputs, dataset: Dataset) -> str:
     from transformers import AutoTokenizer
 
     from cluster.storage import local_folder
-    from training.preferences import encode_preference
-    from training.sft import encode_pieces
 
     tokenizer = AutoTokenizer.from_pretrained(local_folder(inputs.export_uri), local_files_only=True)
-    limit = inputs.config.max_length_tokens
-    # As training made them: rows that do not fit have no counterpart in the data set, long texts several.
-    encode: Callable[..., Sequence[Example]] = (
-        encode_preference if inputs.config.task is TaskName.DPO else encode_pieces
-    )
-    examples = (example for row in inputs.rows for example in encode(row, tokenizer, limit))
+    examples = (example for row in inputs.rows for example in _examples_of(inputs.config, row, tokenizer))
     pairs = islice(zip(examples, dataset.validation, strict=False), NUM_PROMPTS)
     for number, (exported, trained) in enumerate(pairs, 1):
         if exported.input_ids != trained.input_ids:
             return f"validation row {number} renders to other token ids with the exported tokenizer"
     return ""
+
+
+def _examples_of(config: FinetuneConfig, columns: dict[str, Any], tokenizer: Any) -> Sequence[Example]:
+    """What training made of a row: nothing where it did not fit, several of a long text."""
+    coding = DPO if config.task is TaskName.DPO else SFT
+    return coding.encode(columns, tokenizer, config.max_length_tokens)
 
 
 def _evaluate_export(

@@ -5,17 +5,16 @@ Rows are in OpenAI's form for `dpo`. No torch here: the loss lives in `training/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeGuard
 
-from training.chat import encode, render
+from training.chat import Rendered, encode, render
 from training.chat_rows import UNREAD_KEYS, chat_faults
 from training.examples import MILLIONTHS, Dataset, Example, Preference
 from training.faults import At, Fault, show, unknown_keys
 from training.packing import join
-from training.sft import encode_rows, fits, require_template
+from training.sft import Columns, RowCoding, encode_rows, fits, require_template
 from training.sources import Rows
 
 OUTPUTS = ("preferred_output", "non_preferred_output")
@@ -24,7 +23,7 @@ ROW_KEYS = ("input", *OUTPUTS)
 ANSWER = {"role": "assistant", "content": "…"}
 
 
-def preference_faults(columns: Mapping[str, Any]) -> Iterator[Fault]:
+def preference_faults(columns: Columns) -> Iterator[Fault]:
     """Everything wrong with one row: each output must go on with the input as an answer in a chat row does."""
     yield from unknown_keys(columns, (*ROW_KEYS, *UNREAD_KEYS), (), "a preference row")
     given = columns.get("input")
@@ -61,31 +60,39 @@ def preference_faults(columns: Mapping[str, Any]) -> Iterator[Fault]:
         )
 
 
-def encode_preference(columns: Mapping[str, Any], tokenizer: Any, max_length_tokens: int) -> list[Preference]:
-    """The example that a checked row becomes; none when prompt and answer do not fit, for either answer."""
-    sides = encode_sides(columns, tokenizer)
+def preference_examples(
+    columns: Columns, sides: Sequence[Example], max_length_tokens: int
+) -> list[Preference]:
+    """The example that an encoded row becomes; none when prompt and answer do not fit, for either answer."""
     if not all(fits(side, max_length_tokens) for side in sides):
         return []
     pair = join(sides)
     return [Preference(pair.input_ids, pair.labels, pair.segment_ids)]
 
 
-def encode_sides(columns: Mapping[str, Any], tokenizer: Any) -> list[Example]:
-    """The prompt with the preferred answer and with the other one, of any length; only those answers are trained."""
+def encode_sides(columns: Columns, tokenizer: Any) -> list[Example]:
+    """The prompt with the preferred answer and with the other one, of any length."""
+    return encode(render_sides(columns, tokenizer), tokenizer)
+
+
+def render_sides(columns: Columns, tokenizer: Any) -> list[Rendered]:
+    """Both sides of a checked row as text; only their last answers are trained."""
     require_template(tokenizer)
     given = columns["input"]
     sides = []
     for name in OUTPUTS:
         *context, answer = render([*given["messages"], columns[name][0]], tokenizer, given.get("tools"))
         context = [replace(segment, is_trained=False) for segment in context]
-        sides.append(encode([*context, answer], tokenizer))
+        sides.append(Rendered([*context, answer]))
     return sides
+
+
+DPO = RowCoding(preference_faults, render_sides, preference_examples)
 
 
 def prepare_preferences(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset:
     """Render and tokenise rows; those of which an answer does not fit whole are left out, and told."""
-    examples_of = partial(encode_preference, tokenizer=tokenizer, max_length_tokens=max_length_tokens)
-    return encode_rows(rows, preference_faults, examples_of, max_length_tokens)
+    return encode_rows(rows, DPO, tokenizer, max_length_tokens)
 
 
 def preference_metrics(margins: Sequence[int]) -> dict[str, float]:

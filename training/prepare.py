@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import InvalidInput
+from cluster.errors import DataError, InvalidInput
 from cluster.references import resolve_model
 from training.classification import balanced_weights, prepare_classification
 from training.config import FinetuneConfig, TaskName
@@ -20,6 +20,7 @@ from training.sentence_files import sentence_form
 from training.sft import prepare_sft
 from training.sources import Rows, load_rows
 from training.tables import read_tables, refuse_what_has_no_row
+from training.token_cache import remembered
 
 
 @dataclass(frozen=True)
@@ -30,35 +31,43 @@ class Prepared:
     dataset: Dataset
     tokenizer: Any
 
-    @property
-    def validation_rows(self) -> list[dict[str, Any]]:
-        """The columns of the validation rows."""
-        return [row.columns for row in self.rows.validation]
-
 
 def prepare(config: FinetuneConfig) -> Prepared:
     """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""
     base = resolve_model(config.model)
     tokenizer = _tokenizer(base, config.model)
     rows = load_rows(config.data)
+    dataset = remembered(config, base, rows.census, lambda: _tokenise(config, base, tokenizer, rows))
+    return Prepared(rows, dataset, tokenizer)
+
+
+def _tokenise(config: FinetuneConfig, base: Path, tokenizer: Any, rows: Rows) -> Dataset:
+    dataset = _examples(config, base, tokenizer, rows)
+    refuse_what_has_no_row(read_tables(base), config, dataset, len(tokenizer))
+    if (
+        replace(rows).census != rows.census
+    ):  # counted anew; else tokens would be kept under the digest of others
+        raise DataError(
+            "the rows changed while they were read; run it again once the file is at rest", "data"
+        )
+    return packed(dataset, config.max_length_tokens) if config.packing else dataset
+
+
+def _examples(config: FinetuneConfig, base: Path, tokenizer: Any, rows: Rows) -> Dataset:
     if config.task is TaskName.CLASSIFICATION:
         dataset = prepare_classification(rows, config.data, tokenizer, config.max_length_tokens)
         if config.class_weight is not None:
             counts = Counter(example.labels[0] for example in dataset.train)
             num_rows = {name: counts[index] for index, name in enumerate(dataset.labels)}
             dataset = replace(dataset, class_weights=balanced_weights(num_rows))
-    elif config.task is TaskName.MLM:
-        dataset = prepare_mlm(rows, tokenizer, config.max_length_tokens, config.seed)
-    elif config.task is TaskName.EMBEDDING:
-        dataset = prepare_pairs(rows, tokenizer, config.max_length_tokens, sentence_form(base))
-    elif config.task is TaskName.DPO:
-        dataset = prepare_preferences(rows, tokenizer, config.max_length_tokens)
-    else:
-        dataset = prepare_sft(rows, tokenizer, config.max_length_tokens)
-    refuse_what_has_no_row(read_tables(base), config, dataset, len(tokenizer))
-    if config.packing:
-        dataset = packed(dataset, config.max_length_tokens)
-    return Prepared(rows, dataset, tokenizer)
+        return dataset
+    if config.task is TaskName.MLM:
+        return prepare_mlm(rows, tokenizer, config.max_length_tokens, config.seed)
+    if config.task is TaskName.EMBEDDING:
+        return prepare_pairs(rows, tokenizer, config.max_length_tokens, sentence_form(base))
+    if config.task is TaskName.DPO:
+        return prepare_preferences(rows, tokenizer, config.max_length_tokens)
+    return prepare_sft(rows, tokenizer, config.max_length_tokens)
 
 
 def _tokenizer(folder: Path, model: str) -> Any:

@@ -31,7 +31,7 @@ from training.fit import Fit, start_event_log
 from training.job_record import JobRecord
 from training.loop_state import LoopInputs, LoopResult
 from training.model_card import make_card, measured, readme
-from training.parity import ParityInputs, check_adapter, check_parity
+from training.parity import ParityInputs, check_adapter, check_parity, prompt_rows
 from training.plots import plot_run
 from training.prepare import Prepared, prepare
 from training.progress import AdapterEvent, PlainProgress, Sink
@@ -97,7 +97,7 @@ def run(config: FinetuneConfig, identity: Identity | None = None) -> ModelCard:
     checkpoint, passed_over = _checkpoint_to_resume(config, identity)
     prepared = prepare(config)
     if checkpoint is not None:
-        require_same_rows(checkpoint.marker, prepared.rows.sha256, prepared.rows.description)
+        require_same_rows(checkpoint.marker, prepared.rows.census.sha256, prepared.rows.description)
     if identity.resumes and config.early_stopping_patience is None:
         # With patience an older one may be the best, and is gone back to.
         delete_others(identity.run_uri, checkpoint)
@@ -132,6 +132,8 @@ class _Run:
         self._config, self._identity = config, identity
         self._prepared, self._folder = prepared, folder
         self._dataset_ref = ray.put(prepared.dataset)
+        # Now: the file may change or go while the run trains.
+        self._prompt_rows = prompt_rows(config, prepared.rows.validation, prepared.tokenizer)
         self._record = (
             JobRecord(identity.job_id, self._adapter_card, FineTuningJobs()) if identity.job_id else None
         )
@@ -168,7 +170,7 @@ class _Run:
             event_log,
             resume_uri=checkpoint.uri if checkpoint else None,
             adapter_uri=f"{self._identity.export_uri}-ckpt-step-" if adapters else None,
-            data_sha256=self._prepared.rows.sha256,
+            data_sha256=self._prepared.rows.census.sha256,
         )
         board = TensorBoard(self._folder.path)
         sinks: list[Sink] = [
@@ -234,8 +236,7 @@ class _Run:
         )
 
     def _parity_inputs(self, uri: str, result: LoopResult | None = None) -> ParityInputs:
-        rows = self._prepared.validation_rows
-        return ParityInputs(self._config, self._dataset_ref, uri, result, rows)
+        return ParityInputs(self._config, self._dataset_ref, uri, result, self._prompt_rows)
 
     def _resume_command(self) -> str:
         if self._identity.job_id is not None:

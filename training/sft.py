@@ -6,26 +6,45 @@ No torch here: the loss lives in `training/language_modules.py`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from cluster.errors import DataError
-from training.chat import Segment, encode, render
+from training.chat import Rendered, Segment, encode, render
 from training.chat_rows import chat_faults
-from training.examples import IGNORE, Dataset, Example, Examples
+from training.examples import IGNORE, Dataset, Example, Examples, blocks
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
 from training.sources import Rows
 
-# What is wrong with the columns of a row, and the examples that they become.
-FaultsOf = Callable[[Mapping[str, Any]], Iterator[Fault]]
-ExamplesOf = Callable[[Mapping[str, Any]], Sequence[Example]]
+Columns = Mapping[str, Any]
 
 FORM_KEYS = ("messages", "prompt", "completion", "text")
 
 
-def sft_faults(columns: Mapping[str, Any]) -> Iterator[Fault]:
+@dataclass(frozen=True, slots=True)
+class RowCoding:
+    """How a task's rows become examples.
+
+    faults:   what is wrong with the columns of a row
+    render:   the texts that a sound row becomes, for a tokenizer; raises DataError where its template refuses it
+    examples: what is trained of a row, by its columns, those texts tokenised, and the limit of tokens
+    """
+
+    faults: Callable[[Columns], Iterator[Fault]]
+    render: Callable[[Columns, Any], Sequence[Rendered]]
+    examples: Callable[[Columns, Sequence[Example], int], Sequence[Example]]
+
+    def encode(self, columns: Columns, tokenizer: Any, max_length_tokens: int) -> Sequence[Example]:
+        """The examples of one row."""
+        encoded = encode(self.render(columns, tokenizer), tokenizer)
+        return self.examples(columns, encoded, max_length_tokens)
+
+
+def sft_faults(columns: Columns) -> Iterator[Fault]:
     """Everything wrong with one row, in whichever of the three forms it is."""
     form = row_form(columns)
     if form == "messages":
@@ -42,7 +61,7 @@ def sft_faults(columns: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault(f"a row needs messages, prompt and completion, or text; it has {found}", remedy)
 
 
-def row_form(columns: Mapping[str, Any]) -> str | None:
+def row_form(columns: Columns) -> str | None:
     """`messages`, `prompt` or `text`: the form of a row; None for none of them."""
     if columns.get("messages") is not None:
         return "messages"
@@ -51,8 +70,13 @@ def row_form(columns: Mapping[str, Any]) -> str | None:
     return next((form for form in ("text", "messages") if form in columns), None)
 
 
-def encode_row(columns: Mapping[str, Any], tokenizer: Any) -> Example:
-    """Token ids and labels of a checked row, of any length.
+def encode_row(columns: Columns, tokenizer: Any) -> Example:
+    """Token ids and labels of a checked row, of any length."""
+    return encode([render_row(columns, tokenizer)], tokenizer)[0]
+
+
+def render_row(columns: Columns, tokenizer: Any) -> Rendered:
+    """A checked row as text.
 
     Chat rows go through the model's template. Prompts, completions and text are written as they stand, as
     `/v1/completions` reads them: behind the tokenizer's own beginning, closed by the end token. Of a prompt
@@ -60,7 +84,7 @@ def encode_row(columns: Mapping[str, Any], tokenizer: Any) -> Example:
     """
     if row_form(columns) == "messages":
         require_template(tokenizer)
-        return encode(render(columns["messages"], tokenizer, columns.get("tools")), tokenizer)
+        return Rendered(render(columns["messages"], tokenizer, columns.get("tools")))
     if row_form(columns) == "prompt":
         prompt, text = columns["prompt"], columns["completion"]
     else:
@@ -69,46 +93,37 @@ def encode_row(columns: Mapping[str, Any], tokenizer: Any) -> Example:
         Segment(prompt, is_trained=False),
         Segment(text + (tokenizer.eos_token or ""), is_trained=True),
     ]
-    return encode(segments, tokenizer, _beginning(tokenizer))
+    return Rendered(segments, _beginning(tokenizer))
 
 
-def encode_pieces(columns: Mapping[str, Any], tokenizer: Any, max_length_tokens: int) -> list[Example]:
-    """The examples that a checked row becomes: none, one, or the pieces of a long text.
+def sft_examples(columns: Columns, encoded: Sequence[Example], max_length_tokens: int) -> list[Example]:
+    """The examples that an encoded row becomes: none, one, or the pieces of a long text.
 
     A chat or completion that does not fit is left out: cut in its answer it would teach the model never to
     stop, and cut before that it teaches nothing. A plain text is cut into pieces instead.
     """
-    example = encode_row(columns, tokenizer)
+    (example,) = encoded
     if row_form(columns) == "text":
         return [piece for piece in _pieces(example, max_length_tokens) if piece.num_targets]
     return [example] if fits(example, max_length_tokens) else []
 
 
+SFT = RowCoding(sft_faults, lambda columns, tokenizer: [render_row(columns, tokenizer)], sft_examples)
+
+
 def prepare_sft(rows: Rows, tokenizer: Any, max_length_tokens: int) -> Dataset:
     """Render and tokenise rows; rows that do not fit whole are left out, and told."""
-    examples_of = partial(encode_pieces, tokenizer=tokenizer, max_length_tokens=max_length_tokens)
-    return encode_rows(rows, sft_faults, examples_of, max_length_tokens)
+    return encode_rows(rows, SFT, tokenizer, max_length_tokens)
 
 
-def encode_rows(rows: Rows, faults_of: FaultsOf, examples_of: ExamplesOf, max_length_tokens: int) -> Dataset:
-    """The examples of all rows, by a task's check of a row and what it makes of one.
+def encode_rows(rows: Rows, coding: RowCoding, tokenizer: Any, max_length_tokens: int) -> Dataset:
+    """The examples of all rows.
 
     Raises DataError naming file and line at the first fault, and where no row gives an example.
     """
-    train, left_out = _encode_all(rows.train, "training", faults_of, examples_of, max_length_tokens)
-    validation, left_out_too = _encode_all(
-        rows.validation, "validation", faults_of, examples_of, max_length_tokens
-    )
-    notices = [
-        f"{number} of {len(all_rows)} {what} rows are left out: longer than "
-        f"{max_length_tokens} tokens, or without a trained answer"
-        for what, all_rows, number in (
-            ("training", rows.train, left_out),
-            ("validation", rows.validation, left_out_too),
-        )
-        if number
-    ]
-    return Dataset(train, validation, (), tuple(notices))
+    train, told = _encode_all(rows.train, "training", coding, tokenizer, max_length_tokens)
+    validation, told_too = _encode_all(rows.validation, "validation", coding, tokenizer, max_length_tokens)
+    return Dataset(train, validation, (), (*told, *told_too))
 
 
 def fits(example: Example, max_length_tokens: int) -> bool:
@@ -122,22 +137,21 @@ def require_template(tokenizer: Any) -> None:
 
 
 def _encode_all(
-    rows: Sequence[Row], what: str, faults_of: FaultsOf, examples_of: ExamplesOf, max_length_tokens: int
-) -> tuple[Examples, int]:
-    """The examples of all rows, and how many rows gave none."""
-    left_out = 0
+    rows: Iterable[Row], what: str, coding: RowCoding, tokenizer: Any, max_length_tokens: int
+) -> tuple[Examples, list[str]]:
+    """The examples of all rows, and what is to be told of those that gave none."""
+    num_rows, left_out = 0, 0
 
     def encoded() -> Iterator[Example]:
-        nonlocal left_out
-        for row in rows:
-            where = f"{what} file, {row.where}"
-            raise_first(faults_of(row.columns), where)
-            try:
-                found = examples_of(row.columns)
-            except DataError as exc:
-                raise DataError(f"{where}: {exc.message}", exc.param) from exc
-            left_out += not found
-            yield from found
+        nonlocal num_rows, left_out
+        for block in blocks(rows):
+            texts = [_render(row, what, coding, tokenizer) for row in block]
+            tokens = iter(encode([text for one in texts for text in one], tokenizer))
+            for row, one in zip(block, texts, strict=True):
+                found = coding.examples(row.columns, list(islice(tokens, len(one))), max_length_tokens)
+                num_rows += 1
+                left_out += not found
+                yield from found
 
     examples = Examples.of(encoded())
     if not examples:
@@ -145,9 +159,23 @@ def _encode_all(
             f"no {what} row has a trained token within {max_length_tokens} tokens; raise max_length_tokens",
             "max_length_tokens",
         )
-    return examples, left_out
+    notice = (
+        f"{left_out} of {num_rows} {what} rows are left out: longer than {max_length_tokens} tokens, or "
+        "without a trained answer"
+    )
+    return examples, [notice] if left_out else []
 
 
+def _render(row: Row, what: str, coding: RowCoding, tokenizer: Any) -> Sequence[Rendered]:
+    where = f"{what} file, {row.where}"
+    raise_first(coding.faults(row.columns), where)
+    try:
+        return coding.render(row.columns, tokenizer)
+    except DataError as exc:
+        raise DataError(f"{where}: {exc.message}", exc.param) from exc
+
+
+@lru_cache(maxsize=1)  # the same for every row
 def _beginning(tokenizer: Any) -> list[int]:
     """The ids that the tokenizer puts before every text by itself, such as a begin token."""
     bare, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")

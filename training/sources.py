@@ -1,15 +1,20 @@
 """From a file or a hub data set to rows, with the line each came from.
 
 Owns where rows come from and how validation rows are held out. File forms are in `training/row_files.py`.
-Knows nothing of tasks: a row is a dictionary of columns.
+Knows nothing of tasks: a row is a dictionary of columns. Rows are read one at a time, and never lie in memory
+together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import filterfalse, islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from cluster.errors import DataError, HubUnreachable
 from cluster.hub import hub_is_reachable
@@ -19,21 +24,37 @@ from training.faults import Fault
 from training.row_files import Row, data_files, scan, without_filled_nulls
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The training and validation rows of a run, and where they came from."""
+class Census(NamedTuple):
+    """How many rows there are, and a digest of their content, the same wherever the file lies."""
 
-    train: list[Row]
-    validation: list[Row]
+    num_train: int
+    num_validation: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RowStream:
+    """Rows that are read anew, one at a time, whenever they are iterated."""
+
+    read: Callable[[], Iterable[Row]]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.read())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The training and validation rows of a run, and where they came from. Both can be iterated again."""
+
+    train: Iterable[Row]
+    validation: Iterable[Row]
     description: str
 
-    @property
-    def sha256(self) -> str:
-        """A digest of the content, the same wherever the file lies."""
+    @cached_property
+    def census(self) -> Census:
+        """Read once and remembered: a file may change or go while a run trains."""
         digest = hashlib.sha256()
-        for row in [*self.train, *self.validation]:
-            digest.update(json.dumps(row.columns, sort_keys=True, ensure_ascii=False, default=str).encode())
-        return digest.hexdigest()
+        return Census(_add_up(self.train, digest), _add_up(self.validation, digest), digest.hexdigest())
 
 
 def load_rows(config: DataConfig) -> Rows:
@@ -42,10 +63,11 @@ def load_rows(config: DataConfig) -> Rows:
     Raises DataError with file, line and remedy, or HubUnreachable when the hub was the only source.
     """
     rows = _rows_of_first_source(config)
-    if not rows.train or not rows.validation:
+    num_train, num_validation, _ = rows.census
+    if not num_train or not num_validation:
         raise DataError(
-            f"{rows.description} is too small to split off validation rows: {len(rows.train)} training and "
-            f"{len(rows.validation)} validation rows; give files of both as data.path and data.validation_path",
+            f"{rows.description} is too small to split off validation rows: {num_train} training and "
+            f"{num_validation} validation rows; give files of both as data.path and data.validation_path",
             "data.validation_path",
         )
     return rows
@@ -67,46 +89,62 @@ def _rows_of_first_source(config: DataConfig) -> Rows:
     return replace(rows, description=rows.description + because)
 
 
-def read_file(path: str | Path) -> list[Row]:
-    """All rows of one file, or of all files below a folder; a URI is fetched first.
+def read_rows(path: str | Path) -> RowStream:
+    """The rows of one file, or of all files below a folder; a URI is fetched first.
 
-    Raises DataError for the first bad row, with file, line and remedy.
+    Iterating them raises DataError at the first bad row, with file, line and remedy.
     """
-    local = local_copy(str(path))
-    rows: list[Row] = []
+    return RowStream(partial(_read, local_copy(str(path)), str(path)))
+
+
+def split_by_hash(rows: Iterable[Row], share: float) -> tuple[RowStream, RowStream]:
+    """Training and validation rows: about `share` of them is held out, by a hash of their content.
+
+    A row lands on the same side whatever else is in the file, and equal rows land together, so adding
+    data later never moves a validation row into training.
+    """
+    held_out = partial(_is_held_out, share=share)
+    return RowStream(lambda: filterfalse(held_out, rows)), RowStream(lambda: filter(held_out, rows))
+
+
+def _from_files(path: str, validation_path: str | None, config: DataConfig) -> Rows:
+    held_out = read_rows(validation_path) if validation_path is not None else None
+    return _sides(read_rows(path), held_out, config, str(path))
+
+
+def _sides(train: RowStream, held_out: RowStream | None, config: DataConfig, description: str) -> Rows:
+    """Both sides within the limit; without rows that were held out, some are."""
+    if held_out is None:
+        train, held_out = split_by_hash(train, config.validation_share)
+    first, first_held_out = (RowStream(partial(islice, rows, config.limit)) for rows in (train, held_out))
+    return Rows(first, first_held_out, description)
+
+
+def _read(local: Path, given: str) -> Iterator[Row]:
+    """The rows at `local`, which the user called `given`."""
+    is_empty = True
     for file in data_files(local):
         name = file.relative_to(local).as_posix() if file != local else ""
         for found, _ in scan(file):
             if isinstance(found, Fault):
                 raise found.to_error(str(file))
-            rows.append(replace(found, file=name) if name else found)
-    if not rows:
-        raise DataError(f"{path} holds no rows", "data.path")
-    return rows
+            is_empty = False
+            yield replace(found, file=name) if name else found
+    if is_empty:
+        raise DataError(f"{given} holds no rows", "data.path")
 
 
-def split_by_hash(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Split off about `share` of the rows by a hash of their content.
-
-    A row lands on the same side whatever else is in the file, and equal rows land together, so adding
-    data later never moves a validation row into training.
-    """
-    train: list[Row] = []
-    held_out: list[Row] = []
-    for row in rows:
-        content = json.dumps(row.columns, sort_keys=True, default=str).encode()
-        fraction = int.from_bytes(hashlib.sha256(content).digest()[:8]) / 2**64
-        (held_out if fraction < share else train).append(row)
-    return train, held_out
+def _is_held_out(row: Row, share: float) -> bool:
+    content = json.dumps(row.columns, sort_keys=True, default=str).encode()
+    return int.from_bytes(hashlib.sha256(content).digest()[:8]) / 2**64 < share
 
 
-def _from_files(path: str, validation_path: str | None, config: DataConfig) -> Rows:
-    train = read_file(path)
-    if validation_path is not None:
-        validation = read_file(validation_path)
-    else:
-        train, validation = split_by_hash(train, config.validation_share)
-    return Rows(train[: config.limit], validation[: config.limit], str(path))
+def _add_up(rows: Iterable[Row], digest: Any) -> int:
+    """Add the content of all rows to a digest; how many they are."""
+    count = 0
+    for count, row in enumerate(rows, 1):  # noqa: B007 - the last one counts
+        digest.update(json.dumps(row.columns, sort_keys=True, ensure_ascii=False, default=str).encode())
+    return count
 
 
 def _from_hub(reference: str, config: DataConfig) -> Rows:
@@ -143,11 +181,9 @@ def _from_hub(reference: str, config: DataConfig) -> Rows:
             "on and give data.path",
             "data.hub",
         )
-    train = [Row(number, without_filled_nulls(row)) for number, row in enumerate(splits["train"], 1)]
-    if "validation" in splits:
-        validation = [
-            Row(number, without_filled_nulls(row)) for number, row in enumerate(splits["validation"], 1)
-        ]
-    else:
-        train, validation = split_by_hash(train, config.validation_share)
-    return Rows(train[: config.limit], validation[: config.limit], reference)
+    held_out = RowStream(partial(_numbered, splits["validation"])) if "validation" in splits else None
+    return _sides(RowStream(partial(_numbered, splits["train"])), held_out, config, reference)
+
+
+def _numbered(split: Iterable[dict[str, Any]]) -> Iterator[Row]:
+    return (Row(number, without_filled_nulls(columns)) for number, columns in enumerate(split, 1))

@@ -23,7 +23,7 @@ from cluster.connection import connect
 from cluster.errors import ConfigError, JobFailed
 from cluster.last_words import last_line
 from cluster.storage import delete_folder, storage_uri
-from training.config import FinetuneConfig, TaskName, load_config
+from training.config import FinetuneConfig, load_config
 from training.examples import pad_token_id
 from training.fit import Fit, start_event_log
 from training.loop_state import LoopInputs
@@ -32,6 +32,7 @@ from training.prepare import Prepared, prepare
 from training.progress import EpochEvent, Event
 from training.run import run
 from training.run_folder import RunFolder
+from training.token_cache import form_of_tokens
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,7 @@ def _prepared_once(trials: Sequence[Trial]) -> list[Prepared]:
     prepared = []
     for trial in trials:
         config = trial.config
-        seed = config.seed if config.task is TaskName.MLM else None  # it chooses the masked tokens
-        form = (config.max_length_tokens, config.packing, config.class_weight)
-        key = repr((config.data, config.model, config.task, form, seed))
+        key = repr((config.data, config.model, form_of_tokens(config)))
         made[key] = made.get(key) or prepare(config)
         prepared.append(made[key])
     return prepared

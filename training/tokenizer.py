@@ -50,6 +50,11 @@ class FolderTokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
+    def __call__(self, texts: list[str], *, add_special_tokens: bool = True) -> dict[str, list[list[int]]]:
+        """`input_ids` of each text."""
+        found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        return {"input_ids": [encoding.ids for encoding in found]}
+
     def num_tokens(self, text: str, pair: str | None = None) -> int:
         """Tokens of a text or a pair, special ones included."""
         return len(self._tokenizer.encode(text, pair).ids)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import DataError
-from training.chat import encode, render
+from training.chat import Rendered, encode, render
 from training.config import TaskName
 from training.examples import IGNORE, Example, pad_token_id
 from training.language_modules import LanguageModule
@@ -53,7 +54,8 @@ def turns(*texts: str) -> list[dict[str, Any]]:
 
 
 def example_of(messages: list[dict[str, Any]], tokenizer: Any) -> Example:
-    return encode(render(messages, tokenizer), tokenizer)
+    (example,) = encode([Rendered(render(messages, tokenizer))], tokenizer)
+    return example
 
 
 def trained_text(example: Example, tokenizer: Any) -> str:
@@ -145,7 +147,8 @@ def test_a_tokenizer_that_puts_a_space_before_every_text_adds_none_to_answers(
     messages = turns("the hello", answer, "the answer", answer)
     segments = render(messages, tokenizer)
     text = "".join(segment.text for segment in segments)
-    assert encode(segments, tokenizer).input_ids == tokenizer.encode(text, add_special_tokens=False)
+    (example,) = encode([Rendered(segments)], tokenizer)
+    assert example.input_ids == tokenizer.encode(text, add_special_tokens=False)
 
 
 def sentencepiece_like(prefix: str, template: str, end: str) -> PreTrainedTokenizerFast:
@@ -205,6 +208,37 @@ def test_a_row_of_one_answer_is_fine_where_earlier_turns_are_rewritten(make_toke
     )
 
 
+class CountingTokenizer:
+    """A tokenizer that counts how often it is asked for ids."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer, self.num_calls = tokenizer, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, texts: list[str], **options: Any) -> Any:
+        self.num_calls += 1
+        return self.tokenizer(texts, **options)
+
+
+def test_many_rows_are_tokenised_at_once_and_each_as_if_alone(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = CountingTokenizer(make_tokenizer(CHATML))
+    rows = rows_of(turns("a", "b"), turns("the hello", "w1", "and", "w2"), turns("a", "b", "c", "d"))
+    dataset = prepare_sft(rows, tokenizer, 100)
+    assert tokenizer.num_calls == 2  # the training rows, and the validation rows
+    assert list(dataset.train) == [example_of(row.columns["messages"], tokenizer) for row in rows.train]
+
+
+def test_a_row_whose_answer_merges_with_its_prompt_is_none_of_its_neighbours_business(
+    make_tokenizer: MakeTokenizer,
+) -> None:
+    tokenizer = make_tokenizer(CHATML)
+    rows = rows_of(turns("a", "\n hello"), turns("a", "b"), turns("a", "\n hello", "c", "\n hello"))
+    dataset = prepare_sft(rows, tokenizer, 100)
+    assert list(dataset.train) == [example_of(row.columns["messages"], tokenizer) for row in rows.train]
+
+
 def rows_of(*conversations: list[dict[str, Any]]) -> Rows:
     rows = [Row(number, {"messages": messages}) for number, messages in enumerate(conversations, 1)]
     return Rows(rows, rows[-1:], "rows.jsonl")
@@ -227,8 +261,8 @@ def test_a_validation_row_left_out_is_told_too(make_tokenizer: MakeTokenizer) ->
     rows = rows_of(turns("a", "b"))
     untrained = turns("a", "b")
     untrained[1]["weight"] = 0
-    rows.validation.append(Row(2, {"messages": untrained}))
-    dataset = prepare_sft(rows, make_tokenizer(CHATML), 100)
+    held_out = [*rows.validation, Row(2, {"messages": untrained})]
+    dataset = prepare_sft(replace(rows, validation=held_out), make_tokenizer(CHATML), 100)
     assert len(dataset.validation) == 1
     assert dataset.notices == (
         "1 of 2 validation rows are left out: longer than 100 tokens, or without a trained answer",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.examples import IGNORE, Example, Examples, Preference
+from cluster.settings import settings
+from training.examples import IGNORE, Dataset, Example, Examples, Preference
 
 NUMBERS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5)
 ROWS = st.lists(st.builds(Example, NUMBERS, NUMBERS, NUMBERS), max_size=5)
@@ -40,6 +44,54 @@ def test_preferences_stay_preferences() -> None:
     row = Preference([1, 2, 1, 3], [IGNORE, 2, IGNORE, 3], [0, 0, 1, 1])
     assert Examples.of([row])[0] == row
     assert Examples.of([row])[0].num_targets == 1
+
+
+def test_saved_preferences_stay_preferences(tmp_path: Path) -> None:
+    examples = Examples.of([Preference([1, 2], [IGNORE, 2], [0, 1])])
+    Dataset(examples, examples).save(tmp_path / "kept")
+    assert type(Dataset.load(tmp_path / "kept").train[0]) is Preference
+
+
+@given(ROWS, ROWS)
+def test_a_data_set_is_the_same_once_saved_and_read_again(
+    train: list[Example], validation: list[Example]
+) -> None:
+    made = Dataset(Examples.of(train), Examples.of(validation), ("a", "b"), ("a notice",), (0.1, 1.9))
+    with TemporaryDirectory() as scratch:
+        made.save(Path(scratch) / "kept")
+        read = Dataset.load(Path(scratch) / "kept")
+        assert (list(read.train), list(read.validation)) == (train, validation)
+        assert (read.labels, read.notices, read.class_weights) == (
+            made.labels,
+            made.notices,
+            made.class_weights,
+        )
+
+
+def test_tokens_lie_on_disk_and_not_in_memory() -> None:
+    rows = (Example([token] * 1000, [token] * 1000, []) for token in range(1000))
+    tracemalloc.start()
+    try:
+        examples = Examples.of(rows)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert examples[-1].input_ids == [999] * 1000
+    assert peak_bytes < 2**20  # 8 MB of tokens
+
+
+def test_tokens_go_to_an_object_store_without_another_copy() -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    examples = Examples.of([Example([1, 2], [IGNORE, 2], [])])
+    pickle.dumps(examples, protocol=5, buffer_callback=buffers.append)
+    assert sum(buffer.raw().nbytes for buffer in buffers) == 2 * 2 * 4 + 3 * 2 * 8
+
+
+def test_no_file_of_tokens_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAMLET_HOME", str(tmp_path))
+    settings.cache_clear()
+    Examples.of([Example([1], [1], [])])
+    assert list((tmp_path / "cache" / "tokens").iterdir()) == []
 
 
 def test_a_number_takes_four_bytes_on_the_way_to_a_worker() -> None:

@@ -20,7 +20,7 @@ from training.export import _require_complete, export_model
 from training.language_modules import LanguageModule
 from training.loop_state import LoopResult
 from training.modules import build_module, collate, load_base
-from training.parity import ParityInputs, _evaluate_export, _first_prompt_mismatch
+from training.parity import NUM_PROMPTS, ParityInputs, _evaluate_export, _first_prompt_mismatch, prompt_rows
 from training.sft import prepare_sft
 from training.sources import Row, Rows
 
@@ -97,6 +97,17 @@ def test_a_tokenizer_that_renders_otherwise_is_found_by_the_first_conversation(
     uri = upload_folder(base, str(tmp_path / "export"))
     mismatch = _first_prompt_mismatch(inputs_of(config_of(base), uri, conversations), dataset)
     assert mismatch.startswith("validation row 1 renders to other token ids")
+
+
+def test_the_rows_that_travel_to_the_comparison_are_the_first_that_became_examples(
+    base: Path, make_tokenizer: MakeTokenizer
+) -> None:
+    conversations = [conversation("too long " * 20), *(conversation(str(n)) for n in range(NUM_PROMPTS + 9))]
+    rows = [Row(number, {"messages": messages}) for number, messages in enumerate(conversations, 1)]
+    tokenizer = make_tokenizer(CHATML)
+    found = prompt_rows(config_of(base), rows, tokenizer)
+    assert found == [row.columns for row in rows[1 : NUM_PROMPTS + 1]]
+    assert prompt_rows(config_of(base, task="mlm"), rows, tokenizer) == []
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -16,13 +16,13 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import DataError
-from training.chat import encode, render
+from training.chat import Rendered, encode, render
 from training.config import DataConfig, FinetuneConfig, TaskName
 from training.examples import IGNORE, Example, Preference
 from training.language_modules import LanguageModule, PreferenceModule, reward_margins
 from training.modules import add_adapter, collate, weightless
 from training.packing import split
-from training.preferences import encode_preference, preference_faults, prepare_preferences
+from training.preferences import DPO, preference_faults, prepare_preferences
 from training.sources import Row, Rows
 from training.validation import Options, validate
 
@@ -129,10 +129,11 @@ def test_a_row_is_the_prompt_with_each_answer_and_only_these_are_trained(
 ) -> None:
     tokenizer = make_tokenizer(CHATML)
     columns = row(USER, *said("an answer of before"), USER)
-    (example,) = encode_preference(columns, tokenizer, 200)
+    (example,) = DPO.encode(columns, tokenizer, 200)
     for side, name in zip(split(example), ("preferred_output", "non_preferred_output"), strict=True):
         messages = [*columns["input"]["messages"], *columns[name]]
-        assert side.input_ids == encode(render(messages, tokenizer), tokenizer).input_ids
+        (alone,) = encode([Rendered(render(messages, tokenizer))], tokenizer)
+        assert side.input_ids == alone.input_ids
         trained = tokenizer.decode([label for label in side.labels if label != IGNORE])
         assert trained == columns[name][0]["content"] + "<|im_end|>"
     assert example.num_targets == 1

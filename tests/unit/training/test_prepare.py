@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from cluster.errors import InvalidInput
+from cluster.errors import DataError, InvalidInput
+from cluster.settings import settings
+from training import prepare as prepare_module
 from training.config import FinetuneConfig
 from training.prepare import prepare
+from training.token_cache import NUM_KEPT
 
 MakeModel = Callable[..., Any]
 
@@ -24,6 +27,14 @@ def model(tmp_path: Path, tiny_bert: MakeModel, word_tokenizer: PreTrainedTokeni
     return folder
 
 
+@pytest.fixture(autouse=True)
+def cached_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of this test's token cache."""
+    monkeypatch.setenv("HAMLET_HOME", str(tmp_path / "home"))
+    settings.cache_clear()
+    return tmp_path / "home" / "cache" / "tokens"
+
+
 def config_of(folder: Path, rows: list[str], **changes: Any) -> FinetuneConfig:
     path = folder.parent / "rows.tsv"
     path.write_text("text\tlabel\n" + "".join(f"{text}\t{n % 2}\n" for n, text in enumerate(rows)))
@@ -35,7 +46,7 @@ def config_of(folder: Path, rows: list[str], **changes: Any) -> FinetuneConfig:
 def test_rows_and_tokenizer_are_ready_for_a_run(model: Path) -> None:
     prepared = prepare(config_of(model, ["the cat", "the dog"]))
     assert len(prepared.dataset.train) == 2
-    assert prepared.validation_rows[0] == {"text": "the cat", "label": "0"}
+    assert prepared.tokenizer.decode(prepared.dataset.validation[0].input_ids) == "[CLS] the cat [SEP]"
 
 
 def test_a_model_without_a_tokenizer_is_refused(model: Path) -> None:
@@ -78,3 +89,73 @@ def test_classes_are_weighed_by_their_training_rows_when_asked(model: Path) -> N
     rows = ["the cat", "the dog", "the cat"]
     assert prepare(config_of(model, rows)).dataset.class_weights == ()
     assert prepare(config_of(model, rows, class_weight="balanced")).dataset.class_weights == (0.75, 1.5)
+
+
+def refuse_to_tokenise(*_: Any) -> None:
+    raise AssertionError("the rows are tokenised again")
+
+
+def test_the_same_rows_are_tokenised_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(model, ["the " * 68, "the dog"], max_length_tokens=8, class_weight="balanced")
+    first = prepare(config).dataset
+    monkeypatch.setattr(prepare_module, "prepare_classification", refuse_to_tokenise)
+    again = prepare(config.model_copy(update={"learning_rate": 1e-3, "epochs": 9})).dataset
+    assert (list(again.train), list(again.validation)) == (list(first.train), list(first.validation))
+    assert (again.labels, again.class_weights) == (first.labels, first.class_weights)
+    assert again.notices == ("1 of 2 rows were cut to 8 tokens",)
+
+
+def other_rows(model: Path) -> FinetuneConfig:
+    return config_of(model, ["the cat", "the bird"])
+
+
+def other_limit(model: Path) -> FinetuneConfig:
+    return config_of(model, ["the cat", "the dog"], max_length_tokens=9)
+
+
+def other_tokenizer(model: Path) -> FinetuneConfig:
+    (model / "tokenizer_config.json").write_text((model / "tokenizer_config.json").read_text() + " ")
+    return config_of(model, ["the cat", "the dog"])
+
+
+@pytest.mark.parametrize("change", [other_rows, other_limit, other_tokenizer])
+def test_whatever_changes_tokens_makes_new_ones(
+    model: Path, change: Callable[[Path], FinetuneConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(config_of(model, ["the cat", "the dog"]))
+    monkeypatch.setattr(prepare_module, "prepare_classification", refuse_to_tokenise)
+    with pytest.raises(AssertionError, match="tokenised again"):
+        prepare(change(model))
+
+
+def test_rows_that_change_while_they_are_read_are_refused_and_not_kept(
+    model: Path, cached_tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(model, ["the cat", "the dog"])
+    tokenise = prepare_module.prepare_classification
+
+    def write_and_tokenise(*arguments: Any) -> Any:
+        with (model.parent / "rows.tsv").open("a") as file:
+            file.write("the bird\t0\n")
+        return tokenise(*arguments)
+
+    monkeypatch.setattr(prepare_module, "prepare_classification", write_and_tokenise)
+    with pytest.raises(DataError, match="the rows changed while they were read"):
+        prepare(config)
+    assert list(cached_tokens.iterdir()) == []
+
+
+def test_the_cache_of_tokens_keeps_what_was_used_last(model: Path, cached_tokens: Path) -> None:
+    def used(number: int) -> set[str]:
+        prepare(config_of(model, ["the cat", f"the dog {number}"]))
+        return {folder.name for folder in cached_tokens.iterdir()}
+
+    (first,) = used(0)
+    (second,) = used(1) - {first}
+    for number in range(2, NUM_KEPT):
+        used(number)
+    used(0)
+    kept = used(NUM_KEPT)
+    assert len(kept) == NUM_KEPT
+    assert first in kept
+    assert second not in kept

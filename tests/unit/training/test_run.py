@@ -31,7 +31,7 @@ def test_a_run_whose_rows_changed_is_refused_and_keeps_all_its_checkpoints(
             step=step,
             world_size=1,
             config=config.model_dump(mode="json"),
-            data_sha256=load_rows(config.data).sha256,
+            data_sha256=load_rows(config.data).census.sha256,
         )
     with file.open("a") as opened:
         opened.write('{"text": "one more"}\n')

@@ -11,6 +11,7 @@ from training import run as training_run
 from training.checkpoints import folder_name, mark_complete
 from training.config import FinetuneConfig
 from training.run import Identity, RunPaused, run
+from training.sources import Census
 
 JOB = "ftjob-0123456789abcdef"
 
@@ -37,7 +38,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinetuneConfig:
     monkeypatch.setattr(training_run, "_Run", ToldRun)
     monkeypatch.setattr(training_run, "connect", lambda: None)
     dataset = SimpleNamespace(train=[], validation=[], notices=())
-    prepared = SimpleNamespace(dataset=dataset, rows=SimpleNamespace(description="rows", sha256="5e"))
+    rows = SimpleNamespace(description="rows", census=Census(1, 1, "5e"))
+    prepared = SimpleNamespace(dataset=dataset, rows=rows)
     monkeypatch.setattr(training_run, "prepare", lambda _config: prepared)
     data = {"path": "rows.jsonl"}
     return FinetuneConfig.model_validate({"name": "t", "task": "sft", "model": "m", "data": data})

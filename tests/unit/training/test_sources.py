@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from cluster.settings import settings
 from training import sources
 from training.config import DataConfig
 from training.row_files import Row
-from training.sources import load_rows, read_file, split_by_hash
+from training.sources import load_rows, read_rows, split_by_hash
 
 CHAT = [{"messages": [{"role": "user", "content": f"question {number}"}]} for number in range(12)]
 
@@ -34,6 +35,10 @@ def write(path: Path, content: str | bytes) -> Path:
 
 def jsonl(rows: list[Any]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_file(path: Path | str) -> list[Row]:
+    return list(read_rows(path))
 
 
 def columns(path: Path | str) -> list[dict[str, Any]]:
@@ -282,10 +287,10 @@ ROWS = st.lists(st.text(max_size=3).map(lambda text: Row(0, {"text": text})), ma
 def test_a_row_stays_on_its_side_whatever_else_is_in_the_file(
     rows: list[Row], more: list[Row], shuffle: random.Random
 ) -> None:
-    train, held_out = split_by_hash(rows, 0.3)
+    train, held_out = map(list, split_by_hash(rows, 0.3))
     both = [*rows, *more]
     shuffle.shuffle(both)
-    train_later, held_out_later = split_by_hash(both, 0.3)
+    train_later, held_out_later = map(list, split_by_hash(both, 0.3))
     assert all(row in train_later for row in train)
     assert all(row in held_out_later for row in held_out)
     assert not [row for row in train_later if row in held_out_later]  # equal rows land together
@@ -294,7 +299,7 @@ def test_a_row_stays_on_its_side_whatever_else_is_in_the_file(
 
 def test_about_the_asked_share_is_split_off() -> None:
     _, held_out = split_by_hash([Row(n, {"text": str(n)}) for n in range(10_000)], 0.1)
-    assert 900 <= len(held_out) <= 1100
+    assert 900 <= len(list(held_out)) <= 1100
 
 
 def test_the_line_of_a_row_does_not_move_it() -> None:
@@ -314,7 +319,7 @@ def test_rows_come_from_the_file_and_its_validation_file(tmp_path: Path) -> None
 def test_the_digest_follows_the_content_and_not_the_path(tmp_path: Path) -> None:
     def digest(name: str, word: str) -> str:
         path = write(tmp_path / name, f"a\n{word}\n")
-        return load_rows(DataConfig(path=path, validation_path=path)).sha256
+        return load_rows(DataConfig(path=path, validation_path=path)).census.sha256
 
     assert digest("one.csv", "x") == digest("two.csv", "x") != digest("one.csv", "y")
 
@@ -325,11 +330,30 @@ def test_a_file_too_small_to_split_is_refused(tmp_path: Path) -> None:
         load_rows(DataConfig(path=path))
 
 
+def test_rows_never_lie_in_memory_together(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", "".join(f'{{"text": "{n:0500}"}}\n' for n in range(20_000)))
+    tracemalloc.start()
+    try:
+        rows = load_rows(DataConfig(path=str(path)))
+        num_rows = sum(1 for side in (rows.train, rows.validation) for _ in side)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert num_rows == sum(rows.census[:2]) == 20_000  # read anew, each on one side
+    assert peak_bytes < 2**20  # 10 MB of text
+
+
+def test_no_row_behind_the_limit_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", jsonl(CHAT) + "{ half")
+    rows = load_rows(DataConfig(path=path, validation_path=path, limit=len(CHAT)))
+    assert rows.census.num_train == len(CHAT)
+
+
 def test_the_limit_takes_the_first_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "many.csv", "a\n" + "".join(f"{n}\n" for n in range(100)))
     rows = load_rows(DataConfig(path=path, validation_path=path, limit=3))
     assert [row.columns["a"] for row in rows.train] == ["0", "1", "2"]
-    assert len(rows.validation) == 3
+    assert rows.census.num_validation == 3
 
 
 def test_the_fallback_file_stands_in_for_an_unreachable_hub_and_says_so(
@@ -338,7 +362,7 @@ def test_the_fallback_file_stands_in_for_an_unreachable_hub_and_says_so(
     monkeypatch.setattr(sources, "hub_is_reachable", lambda: False)
     path = write(tmp_path / "rows.csv", "a\nx\n")
     rows = load_rows(DataConfig(hub="acme/rows:small", fallback_path=path, fallback_validation_path=path))
-    assert len(rows.train) == 1
+    assert rows.census.num_train == 1
     assert rows.description == f"{path} (the hub's acme/rows:small cannot be reached)"
 
 
@@ -369,7 +393,7 @@ def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubFolder:
 
 def test_a_hub_set_is_split_like_a_file(hub_folder: HubFolder) -> None:
     rows = load_rows(DataConfig(hub=hub_folder(train=40), validation_share=0.5))
-    assert len(rows.train) + len(rows.validation) == 40
+    assert rows.census.num_train + rows.census.num_validation == 40
 
 
 def test_a_hub_set_too_small_to_split_is_refused(hub_folder: HubFolder) -> None:

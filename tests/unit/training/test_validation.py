@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cluster.errors import DataError, Unavailable
 from training.__main__ import app
 from training.config import DataConfig, TaskName
-from training.sources import read_file
+from training.sources import read_rows
 from training.tokenizer import FolderTokenizer
 from training.validation import Options, Report, validate
 from training.validation_view import excerpt, show_report
@@ -81,7 +81,7 @@ def test_what_validate_lists_first_is_what_a_run_raises(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", *TWELVE[:2], '{"messages": [{"role": "user", "content": "a"}]]}')
     (finding,) = check(path).errors
     with pytest.raises(DataError) as raised:
-        read_file(path)
+        list(read_rows(path))
     fault = finding.fault
     assert str(raised.value) == f"{path}, line 3, column {fault.column}: {fault.reason}; {fault.remedy}"
 

@@ -1,0 +1,80 @@
+"""Rows of whole numbers, of any length each, in two flat arrays that lie on disk. Knows nothing of what they mean."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+import numpy as np
+
+from cluster.settings import settings
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows one after the other: row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    values:  [total], int32
+    offsets: [rows + 1], int64
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> list[int]:
+        numbers: list[int] = self.values[self.offsets[index] : self.offsets[index + 1]].tolist()
+        return numbers
+
+    def save(self, folder: Path, name: str) -> None:
+        np.save(folder / f"{name}.npy", self.values)
+        np.save(folder / f"{name}_offsets.npy", self.offsets)
+
+    @staticmethod
+    def load(folder: Path, name: str) -> Ragged:
+        """What was saved, in memory only as far as it is being read."""
+        files = (folder / f"{name}.npy", folder / f"{name}_offsets.npy")
+        return Ragged(*(_plain(np.load(file, mmap_mode="r")) for file in files))
+
+
+class RaggedFile:
+    """Rows on their way to disk. The files have no name: the kernel frees them with the process that made them."""
+
+    def __init__(self) -> None:
+        folder = settings().cache_dir / "tokens"  # not the folder of temporary files, which may lie in memory
+        folder.mkdir(parents=True, exist_ok=True)
+        self._values = TemporaryFile(dir=folder)  # noqa: SIM115 - closed once it is mapped
+        self._offsets = TemporaryFile(dir=folder)  # noqa: SIM115
+        self._end = 0
+        self._add_offset()
+
+    def add(self, numbers: list[int]) -> None:
+        """One row more. Raises OverflowError for a number beyond 32 bits."""
+        array("i", numbers).tofile(self._values)
+        self._end += len(numbers)
+        self._add_offset()
+
+    def mapped(self) -> Ragged:
+        """All rows, in memory only as far as they are being read. No further row can be added."""
+        return Ragged(_mapped(self._values, np.int32), _mapped(self._offsets, np.int64))
+
+    def _add_offset(self) -> None:
+        array("q", [self._end]).tofile(self._offsets)
+
+
+def _mapped(file: IO[bytes], dtype: type[np.generic]) -> np.ndarray:
+    with file:
+        file.flush()
+        if not file.tell():
+            return np.empty(0, dtype)  # nothing cannot be mapped
+        return _plain(np.memmap(file, dtype, "r"))
+
+
+def _plain(mapped: np.ndarray) -> np.ndarray:
+    """The same memory as a plain array: numpy's class for it would be copied on the way to Ray's object store."""
+    return np.asarray(mapped)
