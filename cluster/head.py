@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 START_DEADLINE_S = 60.0
 # Ray waits about 11 s for Serve's replicas to drain; behind a local head there is nobody to drain for.
 STOP_DEADLINE_S = 4.0
+# Of what was killed: gigabytes are given back before a process is gone, which takes a busy machine seconds.
+KILL_DEADLINE_S = 20.0
 
 
 def up() -> tuple[HeadRecord, bool]:
@@ -113,18 +115,18 @@ def _kill(record: HeadRecord) -> None:
         supervisor = psutil.Process(record.pid)
         supervisor.terminate()
         psutil.wait_procs([supervisor], timeout=STOP_DEADLINE_S)
-    deadline = time.monotonic() + STOP_DEADLINE_S
+    deadline = time.monotonic() + KILL_DEADLINE_S
     # Repeated, because what is being killed may just have started another.
     while remaining := {*processes(record), *(one for one in family if is_living(one))}:
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(process.pid) for process in remaining)
+            raise Unavailable(f"processes {pids} of the Ray head do not end; end them by hand")
         for process in remaining:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
         psutil.wait_procs(remaining, timeout=1.0)
-        if time.monotonic() > deadline:
-            pids = ", ".join(str(process.pid) for process in remaining)
-            raise Unavailable(f"processes {pids} of the Ray head do not end; end them by hand")
 
 
 def _require_same_versions(record: HeadRecord) -> None:

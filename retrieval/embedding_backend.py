@@ -23,6 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from cluster.child import run_module
+from cluster.errors import Unavailable
 from cluster.last_words import last_line
 from cluster.processor import has_gpu
 from cluster.settings import settings
@@ -106,7 +107,7 @@ def _choose_in_child(folder: Path, target: Path) -> None:
         log.warning("OpenVINO does not compute this embedding model, torch does: %s", reason)
         if done.returncode == -signal.SIGKILL:  # memory was short: with more of it the next load may succeed
             return
-        with suppress(OSError), appearing_whole(target) as written:
+        with suppress(OSError, Unavailable), appearing_whole(target) as written:
             written.mkdir()
             choice = {"backend": TORCH, "reason": reason}
             (written / CHOICE_FILE).write_text(json.dumps(choice), encoding="utf-8")
