@@ -19,7 +19,7 @@ from training.preferences import prepare_preferences
 from training.sentence_files import sentence_form
 from training.sft import prepare_sft
 from training.sources import Rows, load_rows
-from training.tables import read_tables, refuse_what_has_no_row
+from training.tables import Tables, read_tables, refuse_what_has_no_row
 from training.token_cache import remembered
 
 
@@ -35,18 +35,18 @@ class Prepared:
 def prepare(config: FinetuneConfig) -> Prepared:
     """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""
     base = resolve_model(config.model)
+    tables = read_tables(base)
     tokenizer = _tokenizer(base, config.model)
     rows = load_rows(config.data)
-    dataset = remembered(config, base, rows.census, lambda: _tokenise(config, base, tokenizer, rows))
+    dataset = remembered(config, base, rows.census, lambda: _tokenise(config, base, tables, tokenizer, rows))
     return Prepared(rows, dataset, tokenizer)
 
 
-def _tokenise(config: FinetuneConfig, base: Path, tokenizer: Any, rows: Rows) -> Dataset:
+def _tokenise(config: FinetuneConfig, base: Path, tables: Tables, tokenizer: Any, rows: Rows) -> Dataset:
     dataset = _examples(config, base, tokenizer, rows)
-    refuse_what_has_no_row(read_tables(base), config, dataset, len(tokenizer))
-    if (
-        replace(rows).census != rows.census
-    ):  # counted anew; else tokens would be kept under the digest of others
+    refuse_what_has_no_row(tables, config, dataset, len(tokenizer))
+    counted_anew = replace(rows).census
+    if counted_anew != rows.census:  # tokens would be kept under the digest of other rows
         raise DataError(
             "the rows changed while they were read; run it again once the file is at rest", "data"
         )

@@ -105,6 +105,15 @@ def test_the_same_rows_are_tokenised_once(model: Path, monkeypatch: pytest.Monke
     assert again.notices == ("1 of 2 rows were cut to 8 tokens",)
 
 
+def test_weights_that_were_damaged_since_are_refused_beside_kept_tokens(model: Path) -> None:
+    config = config_of(model, ["the cat", "the dog"])
+    prepare(config)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        prepare(config)
+
+
 def other_rows(model: Path) -> FinetuneConfig:
     return config_of(model, ["the cat", "the bird"])
 
