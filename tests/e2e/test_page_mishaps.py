@@ -156,7 +156,8 @@ def test_leaving_the_page_while_a_file_is_on_its_way_is_asked_about(open_page: O
     with page.expect_event("dialog") as asked:
         page.close(run_before_unload=True)
     assert asked.value.type == "beforeunload"
-    asked.value.accept()
+    with page.expect_event("close"):
+        asked.value.accept()
 
 
 def test_an_upload_that_stands_still_ends(open_page: OpenPage) -> None:
