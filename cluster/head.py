@@ -32,6 +32,8 @@ START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 4.0
 # Of what was killed: gigabytes are given back before a process is gone, which takes a busy machine seconds.
 KILL_DEADLINE_S = 20.0
+# Of a port that no process is seen to hold: one of a killed process is free when the last of its threads is gone.
+RELEASE_DEADLINE_S = 5.0
 
 
 def up() -> tuple[HeadRecord, bool]:
@@ -148,7 +150,10 @@ def _require_same_redis(record: HeadRecord) -> None:
 
 def _require_free_port(port: int, variable: str) -> None:
     host = str(settings().host)
-    if port_is_free(host, port):
+    deadline = time.monotonic() + RELEASE_DEADLINE_S
+    while not (is_free := port_is_free(host, port)) and not port_owner(port) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if is_free:
         return
     try:
         ray_version = dashboard.ray_version(f"http://{host}:{port}", timeout_s=2.0)

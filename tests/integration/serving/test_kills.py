@@ -26,7 +26,7 @@ from routers import ROWS, Router, ended, until
 
 from cluster.head import down, up
 from cluster.head_record import is_living, processes, read_record
-from cluster.ports import free_port
+from cluster.ports import port_is_free
 from cluster.settings import settings
 
 NUM_KILLS = int(os.environ.get("NUM_KILLS", "30"))
@@ -74,6 +74,7 @@ class Victims:
         for victim in found:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
+        psutil.wait_procs([victim for victim in found if isinstance(victim, psutil.Process)], timeout=10)
         self.killed[name] += bool(found)
 
     def _named(self, name: str) -> Sequence[Router | psutil.Process]:
@@ -186,7 +187,7 @@ def head_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HAMLET_HOME", str(folder))
     monkeypatch.setenv("HAMLET_NUM_CPUS", "4")
     for variable in ("HAMLET_RAY_PORT", "HAMLET_DASHBOARD_PORT"):
-        monkeypatch.setenv(variable, str(free_port("127.0.0.1")))
+        monkeypatch.setenv(variable, str(lasting_port()))
     settings.cache_clear()
     try:
         up()
@@ -194,6 +195,14 @@ def head_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     finally:
         down()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def lasting_port() -> int:
+    """A free port that is still free after a kill: none that the kernel gives to outgoing connections.
+
+    A router that looks for a killed head on such a port may connect to itself, and then holds the port.
+    """
+    return next(port for port in random.sample(range(20_000, 32_000), 100) if port_is_free("127.0.0.1", port))
 
 
 def test_kills_of_the_head_and_of_jobs_on_it_lose_nothing(head_home: Path) -> None:

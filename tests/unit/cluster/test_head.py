@@ -64,6 +64,18 @@ def test_a_port_in_use_is_refused_naming_port_owner_and_setting(
     assert read_record() is None
 
 
+def test_a_port_that_no_process_is_seen_to_hold_is_waited_for(
+    occupied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_port(monkeypatch, "HAMLET_DASHBOARD_PORT", occupied)
+    states = iter([False, False, True, True])  # of the dashboard's port, as its killed process goes; of Ray's
+    monkeypatch.setattr("cluster.head.port_is_free", lambda host, port: next(states))
+    monkeypatch.setattr("cluster.head.port_owner", lambda port: None)
+    monkeypatch.setattr("cluster.head.start_head", lambda: pytest.fail("started"))
+    with pytest.raises(pytest.fail.Exception, match="started"):
+        up()
+
+
 def test_another_ray_on_the_port_is_named_with_its_version(
     occupied: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
