@@ -12,18 +12,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import Connection, Select, insert, select, update
 from sqlalchemy.engine import Engine
 
 from cluster.batch_records import ACTIVE, BATCHES, Batch, BatchRequest, BatchStatus
-from cluster.database import open_database, reading, take_turns
-from cluster.errors import Conflict, NotFound, Overloaded
+from cluster.database import open_database, reading
+from cluster.errors import Conflict, NotFound
 from cluster.paging import Page, page_of_rows
+from cluster.quotas import require_fewer_active
 
 # OpenAI's only `completion_window`, 24h.
 WINDOW_S = 24 * 3600.0
-# When to ask again while as many batches are active as may be.
-FULL_RETRY_S = 60.0
 
 
 class Batches:
@@ -42,8 +41,7 @@ class Batches:
         values = {"id": batch_id, "tenant": tenant, "created_at": now, "expires_at": now + WINDOW_S}
         with self._engine.begin() as connection:
             if max_active is not None:
-                take_turns(connection, f"batches of {tenant}")
-                _require_fewer(connection, tenant, max_active)
+                require_fewer_active(connection, BATCHES, "batches", tenant, ACTIVE, max_active)
             connection.execute(insert(BATCHES).values(**vars(request), **values))
         return self.get(tenant, batch_id)
 
@@ -83,15 +81,6 @@ class Batches:
 
 def _batches_of(tenant: str) -> Select[Any]:
     return select(BATCHES).where(BATCHES.c.tenant == tenant)
-
-
-def _require_fewer(connection: Connection, tenant: str, max_active: int) -> None:
-    active = select(func.count()).where(BATCHES.c.tenant == tenant, BATCHES.c.status.in_(ACTIVE))
-    if int(connection.scalar(active) or 0) >= max_active:
-        raise Overloaded(
-            f"{max_active} batches have not ended yet, the most there may be; cancel one or wait",
-            retry_after_s=FULL_RETRY_S,
-        )
 
 
 def _require(connection: Connection, query: Select[Any], batch_id: str) -> Batch:

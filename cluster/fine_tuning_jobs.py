@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import Connection, Select, insert, select, update
 from sqlalchemy.engine import Engine
 
 from cluster.cards import ModelCard
-from cluster.database import open_database, reading, take_turns
-from cluster.errors import Conflict, NotFound, Overloaded
+from cluster.database import open_database, reading
+from cluster.errors import Conflict, NotFound
 from cluster.files import Files, add_file
 from cluster.fine_tuning_records import (
     ACTIVE,
@@ -38,13 +38,12 @@ from cluster.fine_tuning_records import (
     position_of,
 )
 from cluster.paging import Page, cut, page_of_rows
+from cluster.quotas import require_fewer_active
 from cluster.registry import add_card
 from cluster.step_metrics import RESULTS_PURPOSE, step_metrics_csv
 from cluster.webhook_outbox import announce
 
 Level = Literal["info", "warn", "error"]
-# When to ask again while as many jobs are active as may be.
-FULL_RETRY_S = 60.0
 EventType = Literal["message", "metrics"]
 
 
@@ -66,8 +65,7 @@ class FineTuningJobs:
         job_id = f"ftjob-{secrets.token_hex(12)}"
         with self._engine.begin() as connection:
             if max_active is not None:
-                take_turns(connection, f"fine-tuning jobs of {tenant}")
-                _require_fewer(connection, tenant, max_active)
+                require_fewer_active(connection, JOBS, "jobs", tenant, ACTIVE, max_active)
             values = {**vars(request), "id": job_id, "tenant": tenant, "created_at": self._clock()}
             connection.execute(insert(JOBS).values(**values))
             self._say(connection, job_id, f"Created fine-tuning job: {job_id}")
@@ -431,15 +429,6 @@ class FineTuningJobs:
 
 def _jobs_of(tenant: str) -> Select[Any]:
     return select(JOBS).where(JOBS.c.tenant == tenant)
-
-
-def _require_fewer(connection: Connection, tenant: str, max_active: int) -> None:
-    active = select(func.count()).where(JOBS.c.tenant == tenant, JOBS.c.status.in_(ACTIVE))
-    if int(connection.scalar(active) or 0) >= max_active:
-        raise Overloaded(
-            f"{max_active} jobs have not ended yet, the most there may be; cancel one or wait",
-            retry_after_s=FULL_RETRY_S,
-        )
 
 
 def _metrics_of(job_id: str) -> Select[Any]:
