@@ -8,9 +8,10 @@ object stores have no rename: a reader that finds the marker finds the whole fol
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
@@ -108,6 +109,13 @@ def folder_names(uri: str) -> list[str]:
     return sorted(
         entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory"
     )
+
+
+def keep_last_used(folder: Path, num_kept: int) -> None:
+    """Of a cache's entries keep so many, the last used ones by their time of change."""
+    with suppress(FileNotFoundError):  # another process may do the same
+        for unused in sorted(folder.glob("[!.]*"), key=lambda path: -path.stat().st_mtime)[num_kept:]:
+            shutil.rmtree(unused, ignore_errors=True)
 
 
 @contextmanager

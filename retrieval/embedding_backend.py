@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 import time
@@ -27,7 +26,7 @@ from cluster.errors import Unavailable
 from cluster.last_words import last_line
 from cluster.processor import has_gpu
 from cluster.settings import settings
-from cluster.storage import appearing_whole
+from cluster.storage import appearing_whole, keep_last_used
 from retrieval.sentence_model import Inputs, ModelInfo, SentenceModel, padded_inputs
 
 if TYPE_CHECKING:
@@ -94,8 +93,7 @@ def choose(folder: Path, target: Path) -> None:
         seconds = measure({TORCH: known, OPENVINO: converted}, batches)
         choice = {"backend": faster(seconds), "seconds": seconds}
         (written / CHOICE_FILE).write_text(json.dumps(choice), encoding="utf-8")
-    for unused in sorted(target.parent.glob("[!.]*"), key=lambda path: -path.stat().st_mtime)[NUM_KEPT:]:
-        shutil.rmtree(unused, ignore_errors=True)
+    keep_last_used(target.parent, NUM_KEPT)
 
 
 def _choose_in_child(folder: Path, target: Path) -> None:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from cluster.settings import settings
-from cluster.storage import appearing_whole
+from cluster.storage import appearing_whole, keep_last_used
 from training.config import FinetuneConfig, TaskName
 from training.examples import Dataset
 from training.sources import Census
@@ -33,7 +31,7 @@ def remembered(config: FinetuneConfig, base: Path, census: Census, make: Callabl
     else:
         with appearing_whole(folder) as draft:
             make().save(draft)
-        _forget_all_but_the_last_used(folder.parent)
+        keep_last_used(folder.parent, NUM_KEPT)  # a run that has mapped others still has them
     return Dataset.load(folder)
 
 
@@ -43,12 +41,6 @@ def form_of_tokens(config: FinetuneConfig) -> str:
     seed = config.seed if config.task is TaskName.MLM else None  # it chooses the masked tokens
     columns = (data.text_columns, data.label_column)
     return repr((config.task, config.max_length_tokens, config.packing, config.class_weight, columns, seed))
-
-
-def _forget_all_but_the_last_used(kept: Path) -> None:
-    with suppress(FileNotFoundError):  # another run may forget them at the same time
-        for unused in sorted(kept.glob("[!.]*"), key=lambda path: -path.stat().st_mtime)[NUM_KEPT:]:
-            shutil.rmtree(unused, ignore_errors=True)  # a run that has mapped it keeps it
 
 
 def _key(config: FinetuneConfig, base: Path, census: Census) -> str:
