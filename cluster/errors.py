@@ -25,6 +25,7 @@ The command lines print the message in one line and exit with 2; the HTTP API ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -121,3 +122,13 @@ class StoreUnavailable(Unavailable):
 
 class JobFailed(HamletError):
     default_code = "job_failed"
+
+
+def some_of(names: Sequence[str], limit: int = 20) -> str:
+    """Names for a message, which is read: not all of thousands.
+
+    >>> some_of(["a", "b", "c"]), some_of(["a", "b", "c"], limit=2)
+    ('a, b, c', 'a, b and 1 more')
+    """
+    listed = ", ".join(names[:limit])
+    return f"{listed} and {len(names) - limit:,} more" if len(names) > limit else listed

@@ -31,7 +31,7 @@ from sqlalchemy.exc import IntegrityError
 from cluster.aliases import require_alias
 from cluster.cards import ModelCard, ModelKind
 from cluster.database import METADATA, open_database, reading
-from cluster.errors import Conflict, NotFound
+from cluster.errors import Conflict, NotFound, some_of
 
 # Databases take a bounded number of values in one query, PostgreSQL 65,535.
 IDS_AT_ONCE = 500
@@ -234,16 +234,6 @@ def add_card(connection: Connection, card: ModelCard, tenant: str = SHARED) -> N
         connection.execute(insert(CARDS).values(**row))
     except IntegrityError as exc:
         raise Conflict(f"a model named {card.id} is registered already; ids are never reused") from exc
-
-
-def some_of(names: Sequence[str], limit: int = 20) -> str:
-    """Names of models for a message, which is read: not all of thousands.
-
-    >>> some_of(["a", "b", "c"]), some_of(["a", "b", "c"], limit=2)
-    ('a, b, c', 'a, b and 1 more')
-    """
-    listed = ", ".join(names[:limit])
-    return f"{listed} and {len(names) - limit:,} more" if len(names) > limit else listed
 
 
 def _of(table: Table, tenant: str | None) -> ColumnElement[bool]:

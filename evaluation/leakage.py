@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import DataError
+from cluster.errors import DataError, some_of
 from evaluation.metrics import contains_answer, words
 from evaluation.questions import Question, read_rows
 
@@ -34,12 +34,9 @@ def check_leakage(questions: Sequence[Question], training: Path) -> None:
         for id_ in sorted({id_ for turn in _turns(row) for id_ in tests.asked_in(turn, _replies(row))})
     ]
     if leaks:
-        named = ", ".join(leaks[:MAX_LEAKS_NAMED])
-        rest = len(leaks) - MAX_LEAKS_NAMED
-        more = f" and {rest} more" if rest > 0 else ""
         raise DataError(
-            f"{training} asks test questions: {named}{more}; a model would be praised for what it was told, "
-            "so reword or remove them and train again",
+            f"{training} asks test questions: {some_of(leaks, MAX_LEAKS_NAMED)}; a model would be praised for what "
+            "it was told, so reword or remove them and train again",
             "training",
         )
 

@@ -18,8 +18,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from cluster.cards import ModelCard, ModelKind, slug
-from cluster.errors import Conflict, NotFound
-from cluster.registry import SHARED, Registry, some_of
+from cluster.errors import Conflict, NotFound, some_of
+from cluster.registry import SHARED, Registry
 from cluster.router_policy import AUTO, RouterPolicy
 from serving.engine import Adapter
 
