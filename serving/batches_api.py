@@ -20,7 +20,7 @@ from serving.config import ServingConfig
 from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S, require_file
 from serving.lists import list_object
 from serving.metadata import Metadata
-from serving.openapi import answers, operation_id
+from serving.openapi import answers, routes_of
 
 INPUT_PURPOSE = "batch"
 COMPLETION_WINDOW = "24h"
@@ -47,7 +47,7 @@ class CreateBatchRequest(KeptBody):
 
 def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
     """The endpoints over `batches`, whose input is in `files`."""
-    api = APIRouter(prefix="/v1/batches", tags=["Batches"], generate_unique_id_function=operation_id)
+    api = routes_of("Batches", "/v1/batches")
 
     @api.post("", summary="Create batch", responses=ONE_BATCH)
     def create(body: CreateBatchRequest, request: Request) -> dict[str, Any]:

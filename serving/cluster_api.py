@@ -11,11 +11,11 @@ from cluster.tenants import DEFAULT_TENANT
 from serving.answer_schemas import Cluster
 from serving.authentication import tenant_of
 from serving.cluster_view import ClusterView
-from serving.openapi import answers, operation_id
+from serving.openapi import answers, routes_of
 
 
 def router(view: ClusterView) -> APIRouter:
-    routes = APIRouter(tags=["Cluster"], generate_unique_id_function=operation_id)
+    routes = routes_of("Cluster")
 
     @routes.get("/v1/cluster", summary="Show cluster", responses=answers(Cluster))
     async def cluster(request: Request) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from serving import object_schemas as shapes
 from serving.authentication import tenant_of
 from serving.bodies import KeptBody
 from serving.config import ServingConfig
-from serving.openapi import answers, operation_id
+from serving.openapi import answers, routes_of
 
 PROGRAM = ("python", "-m", "evaluation", "compare")
 ENDS = (ReportStatus.SUCCEEDED, ReportStatus.FAILED)
@@ -58,7 +58,7 @@ class EvaluationRequest(KeptBody):
 
 def router(files: Files, launcher: Launcher, config: ServingConfig) -> APIRouter:
     """The endpoints; `launcher` starts the jobs."""
-    api = APIRouter(tags=["Evaluations"], generate_unique_id_function=operation_id)
+    api = routes_of("Evaluations")
     reports = Reports()
 
     @api.post("/v1/evaluations", summary="Create evaluation", responses=answers(shapes.Evaluation))

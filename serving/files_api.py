@@ -17,7 +17,7 @@ from serving import object_schemas as shapes
 from serving.authentication import tenant_of
 from serving.config import ServingConfig
 from serving.lists import list_object
-from serving.openapi import answers, operation_id
+from serving.openapi import answers, routes_of
 from serving.training_commands import TrainingCommands
 from serving.uploads import Upload, received, whole_number
 
@@ -70,7 +70,7 @@ class FileContent(StreamingResponse):
 
 def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> APIRouter:
     """The endpoints over `files`; `commands` check training files."""
-    api = APIRouter(prefix="/v1/files", tags=["Files"], generate_unique_id_function=operation_id)
+    api = routes_of("Files", "/v1/files")
 
     @api.post("", summary="Upload file", responses=answers(shapes.File), openapi_extra=UPLOAD_BODY)
     async def create(request: Request) -> dict[str, Any]:
@@ -84,9 +84,8 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
 
     def _keep(upload: Upload, purpose: str, expires_in_s: float | None, tenant: str) -> File:
         max_bytes = config.limits.storage_bytes_per_tenant
-        files.require_room(
-            tenant, upload.path.stat().st_size, max_bytes
-        )  # before the check, which takes its time
+        # Before the check of its rows, which takes its time.
+        files.require_room(tenant, upload.path.stat().st_size, max_bytes)
         report = None
         if purpose == TRAINING_PURPOSE:
             report = commands.validate(upload.path, upload.filename)

@@ -24,7 +24,7 @@ from serving.fine_tuning_objects import checkpoint_object, event_object, job_obj
 from serving.fine_tuning_requests import CreateJobRequest
 from serving.finetune_config import finetune_config
 from serving.lists import list_object
-from serving.openapi import answers, operation_id
+from serving.openapi import answers, routes_of
 from serving.training_commands import TrainingCommands
 
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -54,7 +54,7 @@ def router(
     jobs: FineTuningJobs, files: Files, commands: TrainingCommands, config: ServingConfig
 ) -> APIRouter:
     """The endpoints over `jobs`; `commands` make plans."""
-    api = APIRouter(prefix="/v1/fine_tuning", tags=["Fine-tuning"], generate_unique_id_function=operation_id)
+    api = routes_of("Fine-tuning", "/v1/fine_tuning")
     orders = Orders(files, config)
 
     @api.post("/jobs", summary="Create fine-tuning job", responses=answers(shapes.FineTuningJob))

@@ -17,7 +17,7 @@ from cluster.registry import SHARED, Registry
 from serving import answer_schemas as shapes
 from serving.authentication import tenant_of
 from serving.bodies import KeptBody
-from serving.openapi import answers, operation_id
+from serving.openapi import answers, routes_of
 
 Alias = Annotated[str, Path(pattern=ALIAS_PATTERN)]
 
@@ -30,7 +30,7 @@ class PromoteRequest(KeptBody):
 
 def router(registry: Registry, base_names: Collection[str]) -> APIRouter:
     """The endpoints over `registry`; no alias may be one of `base_names`, the models in no registry."""
-    api = APIRouter(prefix="/v1", tags=["Models"], generate_unique_id_function=operation_id)
+    api = routes_of("Models", "/v1")
 
     @api.delete("/models/{name:path}", summary="Delete model", responses=answers(shapes.DeletedModel))
     def delete_model(name: str, request: Request) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
@@ -87,6 +87,11 @@ def answers(model: Any, description: str = "Done.", **content: Any) -> dict[int 
 def operation_id(route: APIRoute) -> str:
     """The name of an operation in generated clients, from its summary: `list_files`."""
     return re.sub(r"\W+", "_", (route.summary or route.name).lower())
+
+
+def routes_of(tag: str, prefix: str = "") -> APIRouter:
+    """A router for one part of the API, whose operations are named by `operation_id`, as the application's own are."""
+    return APIRouter(prefix=prefix, tags=[tag], generate_unique_id_function=operation_id)
 
 
 def describe(app: FastAPI) -> None:

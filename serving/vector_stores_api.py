@@ -21,7 +21,7 @@ from serving import object_schemas as shapes
 from serving.authentication import tenant_of
 from serving.backends import EmbedderBackend
 from serving.lists import list_object
-from serving.openapi import answers, operation_id
+from serving.openapi import answers, routes_of
 from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
 from serving.vector_store_objects import (
     batch_object,
@@ -183,9 +183,7 @@ class VectorStoreVerbs:
 
 def router(verbs: VectorStoreVerbs) -> APIRouter:
     """The endpoints."""
-    api = APIRouter(
-        prefix="/v1/vector_stores", tags=["Vector stores"], generate_unique_id_function=operation_id
-    )
+    api = routes_of("Vector stores", "/v1/vector_stores")
     _add_stores(api, verbs)
     _add_files(api, verbs)
     _add_batches(api, verbs)
