@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 from sqlalchemy.engine import Engine
 
 from cluster.batch_queue import BatchQueue, Task, Work
 from cluster.batch_records import BatchRequest, BatchStatus
 from cluster.batches import Batches
-from cluster.database import open_database
 from cluster.files import Files
-from cluster.settings import Settings
 
 REQUEST = BatchRequest("key-1", "/v1/embeddings", "file-1", "/input", 3600)
-
-
-@pytest.fixture
-def engine(postgres: str) -> Engine:
-    return open_database(Settings(database_url=postgres))
 
 
 def claimed(queue: BatchQueue, task: Task) -> Work:
@@ -35,12 +28,8 @@ def test_one_of_many_workers_has_a_batch_and_a_row_one_answer(engine: Engine) ->
     other = batches.create("ann", REQUEST)
     assert queue.begin(claimed(queue, Task.VALIDATE), 3, "minilm")
     assert queue.begin(claimed(queue, Task.VALIDATE), 3, None)
-    found: list[Work | None] = []
-    threads = [threading.Thread(target=lambda: found.append(queue.claim(30))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: queue.claim(30), range(8)))
     (work,) = [work for work in found if work is not None]
     assert queue.claim(30) is None
     queue.release(work)

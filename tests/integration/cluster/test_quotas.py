@@ -6,26 +6,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
-import pytest
 from sqlalchemy.engine import Engine
 
 from cluster.batch_records import BatchRequest
 from cluster.batches import Batches
-from cluster.database import open_database
 from cluster.errors import Overloaded
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import JobRequest
-from cluster.settings import Settings
 
 JOB = JobRequest("smollm2", "file-1", None, {}, {}, None, 1, None, {})
 BATCH = BatchRequest("key-1", "/v1/embeddings", "file-1", "/input", 3600)
 NUM_AT_ONCE = 8
-
-
-@pytest.fixture
-def engine(postgres: str) -> Engine:
-    return open_database(Settings(database_url=postgres))
 
 
 def added_at_once(add: Callable[[], object]) -> int:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
-from cluster.database import open_database
-from cluster.settings import Settings
-from cluster.vector_store_queue import VectorStoreQueue, Work
+from sqlalchemy.engine import Engine
+
+from cluster.vector_store_queue import VectorStoreQueue
 from cluster.vector_store_records import Chunking, NewFile
 from cluster.vector_stores import VectorStores
 
 
 def test_workers_get_different_files_and_the_tenant_with_fewest_in_progress_comes_first(
-    postgres: str,
+    engine: Engine,
 ) -> None:
-    engine = open_database(Settings(database_url=postgres))
     stores, queue = VectorStores(engine), VectorStoreQueue(engine)
     for tenant, num_files in (("ann", 9), ("bob", 1)):
         names = [f"file-{tenant}-{number}" for number in range(num_files)]
@@ -24,12 +23,8 @@ def test_workers_get_different_files_and_the_tenant_with_fewest_in_progress_come
     assert first is not None
     assert second is not None
     assert (first.file.tenant, second.file.tenant) == ("ann", "bob")
-    found: list[Work | None] = []
-    threads = [threading.Thread(target=lambda: found.append(queue.claim(30))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: queue.claim(30), range(8)))
     claimed = [first, second, *(work for work in found if work is not None)]
     assert len({work.file.id for work in claimed}) == len(claimed) == 10
     assert queue.claim(30) is None
