@@ -11,14 +11,6 @@ from cluster.errors import Conflict, NotFound
 from cluster.vector_store_records import FILE_BATCHES, STORE_FILES, STORES, FileCounts, VectorStore, expiry
 
 
-def expired(store_id: str) -> Conflict:
-    return Conflict(
-        f"vector store {store_id!r} has expired, and its chunks are removed; create a new one",
-        "vector_store_id",
-        "vector_store_expired",
-    )
-
-
 def stores_of(tenant: str) -> Select[Any]:
     return select(STORES).where(STORES.c.tenant == tenant, STORES.c.deleted_at.is_(None))
 
@@ -43,7 +35,11 @@ def require_usable(connection: Connection, tenant: str, store_id: str, now: floa
     row = require_store(connection, tenant, store_id)
     expires_at = expiry(row.last_active_at, row.expires_after_days)
     if expires_at is not None and now >= expires_at:
-        raise expired(store_id)
+        raise Conflict(
+            f"vector store {store_id!r} has expired, and its chunks are removed; create a new one",
+            "vector_store_id",
+            "vector_store_expired",
+        )
 
 
 def unknown_store(store_id: str) -> NotFound:

@@ -148,9 +148,8 @@ async def _ask(
         for request in queue:
             try:
                 keep(await _ask_one(client, request, at_once))
-            except (
-                openai.BadRequestError
-            ) as exc:  # the others are not at fault, and asking again would not help
+            except openai.BadRequestError as exc:
+                # The others are not at fault, and asking again would not help.
                 raise InvalidInput(
                     f"{config.base_url} refuses question {request.question.id} of cell {request.cell}: {exc.message}; "
                     "change or remove it, and run the same command again",
