@@ -3,7 +3,8 @@
     python benchmarks/mrpc_accuracy.py --data ../shared/mrpc --json accuracy.json
 
 Needs a running head (`python -m cluster up`) and MSR's two files. Each run trains `builtin:minilm` for three
-epochs at batch 8 on one worker, learning rate 5e-5, as the usual recipe does.
+epochs at batch 8 on one worker, learning rate 5e-5, as the usual recipe does. The file of figures is written
+after every run, and runs that it holds are not made again.
 """
 
 from __future__ import annotations
@@ -101,14 +102,29 @@ def recipe(data: Path, seed: int, epochs: int) -> dict[str, float]:
     return {"accuracy": metrics["eval_accuracy"], "f1": metrics["eval_f1"], "seconds": seconds}
 
 
-def compare(data: Path, seeds: list[int], epochs: int) -> list[dict[str, Any]]:
-    """A row per metric; the two take turns, so that a machine that slows down slows both."""
-    ours, theirs = [], []
+def compare(data: Path, seeds: list[int], epochs: int, kept: Path | None) -> dict[str, Any]:
+    """The report: every run, and a row per metric. The two take turns, so that a machine that slows down slows both."""
+    report: dict[str, Any] = {
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed", "ray")},
+        "epochs": epochs,
+        "runs": {},
+    }
+    if kept and kept.exists():
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        if all(before.get(name) == report[name] for name in ("machine", "versions", "epochs")):
+            report["runs"] = before["runs"]
     for seed in seeds:
-        for name, train, runs in (("hamlet", hamlet, ours), ("trainer", recipe, theirs)):
-            runs.append(train(data, seed, epochs))
-            figures = ", ".join(f"{metric} {value:.4f}" for metric, value in runs[-1].items())
-            print(f"seed {seed}, {name}: {figures}", flush=True)
+        for name, train in (("hamlet", hamlet), ("trainer", recipe)):
+            run = f"{name}, seed {seed}"
+            if run not in report["runs"]:
+                report["runs"][run] = train(data, seed, epochs)
+                write(report, kept)
+            figures = ", ".join(f"{metric} {value:.4f}" for metric, value in report["runs"][run].items())
+            print(f"{run}: {figures}", flush=True)
+    ours, theirs = (
+        [report["runs"][f"{name}, seed {seed}"] for seed in seeds] for name in ("hamlet", "trainer")
+    )
     rows = []
     for name, unit in (("accuracy", "share"), ("f1", "share"), ("seconds", "s")):
         values, baseline = [run[name] for run in ours], [run[name] for run in theirs]
@@ -122,7 +138,14 @@ def compare(data: Path, seeds: list[int], epochs: int) -> list[dict[str, Any]]:
                 "spread": max(values) - min(values),
             }
         )
-    return rows
+    report["metrics"] = rows
+    write(report, kept)
+    return report
+
+
+def write(report: dict[str, Any], path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 
 def main() -> None:
@@ -132,23 +155,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with MSR's two files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--quick", action="store_true", help="one seed, one epoch")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", type=Path, help="also keep the figures here")
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     prepare_client()
     seeds, epochs = ([arguments.seeds[0]], 1) if arguments.quick else (arguments.seeds, EPOCHS)
-    rows = compare(arguments.data, seeds, epochs)
-    for row in rows:
+    for row in compare(arguments.data, seeds, epochs, arguments.json)["metrics"]:
         print(
             f"{row['metric']:14} {row['value']:9.4f}  trainer {row['baseline']:9.4f}  spread {row['spread']:.4f}"
         )
-    if arguments.json:
-        report = {
-            "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed", "ray")},
-            "metrics": rows,
-        }
-        arguments.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":
