@@ -96,7 +96,7 @@ def trainer(config: Any) -> dict[str, float]:
 
     prepared = prepare(config)
     is_generative = config.task is TaskName.SFT
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "input_ids": row.input_ids,
             "labels": row.labels if is_generative else row.labels[0],
@@ -136,13 +136,13 @@ def matmul_flops() -> float:
     left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     seconds = []
     for _ in range(13):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         left @ right
         end.record()
         end.synchronize()
         seconds.append(start.elapsed_time(end) / 1000)
-    return 2 * 8192**3 / min(seconds[3:])
+    return float(2 * 8192**3 / min(seconds[3:]))
 
 
 def compare(scratch: Path, repeats: int, scale: int) -> list[dict[str, Any]]:

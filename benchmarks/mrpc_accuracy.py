@@ -63,13 +63,13 @@ def recipe(data: Path, seed: int, epochs: int) -> dict[str, float]:
 
     from cluster.references import resolve_model
     from training.classification import classification_metrics
-    from training.sources import read_file
+    from training.sources import read_rows
 
     folder = resolve_model("builtin:minilm")
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def load(name: str) -> Any:
-        rows = [row.columns for row in read_file(data / name)]
+        rows = [row.columns for row in read_rows(data / name)]
         texts = tokenizer(
             [row["sentence1"] for row in rows], [row["sentence2"] for row in rows], truncation=True
         )

@@ -120,10 +120,8 @@ def measure_store(num_vectors: int, num_queries: int) -> list[Row]:
     everyone = np.ones(num_vectors, dtype=bool)
     one_team = np.arange(num_vectors) % NUM_TEAMS == 3
     truth = {EVERYONE: exact(vectors, queries, everyone), ONE_TEAM: exact(vectors, queries, one_team)}
-    scan_ms = [timed(lambda query=query: exact(vectors, query[None], everyone)) for query in queries[:50]]
-    scan_filtered_ms = [
-        timed(lambda query=query: exact(vectors, query[None], one_team)) for query in queries[:50]
-    ]
+    scan_ms = [timed(partial(exact, vectors, query[None], everyone)) for query in queries[:50]]
+    scan_filtered_ms = [timed(partial(exact, vectors, query[None], one_team)) for query in queries[:50]]
     with tempfile.TemporaryDirectory(prefix="hamlet-bench-") as scratch:
         before = psutil.Process().memory_info().rss
         store = EdgeStore(Path(scratch))

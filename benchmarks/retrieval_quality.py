@@ -243,7 +243,8 @@ def main() -> None:
     if not arguments.quick and tuned_embedder is None:
         tuned_embedder = tuned("embedding", embedding_rows(pairs), EMBEDDING)
     rows: Rows = []
-    results, baselines = {}, {}
+    results: dict[str, Any] = {}
+    baselines: dict[str, Any] = {}
     for name, reference in {"plain": DEFAULT_EMBEDDER, "tuned": tuned_embedder}.items():
         if reference is None:
             continue

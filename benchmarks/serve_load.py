@@ -86,7 +86,7 @@ def usage_of(answer: Answer) -> int:
 def first_token_ms(answer: Answer) -> float:
     for seconds, piece in answer.pieces:
         if b'"content":"' in piece.replace(b'"content":""', b""):
-            return seconds * 1000
+            return float(seconds) * 1000
     raise RuntimeError("a stream without text")
 
 

@@ -319,10 +319,11 @@ def compare(only: set[str], steps: int, repeats: int, scratch: Path) -> list[dic
         rows.append(row)
         print(f"{metric:24} {value:9.3f} {unit:12} baseline {baseline:9.3f}  ratio {value / baseline:.2f}")
 
-    for metric, make in (
-        ("minilm_train_vs_recipe", lambda: "builtin:minilm"),
-        ("bert_base_train_vs_recipe", lambda: str(write_bert_base(scratch / "bert-base"))),
-    ):
+    bases: dict[str, Callable[[], str]] = {
+        "minilm_train_vs_recipe": lambda: "builtin:minilm",
+        "bert_base_train_vs_recipe": lambda: str(write_bert_base(scratch / "bert-base")),
+    }
+    for metric, make in bases.items():
         if metric in only:
             config = config_of(make(), "classification", PAIRS, steps)
             measure(
