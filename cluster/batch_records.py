@@ -66,6 +66,7 @@ BATCHES = Table(
     Column("error_file", String(64)),
     Column("lease_owner", String(64)),
     Column("leased_until", Double, nullable=False, default=0.0),
+    Column("fingerprint", String(64)),
     Index("ix_batches_listing", "tenant", "created_at", "id"),
 )
 
@@ -79,7 +80,7 @@ RESULTS = Table(
     Column("result", Text, nullable=False),
 )
 
-_LEASE = ("lease_owner", "leased_until")
+_UNTOLD = ("lease_owner", "leased_until", "fingerprint")
 
 
 @dataclass(frozen=True)
@@ -119,5 +120,5 @@ class Batch(BatchRequest):
 
     @classmethod
     def of_row(cls, row: Row[Any]) -> Self:
-        values = {name: value for name, value in row._mapping.items() if name not in _LEASE}
+        values = {name: value for name, value in row._mapping.items() if name not in _UNTOLD}
         return cls(**values | {"status": BatchStatus(values["status"])})

@@ -7,7 +7,6 @@ validating -> in_progress -> finalizing -> completed
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from sqlalchemy.engine import Engine
 from cluster.batch_records import ACTIVE, BATCHES, Batch, BatchRequest, BatchStatus
 from cluster.database import open_database, reading
 from cluster.errors import Conflict, NotFound
+from cluster.idempotency import IdempotencyKey, Identity, is_made, made_before
 from cluster.paging import Page, page_of_rows
 from cluster.quotas import require_fewer_active
 
@@ -32,18 +32,30 @@ class Batches:
         self._engine = engine or open_database()
         self._clock = clock
 
-    def create(self, tenant: str, request: BatchRequest, max_active: int | None = None) -> Batch:
-        """A new batch in `validating`; durable on return.
+    def create(
+        self,
+        tenant: str,
+        request: BatchRequest,
+        max_active: int | None = None,
+        key: IdempotencyKey | None = None,
+    ) -> Batch:
+        """A new batch in `validating`, or what was made before under `key`; durable on return.
 
-        Raises Overloaded where the tenant has `max_active` batches that have not ended.
+        Raises Overloaded where the tenant has `max_active` batches that have not ended, and as `is_made`.
         """
-        batch_id, now = f"batch_{secrets.token_hex(12)}", self._clock()
-        values = {"id": batch_id, "tenant": tenant, "created_at": now, "expires_at": now + WINDOW_S}
+        identity, now = Identity.of("batch_", tenant, key), self._clock()
+        values = {**vars(identity), "tenant": tenant, "created_at": now, "expires_at": now + WINDOW_S}
         with self._engine.begin() as connection:
-            if max_active is not None:
-                require_fewer_active(connection, BATCHES, "batches", tenant, ACTIVE, max_active)
-            connection.execute(insert(BATCHES).values(**vars(request), **values))
-        return self.get(tenant, batch_id)
+            if not is_made(connection, BATCHES, tenant, identity):
+                if max_active is not None:
+                    require_fewer_active(connection, BATCHES, "batches", tenant, ACTIVE, max_active)
+                connection.execute(insert(BATCHES).values(**vars(request), **values))
+        return self.get(tenant, identity.id)
+
+    def made_before(self, tenant: str, key: IdempotencyKey | None) -> Batch | None:
+        """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
+        batch_id = made_before(self._engine, BATCHES, "batch_", tenant, key)
+        return self.get(tenant, batch_id) if batch_id else None
 
     def get(self, tenant: str, batch_id: str) -> Batch:
         """Raises NotFound for an id that is unknown or another tenant's."""

@@ -11,7 +11,7 @@
     ├── Forbidden               403  the key's scopes do not open this
     ├── NotFound                404  no such model, collection, file or job
     ├── Conflict                409  the thing exists already, or is held by another
-    ├── Unprocessable           422  well-formed but without usable content
+    ├── Unprocessable           422  well-formed but without usable content, or under a key of another request
     ├── Overloaded              429  too many requests are waiting; has `retry_after_s`
     ├── Unavailable             503  a part is down or not ready; has `retry_after_s`
     │   ├── HubUnreachable      503  a model or data hub does not answer

@@ -1,5 +1,6 @@
-"""Uploaded files: rows in SQL, bytes in storage at `files/<tenant>/<id><suffix>`.
+"""Uploaded files: rows in SQL, bytes in storage at `files/<tenant>/<id>-<random><suffix>`.
 
+Each attempt to keep a file has a path of its own: under an Idempotency-Key several may have the same id.
 A file is there once its row is there, and the row is written last: after a crash at any moment a file is
 either whole or unknown. A row is removed first, so that a file without bytes is never listed.
 """
@@ -33,14 +34,15 @@ from sqlalchemy.engine import Engine
 
 from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place, staging_path
 from cluster.database import METADATA, open_database, reading, take_turns
-from cluster.errors import NotFound, Overloaded, Unavailable
+from cluster.errors import HamletError, NotFound, Overloaded, Unavailable
+from cluster.idempotency import IdempotencyKey, Identity, is_made, made_before
 from cluster.paging import Page, keep_places, page_of_rows
 from cluster.storage import local_copy, storage_uri
 
 log = logging.getLogger(__name__)
 
-# How a kept file is named in storage: nothing else is ever taken for an orphan.
-FILE_ID = re.compile(r"/(file-[0-9a-f]{24})(?:\.[a-z0-9]+)?$")
+# How a kept file is named in storage, its id first, the old way too: nothing else is ever taken for an orphan.
+BLOB = re.compile(r"/((file-[0-9a-f]{24})(?:-[0-9a-f]{8})?(?:\.[a-z0-9]+)?)$")
 IDS_AT_ONCE = 500
 # Room is made by deleting and not by waiting; this only keeps clients from hurrying.
 QUOTA_RETRY_S = 60.0
@@ -57,13 +59,17 @@ FILES = Table(
     Column("num_bytes", BigInteger, nullable=False),
     Column("uri", String(2048), nullable=False),
     Column("details", JSON, nullable=False),
+    Column("fingerprint", String(64)),
     Index("ix_files_listing", "tenant", "created_at", "id"),
 )
 
 
 @dataclass(frozen=True)
 class File:
-    """One uploaded file. Times are Unix seconds; `details` is what its validation found (rows, statistics)."""
+    """One uploaded file. Times are Unix seconds; `details` is what its validation found (rows, statistics).
+
+    `fingerprint` is that of its request, where that had an Idempotency-Key.
+    """
 
     id: str
     tenant: str
@@ -74,6 +80,7 @@ class File:
     num_bytes: int
     uri: str
     details: dict[str, Any]
+    fingerprint: str | None = None
 
 
 class Files:
@@ -92,6 +99,7 @@ class Files:
         *,
         expires_at: float | None = None,
         details: Mapping[str, Any] | None = None,
+        key: IdempotencyKey | None = None,
     ) -> File:
         """The bytes are kept, durable on return; the file is unknown until `add`, or `add_file` in a transaction.
 
@@ -99,28 +107,49 @@ class Files:
         """
         source = content if isinstance(content, Path) else _staged(content)
         num_bytes = source.stat().st_size
-        file_id = f"file-{secrets.token_hex(12)}"
-        uri = storage_uri("files", tenant, file_id + suffix_of(filename))
+        identity = Identity.of("file-", tenant, key)
+        name = f"{identity.id}-{secrets.token_hex(4)}{suffix_of(filename)}"
+        uri = storage_uri("files", tenant, name)
         place(source, uri)
         return File(
-            file_id, tenant, self._clock(), expires_at, filename, purpose, num_bytes, uri, dict(details or {})
+            **vars(identity),
+            tenant=tenant,
+            created_at=self._clock(),
+            expires_at=expires_at,
+            filename=filename,
+            purpose=purpose,
+            num_bytes=num_bytes,
+            uri=uri,
+            details=dict(details or {}),
         )
 
     def add(self, file: File, max_bytes: int | None = None) -> File:
-        """Make a stored file known; it is returned as it was given.
+        """Make a stored file known; it is returned as it was given, or as the same request made it before.
 
-        Raises Overloaded, and removes its bytes, where the tenant's files would take more than `max_bytes`.
+        Raises Overloaded where the tenant's files would take more than `max_bytes`, and as `is_made`. Bytes that
+        are not needed are removed.
         """
+        identity = Identity(file.id, file.fingerprint)
         try:
             with self._engine.begin() as connection:
-                if max_bytes is not None:
-                    take_turns(connection, f"files of {file.tenant}")
-                    _require_room(connection, file.tenant, file.num_bytes, max_bytes)
-                add_file(connection, file)
-        except Overloaded:
+                known = is_made(connection, FILES, file.tenant, identity)
+                if not known:
+                    if max_bytes is not None:
+                        take_turns(connection, f"files of {file.tenant}")
+                        _require_room(connection, file.tenant, file.num_bytes, max_bytes)
+                    add_file(connection, file)
+        except HamletError:
             delete_blob(file.uri)
             raise
-        return file
+        if not known:
+            return file
+        delete_blob(file.uri)
+        return self.get(file.tenant, file.id)
+
+    def made_before(self, tenant: str, key: IdempotencyKey | None) -> File | None:
+        """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
+        file_id = made_before(self._engine, FILES, "file-", tenant, key)
+        return self.get(tenant, file_id) if file_id else None
 
     def require_room(self, tenant: str, new_bytes: int, max_bytes: int | None) -> None:
         """Raises Overloaded where so many bytes more would be above `max_bytes` now; `add` has the last word."""
@@ -212,14 +241,16 @@ class Files:
 
         A process that dies between `stored` and `add` leaves some behind. Younger ones may get their row yet.
         """
-        kept = {match[1]: uri for uri in blobs_below(storage_uri("files")) if (match := FILE_ID.search(uri))}
+        kept = {match[1]: match for uri in blobs_below(storage_uri("files")) if (match := BLOB.search(uri))}
         orphans = []
         names = sorted(kept)
         for start in range(0, len(names), IDS_AT_ONCE):
-            ids = names[start : start + IDS_AT_ONCE]
+            some = names[start : start + IDS_AT_ONCE]
+            ids = {kept[name][2] for name in some}
             with reading(self._engine) as connection:
-                known = set(connection.scalars(select(FILES.c.id).where(FILES.c.id.in_(ids))))
-            for uri in (kept[file_id] for file_id in ids if file_id not in known):
+                uris = connection.scalars(select(FILES.c.uri).where(FILES.c.id.in_(ids))).all()
+            known = {uri.rpartition("/")[2] for uri in uris}
+            for uri in (kept[name].string for name in some if name not in known):
                 if (written_at := modified_at(uri)) is not None and written_at < before:
                     delete_blob(uri)
                     orphans.append(uri)

@@ -37,6 +37,7 @@ from cluster.fine_tuning_records import (
     Process,
     position_of,
 )
+from cluster.idempotency import IdempotencyKey, Identity, is_made, made_before
 from cluster.paging import Page, cut, page_of_rows
 from cluster.quotas import require_fewer_active
 from cluster.registry import add_card
@@ -57,20 +58,32 @@ class FineTuningJobs:
 
     # For the HTTP API: by tenant.
 
-    def create(self, tenant: str, request: JobRequest, max_active: int | None = None) -> FineTuningJob:
-        """A new job in `validating_files`; durable on return.
+    def create(
+        self,
+        tenant: str,
+        request: JobRequest,
+        max_active: int | None = None,
+        key: IdempotencyKey | None = None,
+    ) -> FineTuningJob:
+        """A new job in `validating_files`, or what was made before under `key`; durable on return.
 
-        Raises Overloaded where the tenant has `max_active` jobs that have not ended.
+        Raises Overloaded where the tenant has `max_active` jobs that have not ended, and as `is_made`.
         """
-        job_id = f"ftjob-{secrets.token_hex(12)}"
+        identity = Identity.of("ftjob-", tenant, key)
         with self._engine.begin() as connection:
-            if max_active is not None:
-                require_fewer_active(connection, JOBS, "jobs", tenant, ACTIVE, max_active)
-            values = {**vars(request), "id": job_id, "tenant": tenant, "created_at": self._clock()}
-            connection.execute(insert(JOBS).values(**values))
-            self._say(connection, job_id, f"Created fine-tuning job: {job_id}")
-            self._say(connection, job_id, f"Validating training file: {request.training_file}")
-        return self.get(tenant, job_id)
+            if not is_made(connection, JOBS, tenant, identity):
+                if max_active is not None:
+                    require_fewer_active(connection, JOBS, "jobs", tenant, ACTIVE, max_active)
+                values = {**vars(request), **vars(identity), "tenant": tenant, "created_at": self._clock()}
+                connection.execute(insert(JOBS).values(**values))
+                self._say(connection, identity.id, f"Created fine-tuning job: {identity.id}")
+                self._say(connection, identity.id, f"Validating training file: {request.training_file}")
+        return self.get(tenant, identity.id)
+
+    def made_before(self, tenant: str, key: IdempotencyKey | None) -> FineTuningJob | None:
+        """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
+        job_id = made_before(self._engine, JOBS, "ftjob-", tenant, key)
+        return self.get(tenant, job_id) if job_id else None
 
     def get(self, tenant: str, job_id: str) -> FineTuningJob:
         """Raises NotFound for an id that is unknown or another tenant's."""

@@ -82,6 +82,7 @@ JOBS = Table(
     Column("process", String(20), nullable=False, default=Process.NONE),
     Column("queued_at", Double),
     Column("waits_for", Text),
+    Column("fingerprint", String(64)),
     Index("ix_fine_tuning_jobs_listing", "tenant", "created_at", "id"),
 )
 
@@ -155,7 +156,7 @@ class FineTuningJob(JobRequest):
 
     @classmethod
     def of_row(cls, row: Row[Any]) -> Self:
-        values = dict(row._mapping)
+        values = {name: value for name, value in row._mapping.items() if name != "fingerprint"}
         return cls(**values | {"status": JobStatus(values["status"]), "process": Process(values["process"])})
 
     @property

@@ -6,7 +6,6 @@ A change is durable on return; the chunks in the collections follow by `vector_s
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, Text, cast, insert, select, tuple_, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
+from cluster.idempotency import IdempotencyKey, Identity, is_made, made_before
 from cluster.paging import Page, keep_places, page_of_rows
 from cluster.vector_store_records import (
     FILE_BATCHES,
@@ -137,15 +137,26 @@ class StoreFiles:
             keep_places(connection, [(store_id, file_id, row.created_at)], self._clock())
             connection.execute(update(STORE_FILES).where(is_file(store_id, file_id)).values(is_removing=True))
 
-    def attach_batch(self, tenant: str, store_id: str, files: Sequence[NewFile]) -> FileBatch:
-        """Put files into a store together. Raises NotFound, Conflict when it has expired."""
-        batch_id = f"vsfb_{secrets.token_hex(12)}"
-        values = {"id": batch_id, "store_id": store_id, "tenant": tenant, "created_at": self._clock()}
+    def attach_batch(
+        self, tenant: str, store_id: str, files: Sequence[NewFile], key: IdempotencyKey | None = None
+    ) -> FileBatch:
+        """Put files into a store together; once, under `key`.
+
+        Raises NotFound, Conflict when the store has expired, and as `is_made`.
+        """
+        identity, now = Identity.of("vsfb_", tenant, key), self._clock()
+        values = {**vars(identity), "store_id": store_id, "tenant": tenant, "created_at": now}
         with self._engine.begin() as connection:
-            self._use(connection, tenant, store_id)
-            connection.execute(insert(FILE_BATCHES).values(**values))
-            add_files(connection, tenant, store_id, files, batch_id, self._clock())
-        return self.batch(tenant, store_id, batch_id)
+            if not is_made(connection, FILE_BATCHES, tenant, identity):
+                self._use(connection, tenant, store_id)
+                connection.execute(insert(FILE_BATCHES).values(**values))
+                add_files(connection, tenant, store_id, files, identity.id, now)
+        return self.batch(tenant, store_id, identity.id)
+
+    def batch_made_before(self, tenant: str, store_id: str, key: IdempotencyKey | None) -> FileBatch | None:
+        """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
+        batch_id = made_before(self._engine, FILE_BATCHES, "vsfb_", tenant, key)
+        return self.batch(tenant, store_id, batch_id) if batch_id else None
 
     def batch(self, tenant: str, store_id: str, batch_id: str) -> FileBatch:
         """Raises NotFound."""

@@ -40,6 +40,7 @@ STORES = Table(
     Column("expires_after_days", Integer),
     Column("labels", JSON, nullable=False),
     Column("deleted_at", Double),
+    Column("fingerprint", String(64)),
     Index("ix_vector_stores_listing", "tenant", "created_at", "id"),
 )
 
@@ -75,6 +76,7 @@ FILE_BATCHES = Table(
     Column("tenant", String(64), nullable=False),
     Column("created_at", Double, nullable=False),
     Column("cancelled_at", Double),
+    Column("fingerprint", String(64)),
 )
 
 DAY_S = 86_400.0

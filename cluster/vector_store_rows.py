@@ -65,11 +65,15 @@ def require_batch(connection: Connection, store_id: str, batch_id: str) -> Row[A
     return row
 
 
+# Of a store's row, what only transactions ask about.
+_UNTOLD = ("deleted_at", "fingerprint")
+
+
 def with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[VectorStore]:
     counts = counts_by(connection, STORE_FILES.c.store_id, [row.id for row in rows])
     stores = []
     for row in rows:
-        fields = {name: value for name, value in row._mapping.items() if name != "deleted_at"}
+        fields = {name: value for name, value in row._mapping.items() if name not in _UNTOLD}
         file_counts, usage_bytes = counts.get(row.id, (FileCounts(), 0))
         stores.append(VectorStore(**fields, file_counts=file_counts, usage_bytes=usage_bytes))
     return stores

@@ -6,7 +6,6 @@ is answered exactly as one that never was.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from sqlalchemy import insert, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
+from cluster.idempotency import IdempotencyKey, Identity, is_made, made_before
 from cluster.paging import Page, keep_places, page_of_rows
 from cluster.vector_store_files import StoreFiles, add_files
 from cluster.vector_store_records import STORE_FILES, STORES, NewFile, VectorStore
@@ -40,11 +40,15 @@ class VectorStores:
         labels: Mapping[str, str] | None = None,
         expires_after_days: int | None = None,
         files: Sequence[NewFile] = (),
+        key: IdempotencyKey | None = None,
     ) -> VectorStore:
-        """A new store, with files that are still to be read."""
-        store_id, now = f"vs_{secrets.token_hex(12)}", self._clock()
+        """A new store, with files that are still to be read, or what was made before under `key`.
+
+        Raises as `is_made`.
+        """
+        identity, now = Identity.of("vs_", tenant, key), self._clock()
         values = {
-            "id": store_id,
+            **vars(identity),
             "tenant": tenant,
             "name": name,
             "description": description,
@@ -54,9 +58,15 @@ class VectorStores:
             "labels": dict(labels or {}),
         }
         with self._engine.begin() as connection:
-            connection.execute(insert(STORES).values(**values))
-            add_files(connection, tenant, store_id, files, None, now)
-        return self.get(tenant, store_id)
+            if not is_made(connection, STORES, tenant, identity):
+                connection.execute(insert(STORES).values(**values))
+                add_files(connection, tenant, identity.id, files, None, now)
+        return self.get(tenant, identity.id)
+
+    def made_before(self, tenant: str, key: IdempotencyKey | None) -> VectorStore | None:
+        """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
+        store_id = made_before(self._engine, STORES, "vs_", tenant, key)
+        return self.get(tenant, store_id) if store_id else None
 
     def get(self, tenant: str, store_id: str) -> VectorStore:
         """Raises NotFound for an id that is unknown, deleted, or another tenant's."""

@@ -18,6 +18,7 @@ from serving.authentication import ANONYMOUS, tenant_of
 from serving.bodies import KeptBody, Part
 from serving.config import ServingConfig
 from serving.files_api import BATCH_EXPIRY_S, EXPIRY_S, require_file
+from serving.idempotency import KeyHeader, key_of
 from serving.lists import list_object
 from serving.metadata import Metadata
 from serving.openapi import answers, routes_of
@@ -50,13 +51,15 @@ def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
     api = routes_of("Batches", "/v1/batches")
 
     @api.post("", summary="Create batch", responses=ONE_BATCH)
-    def create(body: CreateBatchRequest, request: Request) -> dict[str, Any]:
-        tenant = tenant_of(request)
+    def create(body: CreateBatchRequest, request: Request, key_name: KeyHeader = None) -> dict[str, Any]:
+        tenant, key = tenant_of(request), key_of(key_name, body)
+        if made := batches.made_before(tenant, key):
+            return batch_object(made)
         file = require_file(files, tenant, body.input_file_id, "input_file_id", INPUT_PURPOSE)
         # What the answers will take nobody knows; who is above the limit already waits.
         files.require_room(tenant, 0, config.limits.storage_bytes_per_tenant)
         expiry = body.output_expires_after
-        made = BatchRequest(
+        asked = BatchRequest(
             key_id=str(getattr(request.state, "key_id", ANONYMOUS)),
             endpoint=body.endpoint,
             input_file=file.id,
@@ -64,7 +67,7 @@ def router(batches: Batches, files: Files, config: ServingConfig) -> APIRouter:
             output_expires_after_s=expiry.seconds if expiry else BATCH_EXPIRY_S,
             labels=body.metadata,
         )
-        return batch_object(batches.create(tenant, made, config.batches.max_waiting_per_tenant))
+        return batch_object(batches.create(tenant, asked, config.batches.max_waiting_per_tenant, key))
 
     @api.get("", summary="List batches", responses=answers(shapes.BatchList))
     def listing(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:

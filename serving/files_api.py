@@ -16,6 +16,7 @@ from cluster.files import File, Files
 from serving import object_schemas as shapes
 from serving.authentication import tenant_of
 from serving.config import ServingConfig
+from serving.idempotency import KeyHeader, key_of_upload
 from serving.lists import list_object
 from serving.openapi import answers, routes_of
 from serving.training_commands import TrainingCommands
@@ -73,16 +74,21 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
     api = routes_of("Files", "/v1/files")
 
     @api.post("", summary="Upload file", responses=answers(shapes.File), openapi_extra=UPLOAD_BODY)
-    async def create(request: Request) -> dict[str, Any]:
+    async def create(request: Request, key_name: KeyHeader = None) -> dict[str, Any]:
         """Kept once this is answered. A training file is checked first; all its faults are told by line."""
         async with received(request, config.files.max_bytes) as upload:
             purpose = _purpose(upload)
             expires_in_s = expiry(upload.fields, purpose)
             # Checking takes minutes, and Ray Serve gives the event loop few threads, which every request needs.
-            file = await run_in_threadpool(_keep, upload, purpose, expires_in_s, tenant_of(request))
+            file = await run_in_threadpool(_keep, upload, purpose, expires_in_s, tenant_of(request), key_name)
         return file_object(file)
 
-    def _keep(upload: Upload, purpose: str, expires_in_s: float | None, tenant: str) -> File:
+    def _keep(
+        upload: Upload, purpose: str, expires_in_s: float | None, tenant: str, key_name: str | None
+    ) -> File:
+        key = key_of_upload(key_name, upload)
+        if made := files.made_before(tenant, key):
+            return made
         max_bytes = config.limits.storage_bytes_per_tenant
         # Before the check of its rows, which takes its time.
         files.require_room(tenant, upload.path.stat().st_size, max_bytes)
@@ -91,7 +97,7 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
             report = commands.validate(upload.path, upload.filename)
         expires_at = time.time() + expires_in_s if expires_in_s is not None else None
         file = files.stored(
-            tenant, upload.filename, purpose, upload.path, expires_at=expires_at, details=report
+            tenant, upload.filename, purpose, upload.path, expires_at=expires_at, details=report, key=key
         )
         return files.add(file, max_bytes)
 

@@ -23,6 +23,7 @@ from serving.files_api import TRAINING_PURPOSE, require_file
 from serving.fine_tuning_objects import checkpoint_object, event_object, job_object
 from serving.fine_tuning_requests import CreateJobRequest
 from serving.finetune_config import finetune_config
+from serving.idempotency import KeyHeader, key_of
 from serving.lists import list_object
 from serving.openapi import answers, routes_of
 from serving.training_commands import TrainingCommands
@@ -58,10 +59,12 @@ def router(
     orders = Orders(files, config)
 
     @api.post("/jobs", summary="Create fine-tuning job", responses=answers(shapes.FineTuningJob))
-    def create(body: CreateJobRequest, request: Request) -> dict[str, Any]:
-        tenant = tenant_of(request)
-        made = orders.job_request(body, tenant)
-        return job_object(jobs.create(tenant, made, config.fine_tuning.max_waiting_per_tenant))
+    def create(body: CreateJobRequest, request: Request, key_name: KeyHeader = None) -> dict[str, Any]:
+        tenant, key = tenant_of(request), key_of(key_name, body)
+        if made := jobs.made_before(tenant, key):
+            return job_object(made)
+        asked = orders.job_request(body, tenant)
+        return job_object(jobs.create(tenant, asked, config.fine_tuning.max_waiting_per_tenant, key))
 
     @api.post("/plans", summary="Plan fine-tuning job", responses=answers(shapes.FineTuningPlan))
     def plan(body: CreateJobRequest, request: Request) -> dict[str, Any]:

@@ -24,6 +24,8 @@ A **model** is a registered name or alias, such a name with `+rag` (answers from
 
 Every error is OpenAI's error object. `message` names the cause and the remedy, `param` the field. A field that is
 not listed here is refused rather than ignored. 429 and 503 carry `Retry-After`.
+
+Uploads, jobs, batches and vector stores can be asked for again by the header `Idempotency-Key`, and are made once.
 """
 
 TAGS = [
@@ -61,7 +63,7 @@ ERRORS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Refused",
         "The caller can mend it: a field or body at fault (400), no valid key (401), a key without the scope (403), "
         "nothing of that id or name (404), a state that does not allow it (409), too large (413), "
-        "no JSON by its header (415).",
+        "no JSON by its header (415), an Idempotency-Key that stands for another request (422).",
         {},
     ),
     "429": ("Overloaded", "More is asked than is allowed or can wait.", RETRY_AFTER),

@@ -20,6 +20,7 @@ from cluster.vector_stores import VectorStores
 from serving import object_schemas as shapes
 from serving.authentication import tenant_of
 from serving.backends import EmbedderBackend
+from serving.idempotency import KeyHeader, key_of
 from serving.lists import list_object
 from serving.openapi import answers, routes_of
 from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
@@ -194,8 +195,10 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     stores = verbs.stores
 
     @api.post("", summary="Create vector store", responses=answers(shapes.VectorStore))
-    async def create(body: CreateStore, request: Request) -> dict[str, Any]:
-        tenant = tenant_of(request)
+    async def create(body: CreateStore, request: Request, key_name: KeyHeader = None) -> dict[str, Any]:
+        tenant, key = tenant_of(request), key_of(key_name, body)
+        if made := await asyncio.to_thread(stores.made_before, tenant, key):
+            return store_object(made, time.time())
         wanted = [
             AttachFile(file_id=file_id, chunking_strategy=body.chunking_strategy) for file_id in body.file_ids
         ]
@@ -208,6 +211,7 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
             body.metadata,
             body.expires_after.days if body.expires_after else None,
             files,
+            key,
         )
         return store_object(store, time.time())
 
@@ -350,12 +354,16 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         summary="Create vector store file batch",
         responses=answers(shapes.VectorStoreFileBatch),
     )
-    async def create(vector_store_id: str, body: AttachBatch, request: Request) -> dict[str, Any]:
-        tenant = tenant_of(request)
+    async def create(
+        vector_store_id: str, body: AttachBatch, request: Request, key_name: KeyHeader = None
+    ) -> dict[str, Any]:
+        tenant, key = tenant_of(request), key_of(key_name, body, vector_store_id)
         await verbs.own(tenant, vector_store_id)
+        if made := await asyncio.to_thread(stores.files.batch_made_before, tenant, vector_store_id, key):
+            return batch_object(made)
         files = await verbs.new_files(tenant, body.requests)
         return batch_object(
-            await asyncio.to_thread(stores.files.attach_batch, tenant, vector_store_id, files)
+            await asyncio.to_thread(stores.files.attach_batch, tenant, vector_store_id, files, key)
         )
 
     @api.get(

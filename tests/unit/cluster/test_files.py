@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,15 @@ def test_bytes_that_no_row_names_are_removed_once_they_are_old(files: Files, hom
     assert files.open(kept).read() == b"kept"
     assert foreign.exists()
     assert files.remove_orphans(before=time.time() + 60) == []
+
+
+def test_bytes_under_a_name_of_before_are_no_orphans_of_their_row(files: Files) -> None:
+    new = files.stored("us", "rows.jsonl", "batch", b"kept")
+    uri = str(Path(new.uri).with_name(f"{new.id}.jsonl"))
+    Path(new.uri).rename(uri)
+    old = files.add(replace(new, uri=uri))
+    assert files.remove_orphans(before=time.time() + 60) == []
+    assert files.open(old).read() == b"kept"
 
 
 def test_a_storage_without_files_has_no_orphans(files: Files) -> None:
