@@ -62,8 +62,8 @@ from serving.threads import set_thread_variable, use_threads
 from serving.tokenizer import HubTokenizer, PromptRenderer
 from serving.tracing import continued, set_up_tracing
 from serving.vector_store_search import VectorStoreSearch
+from serving.vector_store_verbs import VectorStoreVerbs
 from serving.vector_store_work import VectorStoreWork
-from serving.vector_stores_api import VectorStoreVerbs
 
 log = logging.getLogger(__name__)
 

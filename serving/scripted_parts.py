@@ -49,8 +49,8 @@ from serving.router_count import router_count
 from serving.scripted_engine import ScriptedEngine, WordTokenizer
 from serving.tokenizer import PromptRenderer
 from serving.vector_store_search import VectorStoreSearch
+from serving.vector_store_verbs import VectorStoreVerbs
 from serving.vector_store_work import LEASE_S, VectorStoreWork
-from serving.vector_stores_api import VectorStoreVerbs
 
 MAX_WORDS = 50
 

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 
 from cluster.errors import NotFound
-from cluster.files import Files
-from cluster.paging import Page, cut
-from cluster.vector_store_queue import VectorStoreQueue
-from cluster.vector_store_records import FileStatus, NewFile, StoreFile, VectorStore
-from cluster.vector_stores import VectorStores
+from cluster.vector_store_records import FileStatus
 from serving import object_schemas as shapes
 from serving.authentication import tenant_of
-from serving.backends import EmbedderBackend
 from serving.idempotency import KeyHeader, key_of
 from serving.lists import list_object
 from serving.openapi import answers, routes_of
-from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
+from serving.vector_store_index import collection_of, document_id
 from serving.vector_store_objects import (
     batch_object,
     content_page,
@@ -40,146 +32,10 @@ from serving.vector_store_requests import (
     UpdateAttributes,
 )
 from serving.vector_store_search import Query as SearchQuery
-from serving.vector_store_search import VectorStoreSearch, filled_elsewhere, is_collection
-
-
-@dataclass(frozen=True)
-class PageQuery:
-    """The parameters of a listing, as OpenAI names them."""
-
-    limit: Annotated[int, Query(ge=1, le=100)] = 20
-    order: Literal["asc", "desc"] = "desc"
-    after: str | None = None
-    before: str | None = None
-
-    @property
-    def goes_back(self) -> bool:
-        """Whether what stands in front of the cursor is asked for."""
-        return self.after is None and self.before is not None
-
-    def arguments(self) -> dict[str, Any]:
-        """As `VectorStores` takes them."""
-        ascending = self.order == "asc"
-        return {"limit": self.limit, "after": self.after, "before": self.before, "ascending": ascending}
-
-    def page_of(self, files: Sequence[StoreFile]) -> Page[StoreFile]:
-        """A page of files that are all at hand, and all of one age. Raises NotFound for an unknown cursor."""
-        ordered = sorted(files, key=lambda file: file.id, reverse=self.order == "desc")
-        name, cursor = ("after", self.after) if self.after is not None else ("before", self.before)
-        if cursor is None:
-            return cut(ordered, self.limit)
-        place = next((index for index, file in enumerate(ordered) if file.id == cursor), None)
-        if place is None:
-            raise NotFound(f"{name}: there is no {cursor!r} here; give an id of a page before", name)
-        if name == "after":
-            return cut(ordered[place + 1 :], self.limit)
-        return Page(ordered[max(0, place - self.limit) : place], place > self.limit)
-
+from serving.vector_store_search import is_collection
+from serving.vector_store_verbs import PageQuery, VectorStoreVerbs
 
 Paging = Annotated[PageQuery, Depends()]
-
-# Documents that are removed from a collection in one call.
-REMOVED_AT_ONCE = 256
-
-
-class VectorStoreVerbs:
-    """What the endpoints do beyond one transaction."""
-
-    def __init__(
-        self, search: VectorStoreSearch, files: Files, queue: VectorStoreQueue, embedder: EmbedderBackend
-    ) -> None:
-        self.search = search
-        self.stores: VectorStores = search.stores
-        self._files = files
-        self._queue = queue
-        self._embedder = embedder
-
-    async def new_files(self, tenant: str, requests: Sequence[AttachFile]) -> list[NewFile]:
-        """Files to attach, each once. Raises NotFound, and InvalidInput for chunks that do not fit the embedder."""
-        if not requests:
-            return []
-        info = await self._embedder.describe()
-
-        def look_up() -> list[NewFile]:
-            return [
-                NewFile(
-                    request.file_id,
-                    self._files.get(tenant, request.file_id).filename,
-                    chunking_of(
-                        request.chunking_strategy.numbers if request.chunking_strategy else None, info
-                    ),
-                    dict(request.attributes or {}),
-                )
-                for request in {request.file_id: request for request in requests}.values()
-            ]
-
-        return await asyncio.to_thread(look_up)
-
-    async def listed(self, tenant: str, paging: PageQuery) -> Page[VectorStore]:
-        """A page of stores, behind the last of which stand the collections, by name. Raises NotFound as `list`."""
-        try:
-            page = await asyncio.to_thread(lambda: self.stores.list(tenant, **paging.arguments()))
-        except NotFound:
-            others = await self.search.collection_stores(tenant)
-            ids: list[str | None] = [store.id for store in others]
-            if paging.after not in ids:
-                raise
-            return cut(others[ids.index(paging.after) + 1 :], paging.limit)
-        if page.has_more or paging.goes_back:
-            return page
-        return cut([*page.data, *await self.search.collection_stores(tenant)], paging.limit)
-
-    async def find(self, tenant: str, store_id: str) -> VectorStore:
-        """A store, or a collection as one. Raises NotFound."""
-        try:
-            return await asyncio.to_thread(self.stores.get, tenant, store_id)
-        except NotFound:
-            return await self.search.collection_store(tenant, store_id)
-
-    async def own(self, tenant: str, store_id: str) -> VectorStore:
-        """A store that can be changed. Raises NotFound, and Conflict for a collection."""
-        store = await self.find(tenant, store_id)
-        if is_collection(store):
-            raise filled_elsewhere(store_id)
-        return store
-
-    async def redescribe(self, file: StoreFile) -> StoreFile:
-        """Give the chunks of a file its attributes; returns it as it then is. Raises NotFound when it is taken out.
-
-        Others change the file meanwhile, and what we write may come after what they wrote: it is right when the file
-        is still the one that we wrote for.
-        """
-        tenant, store_id, file_id = file.tenant, file.store_id, file.id
-        while file.status is FileStatus.COMPLETED:
-            metadata = stored_metadata(store_id, file.attributes)
-            call = self.search.collections.set_metadata(
-                collection_of(tenant), document_id(store_id, file_id), metadata, tenant
-            )
-            await self.search.limited(call)
-            written = file
-            try:
-                file = await asyncio.to_thread(self.stores.files.get, tenant, store_id, file_id)
-            except NotFound:
-                await self.remove_chunks(tenant, store_id, [file_id])
-                raise
-            if file.version == written.version:
-                break
-        return file
-
-    async def remove_chunks(self, tenant: str, store_id: str, file_ids: Sequence[str]) -> None:
-        """Remove the chunks of files that are hidden already, and then their rows."""
-        ids = [document_id(store_id, file_id) for file_id in file_ids]
-        collections = self.search.collections
-        with suppress(NotFound):  # no file has ever been read
-            await self.search.limited(collections.delete_documents(collection_of(tenant), ids, tenant))
-        await asyncio.to_thread(self._queue.forget, store_id, file_ids)
-
-    async def remove_store(self, tenant: str, store_id: str) -> None:
-        """Remove a store with all its chunks. What a worker is just writing, that worker removes."""
-        await asyncio.to_thread(self.stores.delete, tenant, store_id)
-        while gone := await asyncio.to_thread(self._queue.removing, store_id, REMOVED_AT_ONCE):
-            await self.remove_chunks(tenant, store_id, gone)
-        await asyncio.to_thread(self._queue.sweep)
 
 
 def router(verbs: VectorStoreVerbs) -> APIRouter:
