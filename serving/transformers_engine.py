@@ -17,7 +17,7 @@ import torch
 
 from cluster.errors import InvalidInput, Unavailable, Unprocessable
 from cluster.storage import local_folder
-from serving.adapters import require_whole
+from serving.adapters import require_fit
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.stops import StopFilter, TokenDecoder
@@ -115,7 +115,7 @@ class TransformersEngine:
             return
         folder = local_folder(adapter.weights_uri)
         base = self._model.get_base_model() if self._adapters else self._model
-        require_whole(base, folder, adapter.name)
+        require_fit(lambda: type(base)(base.config), folder, adapter.name)
         if self._adapters:
             self._model.load_adapter(folder, adapter_name=_module_name(adapter))
         else:

@@ -19,6 +19,7 @@ import torch
 
 from cluster.errors import InvalidInput, Unavailable
 from cluster.storage import local_folder
+from serving.adapters import require_fit
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.threads import set_thread_variable
@@ -60,6 +61,7 @@ class VllmEngine:
             disable_log_stats=True,
         )
         self._config = config
+        self._model = model
         self._tools = ToolParsers(config.tool_parser, model) if config.tool_parser else None
         self._llm: Any = AsyncLLM.from_engine_args(arguments)
         self._adapter_ids: dict[str, int] = {}
@@ -133,9 +135,20 @@ class VllmEngine:
                 "model",
             )
         folder = await asyncio.to_thread(local_folder, adapter.weights_uri)
+        if adapter.name not in self._adapter_ids:
+            # vLLM itself would leave out what does not fit, or die of it.
+            await asyncio.to_thread(require_fit, lambda: _causal_model(self._model), folder, adapter.name)
         # vLLM tells adapters apart by this number, so a name keeps its own for as long as the process lives.
         number = self._adapter_ids.setdefault(adapter.name, next(self._next_adapter_id))
         return LoRARequest(lora_name=adapter.name, lora_int_id=number, lora_path=str(folder))
+
+
+def _causal_model(folder: Path) -> Any:
+    """A fresh model like the one in `folder`, as training makes it: adapters' weights are named after its modules."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    # Without a type it would change torch's default one for a moment, which other threads share.
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
 
 
 def _set_environment(config: GeneratorConfig) -> None:
