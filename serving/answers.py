@@ -135,7 +135,9 @@ class Answers:
         await self._take(prepared, request, tenant, model, route, found)
 
     async def _automatic(self, prepared: Prepared, request: ChatRequest, tenant: str) -> None:
-        pair = sentence_pair(prepared.question)
+        # A verdict is a text: neither a call nor JSON.
+        is_free = not _brings_more(request) and prepared.job.sampling.json_schema is None
+        pair = sentence_pair(prepared.question) if is_free else None
         with prepared.stages.measure("route"):
             rule = rule_in_force(self._config.router, await self._catalogue.policy())
             tuned = await self._tuned_model(rule, tenant)
@@ -182,7 +184,7 @@ class Answers:
     ) -> None:
         """Answer with this model by this route, from those of the passages found that are relevant enough.
 
-        Where the route retrieves and none is, that is the answer.
+        Where the route retrieves and none is, that is the answer, unless functions may bring what the documents lack.
         """
         hits: tuple[Passage, ...] = ()
         if route.kind.retrieves:
@@ -192,10 +194,16 @@ class Answers:
                 best = f"{found[0].score:.2f}" if found else "no hit"
                 missing = f"nothing relevant was found (best score {best}, needed {threshold:.2f})"
                 route = route._replace(reason=f"{route.reason}; {missing}")
-                prepared.ready = STILL_READING if await self._is_reading(request, tenant) else NOTHING_FOUND
+                prepared.ready = await self._without_hits(request, tenant)
         prepared.model = model
         prepared.route = route
         prepared.job = replace(prepared.job, passages=hits, adapter=model.adapter)
+
+    async def _without_hits(self, request: ChatRequest, tenant: str) -> str | None:
+        """The answer where nothing relevant was found; None where a model is to give it."""
+        if _brings_more(request):
+            return None
+        return STILL_READING if await self._is_reading(request, tenant) else NOTHING_FOUND
 
     async def _learned(self, prepared: Prepared, rule: Rule, tenant: str) -> Preset | None:
         """What the classifier of routes says of the question; None without one, or when it gives no route."""
@@ -321,6 +329,11 @@ def _asked_for(request: ChatRequest) -> Preset | None:
     """The route that the caller wants, so that a conversation keeps the one it began with."""
     route = request.hamlet.route
     return None if route is None else Preset(RouteKind(route), "the route that was asked for")
+
+
+def _brings_more(request: ChatRequest) -> bool:
+    """Whether an answer can rest on functions: some may be called, or one has just been."""
+    return request.tool_use is not None or request.messages[-1].role == "tool"
 
 
 def _kind(tuned: bool, retrieves: bool) -> RouteKind:
