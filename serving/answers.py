@@ -112,7 +112,11 @@ class Answers:
             model=self._catalogue.base,
             route=Route(RouteKind.PLAIN, self._catalogue.base.name, ""),
             job=GenerationJob(
-                request_id, messages, max_tokens=request.answer_tokens, sampling=request.sampling()
+                request_id,
+                messages,
+                max_tokens=request.answer_tokens,
+                max_tokens_field=request.answer_tokens_field,
+                sampling=request.sampling(),
             ),
             stages=Stages(),
             question=messages[last_user_turn(messages)].content,
@@ -246,6 +250,12 @@ class Answers:
 
     async def _search(self, prepared: Prepared, request: ChatRequest, tenant: str) -> Sequence[Passage]:
         query = standalone_query(prepared.job.messages)
+        if not query.strip():
+            at = last_user_turn(prepared.job.messages)
+            raise InvalidInput(
+                f"messages[{at}] is empty, and the documents are searched for what it asks",
+                f"messages[{at}].content",
+            )
         with prepared.stages.measure("embed"):
             embedded = await self._backends.embedder.embed([query], is_query=True)
         options, defaults, tool = request.hamlet, self._config.retriever, request.file_search

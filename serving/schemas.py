@@ -348,6 +348,10 @@ class ChatRequest(_Generation):
     def answer_tokens(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
+    @property
+    def answer_tokens_field(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
     def sampling(self) -> Sampling:
         schema = self.response_format.schema_text if self.response_format else None
         return self._sampling((self.top_logprobs or 0) if self.logprobs else None, schema, self.tool_use)

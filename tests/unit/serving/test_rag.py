@@ -159,6 +159,18 @@ def test_every_turn_is_searched_with_a_query_that_stands_alone(
     assert handbook.embedder.texts[-1] == handbook.retriever.jobs[-1].text
 
 
+@pytest.mark.parametrize("model", ["smollm2+rag", "auto"])
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_named_as_it_was_sent(
+    world: ScriptedApplication, chat: Ask, model: str, question: str
+) -> None:
+    world.search_for_real()
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
+    response = chat(model=model, messages=messages)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "messages[1].content")
+    assert chat(messages=messages).status_code == 200  # without documents a model may be asked nothing
+
+
 def test_parallel_chats_cite_only_their_own_documents(world: ScriptedApplication) -> None:
     def found(job: SearchJob) -> list[Passage]:
         number = int(job.text.split()[-1])
