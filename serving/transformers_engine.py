@@ -24,6 +24,9 @@ from serving.stops import StopFilter, TokenDecoder
 
 Result = TypeVar("Result")
 
+# vLLM's too: what is divided by less may become infinite.
+LEAST_TEMPERATURE = 0.01
+
 
 @dataclass
 class _Row:
@@ -217,7 +220,7 @@ def choose_tokens(
     logits = logits - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = (logits / sampling.temperature).softmax(dim=-1)
+    probabilities = (logits / max(sampling.temperature, LEAST_TEMPERATURE)).softmax(dim=-1)
     if sampling.top_p < 1:
         ordered, ids = probabilities.sort(dim=-1, descending=True)
         # The token that crosses the bound stays, so at least one always does.

@@ -1,4 +1,4 @@
-"""The type of the weights that a generator loads, the token ids that it knows, and what vLLM tells of a token."""
+"""How a generator loads its weights, which token ids it knows and chooses, and what vLLM tells of a token."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from cluster.errors import InvalidInput
 from serving import engine
 from serving.engine import Sampling, TokenLogprob, weights_dtype
-from serving.transformers_engine import TransformersEngine
+from serving.transformers_engine import TransformersEngine, choose_tokens
 from serving.vllm_engine import _logprobs
 
 
@@ -29,6 +30,13 @@ def test_auto_takes_what_the_machine_multiplies_itself(
     monkeypatch.setattr(engine, "has_bf16", lambda on_gpu: has_bf16)
     assert weights_dtype("auto", on_gpu) == expected
     assert weights_dtype("bfloat16", on_gpu) == "bfloat16"
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-30, 1e-3])
+def test_the_lowest_temperatures_choose_the_likeliest_token(temperature: float) -> None:
+    logits, counts = torch.tensor([[1.0, 30.0, 2.0], [9.0, 3.0, 2.0]]), torch.zeros(2, 3)
+    chosen = choose_tokens(logits, counts, Sampling(temperature=temperature), torch.Generator())
+    assert chosen.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("token_id", [-1, 100, 2**70])
