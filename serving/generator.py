@@ -273,9 +273,10 @@ async def completed(
 
 
 def num_chars(job: GenerationJob) -> int:
-    """Length of everything that becomes the prompt, but for tools."""
+    """Length of everything that becomes the prompt; of tools and their calls, roughly."""
     contents = [message.content for message in job.messages] + [passage.text for passage in job.passages]
-    return len(job.prompt) + sum(map(len, contents))
+    calls = [message.tool_calls for message in job.messages if message.tool_calls]
+    return len(job.prompt) + sum(map(len, contents)) + len(str((job.sampling.tools, calls)))
 
 
 def answer_rooms(max_tokens: int | None, default: int) -> list[int]:
