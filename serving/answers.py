@@ -32,7 +32,7 @@ from serving.policy import (
 )
 from serving.prompts import Passage, last_user_turn, standalone_query
 from serving.reranking import find_reranker, relevance
-from serving.responses import annotation
+from serving.responses import TextField, annotation
 from serving.schemas import ChatRequest
 from serving.stages import Stages
 from serving.vector_store_index import COLLECTION_PREFIX
@@ -60,6 +60,12 @@ class Prepared:
     reranker: ServedModel | None = None
     ready: str | None = None
     verdict: Classified | None = None
+
+    @property
+    def text_field(self) -> TextField:
+        """Where the answer's text stands in a message: in `content` JSON alone is expected where it was asked for."""
+        is_refusal = self.ready is not None and self.job.sampling.json_schema is not None
+        return "refusal" if is_refusal else "content"
 
     def annotations(self, text: str, report: PromptReport) -> list[dict[str, Any]]:
         """Citations of one answer; only passages that were really sent can be cited."""

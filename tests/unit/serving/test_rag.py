@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
 from starlette.testclient import TestClient
 
 from cluster.api_keys import make_key
@@ -353,3 +355,31 @@ def test_a_route_that_cannot_be_asked_for_is_refused(chat: Ask, model: str, rout
     response = chat(model=model, hamlet={"route": route})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "hamlet.route"
+
+
+def test_nothing_relevant_is_a_refusal_where_json_was_asked_for(
+    handbook: ScriptedApplication, chat: Ask
+) -> None:
+    asked = {"hamlet": {"score_threshold": 0.9}, "response_format": {"type": "json_object"}}
+    message = chat(model="smollm2+rag", **asked).json()["choices"][0]["message"]
+    assert (message["content"], message["refusal"]) == (None, NOTHING_FOUND)
+    state: Any = ChatCompletionStreamState()
+    for line in chat(model="smollm2+rag", stream=True, **asked).text.split("\n\n"):
+        if line.startswith("data: {"):
+            state.handle_chunk(ChatCompletionChunk.model_validate_json(line.removeprefix("data: ")))
+    [choice] = state.get_final_completion().choices
+    assert (choice.message.content or None, choice.message.refusal) == (None, NOTHING_FOUND)
+    question = {"role": "user", "content": "How many days?"}
+    assert chat(messages=[question, message, question]).status_code == 200
+    assert NOTHING_FOUND in handbook.prompt()
+    refused = chat(messages=[question | {"refusal": "no"}]).json()["error"]
+    assert refused["param"] == "messages[0].refusal"
+
+
+def test_auto_compares_no_sentences_where_json_was_asked_for(
+    handbook: ScriptedApplication, chat: Ask, pair_card: ModelCard
+) -> None:
+    handbook.cards.append(pair_card)
+    handbook.engine.features = frozenset({"json_schema"})
+    question, form = "Sentence 1: He left.\nSentence 2: He left.", {"type": "json_object"}
+    assert chat(question, model="auto", response_format=form).json()["hamlet"]["route"] != "classifier"
