@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from cluster.errors import InvalidInput, Unavailable
+from cluster.errors import HamletError, InvalidInput, Unavailable
 from cluster.storage import local_folder
 from serving.adapters import require_fit
 from serving.config import GeneratorConfig
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # Adapters kept in host memory beside those in the running batch.
 HOST_ADAPTERS_PER_SLOT = 4
+# Reasons of vLLM for an end that is none: its grammar compiler failed, or it was stopped. Who left reads none of them.
+GIVEN_UP = frozenset({"abort", "error"})
 
 
 class VllmEngine:
@@ -96,7 +98,11 @@ class VllmEngine:
             lora_request=await self._lora_request(adapter) if adapter else None,
         )
         try:
+            has_begun = False
             async for output in stream:
+                if any(part.finish_reason in GIVEN_UP for part in output.outputs):
+                    raise _given_up(sampling, has_begun)
+                has_begun = True
                 deltas = [_delta(part, sampling.num_top_logprobs or 0) for part in output.outputs]
                 if readers:
                     deltas = [
@@ -185,6 +191,16 @@ def _sampling_params(max_tokens: int, sampling: Sampling, for_tools: dict[str, A
         logprobs=sampling.num_top_logprobs,
         output_kind=RequestOutputKind.DELTA,
         **(constraint | for_tools),
+    )
+
+
+def _given_up(sampling: Sampling, has_begun: bool) -> HamletError:
+    if has_begun or (sampling.json_schema is None and sampling.tools is None):
+        return Unavailable("the generation engine gave the answer up; try again shortly", retry_after_s=1)
+    # Grammars are compiled while the request waits, and nothing is told but that it failed.
+    return InvalidInput(
+        "the engine can make no grammar of the schema that the answer must satisfy; simplify it",
+        "tools" if sampling.json_schema is None else "response_format",
     )
 
 

@@ -56,6 +56,7 @@ class _EngineCore:
 
 
 def _vllm(base: Path) -> VllmEngine:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
     engine = VllmEngine.__new__(VllmEngine)  # without its process
     engine._config, engine._model, engine._llm = GeneratorConfig(), base, _EngineCore()
     engine._adapter_ids, engine._next_adapter_id = {}, count(1)
