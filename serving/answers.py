@@ -136,6 +136,13 @@ class Answers:
 
     async def _by_name(self, prepared: Prepared, request: ChatRequest, tenant: str) -> None:
         name = request.model.removesuffix(RAG_SUFFIX)
+        if name == AUTO:
+            raise NotFound(
+                f"{request.model} is no model: auto decides by itself whether to retrieve; for always, send a model's "
+                f"name with {RAG_SUFFIX}, or hamlet.route with auto",
+                "model",
+                "model_not_found",
+            )
         with prepared.stages.measure("route"):
             model = await self._catalogue.of(tenant).find(name, ModelKind.GENERATOR)
         retrieves = name != request.model or request.file_search is not None

@@ -24,7 +24,7 @@ from serving.engine import (
     Sampling,
     TokenLogprob,
 )
-from serving.prompts import Fitted, Passage, fit, last_user_turn
+from serving.prompts import Fitted, Passage, fit, without_exchanges
 from serving.tokenizer import Message, PromptRenderer
 
 log = logging.getLogger(__name__)
@@ -238,11 +238,11 @@ class Generator:
             if fitted is not None and fitted.num_passages:
                 break
         if fitted is None:
-            bare = len(self._render(job, job.messages[last_user_turn(job.messages) :]))
+            bare = len(self._render(job, without_exchanges(job.messages)))
             lower = f" or lower {job.max_tokens_field}" if job.max_tokens is not None else ""
             raise ContextLengthExceeded(
-                f"the question takes {bare} tokens and the answer at least {room}, together more than the model's "
-                f"{context}; shorten the question{lower}",
+                f"the question and the system text take {bare} tokens and the answer at least {room}, together more "
+                f"than the model's {context}; shorten them{lower}",
                 job.max_tokens_field if lower and bare < context else "messages",
             )
         ids = self._render(job, fitted.messages)

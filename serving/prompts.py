@@ -90,6 +90,11 @@ def drop_exchanges(messages: Sequence[Message], count: int) -> list[Message]:
     return [message for index, message in enumerate(messages) if index >= cut or message.role == "system"]
 
 
+def without_exchanges(messages: Sequence[Message]) -> list[Message]:
+    """What is never left out: the system text, and the last user turn with what follows it."""
+    return drop_exchanges(messages, len(_exchange_starts(messages)))
+
+
 def _exchange_starts(messages: Sequence[Message]) -> list[int]:
     """Indices at which the exchanges before the last user turn begin."""
     question = last_user_turn(messages)
