@@ -93,8 +93,8 @@ class AnsweredCall(BaseModel):
 
 class AnswerMessage(BaseModel):
     role: Literal["assistant"]
-    content: str | None = Field(description="Null where the answer is function calls alone.")
-    refusal: None
+    content: str | None = Field(description="Null where the answer is function calls or a refusal alone.")
+    refusal: str | None = Field(description="Why there is no answer, where JSON was asked for.")
     annotations: list[FileCitation]
     tool_calls: list[AnsweredCall] = absent_or("Function calls, where the answer makes some.")
 

@@ -32,7 +32,7 @@ from serving.policy import (
 )
 from serving.prompts import Passage, last_user_turn, standalone_query
 from serving.reranking import find_reranker, relevance
-from serving.responses import annotation
+from serving.responses import TextField, annotation
 from serving.schemas import ChatRequest
 from serving.stages import Stages
 from serving.vector_store_index import COLLECTION_PREFIX
@@ -60,6 +60,12 @@ class Prepared:
     reranker: ServedModel | None = None
     ready: str | None = None
     verdict: Classified | None = None
+
+    @property
+    def text_field(self) -> TextField:
+        """Where the answer's text stands in a message: in `content` JSON alone is expected where it was asked for."""
+        is_refusal = self.ready is not None and self.job.sampling.json_schema is not None
+        return "refusal" if is_refusal else "content"
 
     def annotations(self, text: str, report: PromptReport) -> list[dict[str, Any]]:
         """Citations of one answer; only passages that were really sent can be cited."""
@@ -112,7 +118,11 @@ class Answers:
             model=self._catalogue.base,
             route=Route(RouteKind.PLAIN, self._catalogue.base.name, ""),
             job=GenerationJob(
-                request_id, messages, max_tokens=request.answer_tokens, sampling=request.sampling()
+                request_id,
+                messages,
+                max_tokens=request.answer_tokens,
+                max_tokens_field=request.answer_tokens_field,
+                sampling=request.sampling(),
             ),
             stages=Stages(),
             question=messages[last_user_turn(messages)].content,
@@ -126,6 +136,13 @@ class Answers:
 
     async def _by_name(self, prepared: Prepared, request: ChatRequest, tenant: str) -> None:
         name = request.model.removesuffix(RAG_SUFFIX)
+        if name == AUTO:
+            raise NotFound(
+                f"{request.model} is no model: auto decides by itself whether to retrieve; for always, send a model's "
+                f"name with {RAG_SUFFIX}, or hamlet.route with auto",
+                "model",
+                "model_not_found",
+            )
         with prepared.stages.measure("route"):
             model = await self._catalogue.of(tenant).find(name, ModelKind.GENERATOR)
         retrieves = name != request.model or request.file_search is not None
@@ -135,7 +152,9 @@ class Answers:
         await self._take(prepared, request, tenant, model, route, found)
 
     async def _automatic(self, prepared: Prepared, request: ChatRequest, tenant: str) -> None:
-        pair = sentence_pair(prepared.question)
+        # A verdict is a text: neither a call nor JSON.
+        is_free = not _brings_more(request) and prepared.job.sampling.json_schema is None
+        pair = sentence_pair(prepared.question) if is_free else None
         with prepared.stages.measure("route"):
             rule = rule_in_force(self._config.router, await self._catalogue.policy())
             tuned = await self._tuned_model(rule, tenant)
@@ -182,7 +201,7 @@ class Answers:
     ) -> None:
         """Answer with this model by this route, from those of the passages found that are relevant enough.
 
-        Where the route retrieves and none is, that is the answer.
+        Where the route retrieves and none is, that is the answer, unless functions may bring what the documents lack.
         """
         hits: tuple[Passage, ...] = ()
         if route.kind.retrieves:
@@ -192,10 +211,16 @@ class Answers:
                 best = f"{found[0].score:.2f}" if found else "no hit"
                 missing = f"nothing relevant was found (best score {best}, needed {threshold:.2f})"
                 route = route._replace(reason=f"{route.reason}; {missing}")
-                prepared.ready = STILL_READING if await self._is_reading(request, tenant) else NOTHING_FOUND
+                prepared.ready = await self._without_hits(request, tenant)
         prepared.model = model
         prepared.route = route
         prepared.job = replace(prepared.job, passages=hits, adapter=model.adapter)
+
+    async def _without_hits(self, request: ChatRequest, tenant: str) -> str | None:
+        """The answer where nothing relevant was found; None where a model is to give it."""
+        if _brings_more(request):
+            return None
+        return STILL_READING if await self._is_reading(request, tenant) else NOTHING_FOUND
 
     async def _learned(self, prepared: Prepared, rule: Rule, tenant: str) -> Preset | None:
         """What the classifier of routes says of the question; None without one, or when it gives no route."""
@@ -238,6 +263,12 @@ class Answers:
 
     async def _search(self, prepared: Prepared, request: ChatRequest, tenant: str) -> Sequence[Passage]:
         query = standalone_query(prepared.job.messages)
+        if not query.strip():
+            at = last_user_turn(prepared.job.messages)
+            raise InvalidInput(
+                f"messages[{at}] is empty, and the documents are searched for what it asks",
+                f"messages[{at}].content",
+            )
         with prepared.stages.measure("embed"):
             embedded = await self._backends.embedder.embed([query], is_query=True)
         options, defaults, tool = request.hamlet, self._config.retriever, request.file_search
@@ -321,6 +352,11 @@ def _asked_for(request: ChatRequest) -> Preset | None:
     """The route that the caller wants, so that a conversation keeps the one it began with."""
     route = request.hamlet.route
     return None if route is None else Preset(RouteKind(route), "the route that was asked for")
+
+
+def _brings_more(request: ChatRequest) -> bool:
+    """Whether an answer can rest on functions: some may be called, or one has just been."""
+    return request.tool_use is not None or request.messages[-1].role == "tool"
 
 
 def _kind(tuned: bool, retrieves: bool) -> RouteKind:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
 from cluster.cards import ModelKind
 from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
@@ -43,11 +44,11 @@ from serving.completions import stream_text, text_jobs, whole_text
 from serving.config import ServingConfig
 from serving.error_handlers import add_error_handlers
 from serving.generator import Spend
-from serving.limits import Allowance
+from serving.limits import UNITS, Allowance
 from serving.metrics import CountedMetrics, Metrics
 from serving.openapi import EVENT_STREAM, answers
 from serving.platform import Platform
-from serving.requests import RequestContext
+from serving.requests import REQUEST_ID_HEADER, RequestContext
 from serving.reranking import find_reranker, relevance
 from serving.responses import Envelope, embeddings, model_object, ranking, usage
 from serving.schemas import ChatRequest, CompletionRequest
@@ -58,6 +59,13 @@ from serving.vector_store_search import VectorStoreSearch
 Result = TypeVar("Result")
 HEALTH_TIMEOUT_S = 5.0
 READY = "ready"
+# What a script of another origin may read of an answer, beside its body.
+EXPOSED_HEADERS = (
+    REQUEST_ID_HEADER,
+    "retry-after",
+    "x-should-retry",
+    *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in UNITS),
+)
 JUDGES = "Classify and rerank"
 CHAT_ANSWERS = answers(ChatCompletion, **EVENT_STREAM)
 TEXT_ANSWERS = answers(TextCompletion, **EVENT_STREAM)
@@ -88,6 +96,7 @@ class Front:
         self._catalogue = catalogue
         self.stores = stores
         self._answers = Answers(config, backends, catalogue, stores)
+        self.allowed_origins = config.router.allowed_origins
         self.admission = Admission(config.router.max_waiting_requests)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
@@ -261,6 +270,16 @@ def create_app(
     # The last one added is the outermost: refusals have a request id and a log line too.
     app.add_middleware(Authentication, gate=gate or Gate())
     app.add_middleware(RequestContext, metrics=front.metrics, sets_header=sets_request_id)
+    if front.allowed_origins:
+        # Around all others: browsers ask beforehand without a key, and keep from a page what lacks the header.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=front.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=EXPOSED_HEADERS,
+        )
     return app
 
 

@@ -59,7 +59,12 @@ async def whole_answer(
     num_tokens = sum(answer.num_tokens for answer in completion.answers)
     observe_answer(metrics, prepared, completion.report, num_tokens)
     return chat_completion(
-        envelope, completion, annotations, request.logprobs, prepared.extension(completion.report)
+        envelope,
+        completion,
+        annotations,
+        request.logprobs,
+        prepared.extension(completion.report),
+        prepared.text_field,
     )
 
 
@@ -200,7 +205,7 @@ async def _chat_events(
                 num_tokens += delta.num_tokens
                 texts[delta.index] += delta.text
                 if delta.text or delta.calls or (request.logprobs and delta.logprobs):
-                    yield event(chunk(delta_choice(delta, request.logprobs)))
+                    yield event(chunk(delta_choice(delta, request.logprobs, prepared.text_field)))
                 if delta.finish_reason is None:
                     continue
                 num_unfinished -= 1

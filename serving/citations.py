@@ -1,7 +1,7 @@
 """From an answer to its sources. Pure.
 
-A `[n]` that the model wrote and that names a passage it was given becomes one citation. If it wrote
-none, the passages that contain the answer's words are cited for the whole answer: a word counts unless
+A `[n]` that the model wrote and that names a passage it was given becomes one citation, `[n, m]` one of each. If it
+wrote none, the passages that contain the answer's words are cited for the whole answer: a word counts unless
 it is a stop word or was in the question, numbers count three times, and a passage is cited when it holds
 at least half of that weight and no other passage holds more.
 """
@@ -25,7 +25,7 @@ class Citation(NamedTuple):
 
 MIN_SHARE = 0.5
 NUMBER_WEIGHT = 3
-_MARKER = re.compile(r"\[(\d{1,3})\]")
+_MARKER = re.compile(r"\[(\d{1,3}(?:, ?\d{1,3})*)\]")
 _WORD = re.compile(r"\w+")
 _STOP_WORDS = frozenset(
     """
@@ -40,9 +40,10 @@ _STOP_WORDS = frozenset(
 def cite(answer: str, passages: Sequence[Passage], question: str = "") -> list[Citation]:
     """The citations of an answer, in the order of the text; each names a passage that was sent."""
     written = [
-        Citation(int(match[1]), match.start(), match.end())
+        Citation(number, match.start(), match.end())
         for match in _MARKER.finditer(answer)
-        if 1 <= int(match[1]) <= len(passages)
+        for number in map(int, match[1].split(","))
+        if 1 <= number <= len(passages)
     ]
     return written or _by_words(answer, passages, question)
 

@@ -19,7 +19,7 @@ from cluster.errors import Unprocessable
 from cluster.references import resolve_model
 from cluster.storage import local_folder
 from retrieval.padding import bounds_of
-from serving.adapters import require_whole
+from serving.adapters import require_fit
 from serving.backends import Classified
 from serving.batching import Batcher
 from serving.config import ClassifierConfig
@@ -107,7 +107,7 @@ def _load(card: ModelCard, folder: Path) -> Any:
         return model
     from peft import PeftModel
 
-    require_whole(model, folder, card.id, info["missing_keys"])
+    require_fit(lambda: type(model)(model.config), folder, card.id, info["missing_keys"])
     adapted: Any = PeftModel.from_pretrained(model, folder)
     if not adapted.peft_config["default"].modules_to_save:
         raise Unprocessable(f"{card.id} holds no classification head; export it again", "model")

@@ -6,12 +6,16 @@ laptop whose Ray head has 4 logical CPUs and must be able to train with 2 worker
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.cards import slug
 from cluster.router_policy import DEFAULT_SCORE_THRESHOLD
+
+# As browsers send it: in small letters, nothing behind the port.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+")
 
 
 class _Frozen(BaseModel):
@@ -196,6 +200,24 @@ class RouterConfig(DeploymentConfig):
         description="Answer on other addresses than 127.0.0.1 while no API key exists: whoever reaches the "
         "router may then use it, so a gateway must ask who they are.",
     )
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        description="Web pages of other origins whose scripts browsers let call this service, as "
+        "https://app.example.org; * alone stands for all of them.",
+    )
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _can_be_compared(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value and len(value) > 1:
+            raise ValueError("* stands for every origin; leave the others out, or * itself")
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} would equal no browser's origin; write scheme://host[:port] in small letters, "
+                    "without a path or a slash at the end"
+                )
+        return value
 
 
 class LimitsConfig(_Frozen):

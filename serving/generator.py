@@ -24,7 +24,7 @@ from serving.engine import (
     Sampling,
     TokenLogprob,
 )
-from serving.prompts import Fitted, Passage, fit, last_user_turn
+from serving.prompts import Fitted, Passage, fit, without_exchanges
 from serving.tokenizer import Message, PromptRenderer
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,17 @@ FEATURES = {
 
 @dataclass(frozen=True, slots=True)
 class GenerationJob:
-    """One request to generate: a conversation, or a bare prompt as text or token ids."""
+    """One request to generate: a conversation, or a bare prompt as text or token ids.
+
+    `max_tokens_field` is the one that the caller sent `max_tokens` in, for what is said of it.
+    """
 
     request_id: str
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] = ""
     passages: tuple[Passage, ...] = ()
     max_tokens: int | None = None
+    max_tokens_field: str = "max_tokens"
     sampling: Sampling = DEFAULT_SAMPLING
     adapter: Adapter | None = None
 
@@ -132,6 +136,7 @@ class Generator:
             self._engine.max_model_len_tokens,
             self._config.default_max_tokens,
             "messages" if job.messages else "prompt",
+            job.max_tokens_field,
         )
         yield report
         # Several greedy answers are equal by definition: generate one, show it n times.
@@ -233,12 +238,12 @@ class Generator:
             if fitted is not None and fitted.num_passages:
                 break
         if fitted is None:
-            bare = len(self._render(job, job.messages[last_user_turn(job.messages) :]))
-            remedy = "shorten the question" + (" or lower max_tokens" if job.max_tokens is not None else "")
+            bare = len(self._render(job, without_exchanges(job.messages)))
+            lower = f" or lower {job.max_tokens_field}" if job.max_tokens is not None else ""
             raise ContextLengthExceeded(
-                f"the question takes {bare} tokens and the answer at least {room}, together more than the model's "
-                f"{context}; {remedy}",
-                "messages",
+                f"the question and the system text take {bare} tokens and the answer at least {room}, together more "
+                f"than the model's {context}; shorten them{lower}",
+                job.max_tokens_field if lower and bare < context else "messages",
             )
         ids = self._render(job, fitted.messages)
         return ids, PromptReport(len(ids), fitted.num_passages, fitted.num_turns_dropped)
@@ -268,9 +273,10 @@ async def completed(
 
 
 def num_chars(job: GenerationJob) -> int:
-    """Length of everything that becomes the prompt, but for tools."""
+    """Length of everything that becomes the prompt; of tools and their calls, roughly."""
     contents = [message.content for message in job.messages] + [passage.text for passage in job.passages]
-    return len(job.prompt) + sum(map(len, contents))
+    calls = [message.tool_calls for message in job.messages if message.tool_calls]
+    return len(job.prompt) + sum(map(len, contents)) + len(str((job.sampling.tools, calls)))
 
 
 def answer_rooms(max_tokens: int | None, default: int) -> list[int]:
@@ -288,13 +294,18 @@ def answer_rooms(max_tokens: int | None, default: int) -> list[int]:
 
 
 def answer_room(
-    num_prompt_tokens: int, max_tokens: int | None, context: int, default: int, param: str = "messages"
+    num_prompt_tokens: int,
+    max_tokens: int | None,
+    context: int,
+    default: int,
+    param: str = "messages",
+    limit_param: str = "max_tokens",
 ) -> int:
     """How many tokens the answer may have, all in tokens; always at least 1.
 
     Without `max_tokens` it is `default`, or what is left of the context when that is less. A
     `max_tokens` that does not fit is refused, as OpenAI does. Raises ContextLengthExceeded, which names `param`,
-    the field that the prompt came in.
+    the field that the prompt came in, or `limit_param`, that of `max_tokens`.
     """
     left = context - num_prompt_tokens
     if left < 1:
@@ -305,9 +316,9 @@ def answer_room(
         )
     if max_tokens is not None and max_tokens > left:
         raise ContextLengthExceeded(
-            f"the prompt has {num_prompt_tokens} tokens and max_tokens asks for {max_tokens}, together more "
-            f"than the model's context of {context}; lower max_tokens to {left} or shorten the {param}",
-            "max_tokens",
+            f"the prompt has {num_prompt_tokens} tokens and {limit_param} asks for {max_tokens}, together more "
+            f"than the model's context of {context}; lower {limit_param} to {left} or shorten the {param}",
+            limit_param,
         )
     return min(default, left) if max_tokens is None else max_tokens
 

@@ -16,6 +16,9 @@ from typing import NamedTuple
 from cluster.errors import Overloaded
 from serving.config import LimitsConfig
 
+# What is counted, as in the names of the headers that tell it.
+UNITS = ("requests", "tokens")
+
 
 class Bucket:
     """One of `num_buckets` that together let in `per_minute` units, refilled evenly. Belongs to one event loop."""
@@ -66,7 +69,7 @@ class Bucket:
 class Rate(NamedTuple):
     """A bucket with what it counts and whom it is for."""
 
-    unit: str  # requests, tokens
+    unit: str  # one of UNITS
     holder: str  # key, project
     bucket: Bucket
 
@@ -97,7 +100,7 @@ class Allowance:
     def headers(self) -> dict[str, str]:
         """OpenAI's `x-ratelimit-*` of the tighter limit of each unit."""
         headers = {}
-        for unit in ("requests", "tokens"):
+        for unit in UNITS:
             buckets = [rate.bucket for rate in self.rates if rate.unit == unit]
             if buckets:
                 tight = min(buckets, key=lambda bucket: bucket.remaining)

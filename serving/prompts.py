@@ -90,6 +90,11 @@ def drop_exchanges(messages: Sequence[Message], count: int) -> list[Message]:
     return [message for index, message in enumerate(messages) if index >= cut or message.role == "system"]
 
 
+def without_exchanges(messages: Sequence[Message]) -> list[Message]:
+    """What is never left out: the system text, and the last user turn with what follows it."""
+    return drop_exchanges(messages, len(_exchange_starts(messages)))
+
+
 def _exchange_starts(messages: Sequence[Message]) -> list[int]:
     """Indices at which the exchanges before the last user turn begin."""
     question = last_user_turn(messages)
@@ -110,6 +115,8 @@ _FOLLOW_UP_WORDS = frozenset(
 _SHORT_QUESTION_WORDS = 4
 # Of the question before; the embedder reads only so much, and the last question must be in it.
 _MAX_CARRIED_WORDS = 40
+# Of a question, to tell whether it leans back: megabytes of words would hold up every other request.
+_MAX_READ_CHARS = 10_000
 
 
 def standalone_query(messages: Sequence[Message]) -> str:
@@ -122,8 +129,9 @@ def standalone_query(messages: Sequence[Message]) -> str:
     questions = [message.content for message in messages if message.role == "user"]
     if not questions:
         return messages[-1].content
-    words = [word.lower() for word in _WORD.findall(questions[-1])]
+    words = [word.lower() for word in _WORD.findall(questions[-1][:_MAX_READ_CHARS])]
     leans_back = len(words) <= _SHORT_QUESTION_WORDS or any(word in _FOLLOW_UP_WORDS for word in words)
     if not leans_back or len(questions) == 1:
         return questions[-1]
-    return " ".join([*questions[-2].split()[:_MAX_CARRIED_WORDS], questions[-1]])
+    carried = questions[-2].split(maxsplit=_MAX_CARRIED_WORDS)[:_MAX_CARRIED_WORDS]
+    return " ".join([*carried, questions[-1]])

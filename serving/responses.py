@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from serving.engine import Delta, FinishReason, TokenLogprob
 from serving.generator import Answer, Completion
 from serving.prompts import Passage
 from serving.reranking import Relevance
+
+# Of a message: the answer, or why there is none in the form that was asked for.
+TextField = Literal["content", "refusal"]
 
 
 class Envelope(NamedTuple):
@@ -47,8 +50,9 @@ def chat_completion(
     annotations: Sequence[list[dict[str, Any]]],
     with_logprobs: bool,
     extension: dict[str, Any],
+    text_field: TextField = "content",
 ) -> dict[str, Any]:
-    """A `chat.completion`; `annotations` are those of each answer."""
+    """A `chat.completion`; `annotations` are those of each answer, whose text stands in `text_field`."""
     return {
         "id": envelope.id,
         "object": "chat.completion",
@@ -57,7 +61,7 @@ def chat_completion(
         "choices": [
             {
                 "index": index,
-                "message": _message(answer, annotations[index]),
+                "message": _message(answer, annotations[index], text_field),
                 "logprobs": chat_logprobs(answer.logprobs) if with_logprobs else None,
                 "finish_reason": answer.finish_reason,
             }
@@ -68,13 +72,9 @@ def chat_completion(
     }
 
 
-def _message(answer: Answer, annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    message = {
-        "role": "assistant",
-        "content": answer.text if answer.text or not answer.calls else None,
-        "refusal": None,
-        "annotations": annotations,
-    }
+def _message(answer: Answer, annotations: list[dict[str, Any]], text_field: TextField) -> dict[str, Any]:
+    message = {"role": "assistant", "content": None, "refusal": None, "annotations": annotations}
+    message[text_field] = answer.text if answer.text or not answer.calls else None
     calls = [_call(call.id, call.name, call.arguments) for call in answer.calls]
     return message | {"tool_calls": calls} if calls else message
 
@@ -109,10 +109,10 @@ def chunk_choice(
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def delta_choice(delta: Delta, with_logprobs: bool) -> dict[str, Any]:
+def delta_choice(delta: Delta, with_logprobs: bool, text_field: TextField = "content") -> dict[str, Any]:
     """The chunk choice of what an engine's step added, its finish reason left for the last chunk."""
     logprobs = chat_logprobs(delta.logprobs) if with_logprobs and delta.logprobs else None
-    added: dict[str, Any] = {"content": delta.text} if delta.text or not delta.calls else {}
+    added: dict[str, Any] = {text_field: delta.text} if delta.text or not delta.calls else {}
     if delta.calls:
         added["tool_calls"] = [
             {"index": piece.number}

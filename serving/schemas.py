@@ -105,10 +105,10 @@ class ChatMessage(Part):
     tool_call_id: str | None = Field(
         None, min_length=1, validate_default=True, description="The call that a message of role tool answers."
     )
-    # May be null beside tool_calls alone.
+    refusal: str | None = Field(None, description="Of an earlier answer, in place of its content.")
+    # May be null beside tool_calls and refusal alone.
     content: Annotated[str | None, WithJsonSchema(TEXT_OR_PARTS)] = Field(None, validate_default=True)
     # What an answer of ours carries, so that it can be sent back as history.
-    refusal: None = None
     annotations: list[Any] | None = Field(None, description="Of an earlier answer; not read.")
     audio: None = None
     function_call: None = None
@@ -125,6 +125,13 @@ class ChatMessage(Part):
             raise ValueError("two calls have the same id")
         return value
 
+    @field_validator("refusal")
+    @classmethod
+    def _refusal_of_an_assistant(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("role") != "assistant":
+            raise ValueError("belongs to role assistant")
+        return value
+
     @field_validator("tool_call_id")
     @classmethod
     def _answer_of_a_tool(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -136,8 +143,8 @@ class ChatMessage(Part):
     @classmethod
     def _text(cls, value: object, info: ValidationInfo) -> object:
         """Content parts become one text; anything but text is refused."""
-        if value is None and not info.data.get("tool_calls"):
-            raise ValueError("is required; an assistant's tool_calls alone may stand without")
+        if value is None and not (info.data.get("tool_calls") or info.data.get("refusal")):
+            raise ValueError("is required; an assistant's tool_calls or refusal alone may stand without")
         if not isinstance(value, list):
             return value
         texts = []
@@ -151,7 +158,7 @@ class ChatMessage(Part):
     def to_message(self) -> Message:
         return Message(
             "system" if self.role == "developer" else self.role,
-            self.content or "",
+            self.content or self.refusal or "",
             tuple(call.for_template() for call in self.tool_calls or ()),
             self.tool_call_id,
         )
@@ -347,6 +354,10 @@ class ChatRequest(_Generation):
     @property
     def answer_tokens(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def answer_tokens_field(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     def sampling(self) -> Sampling:
         schema = self.response_format.schema_text if self.response_format else None

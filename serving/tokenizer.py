@@ -96,13 +96,14 @@ class TemplateTraits(NamedTuple):
     takes_system: bool
     takes_repeated_roles: bool
     takes_tools: bool = False
+    takes_late_system: bool = True
 
 
 class PromptRenderer:
     """Renders conversations for one tokenizer, bending them to what a template accepts.
 
-    A system text is folded into the first user turn where the template has no system role, and turns of
-    one role in a row are merged where it wants them to alternate.
+    System texts become one where the template reads the first message alone for it, and are folded into the first user
+    turn where it has no system role. Turns of one role in a row are merged where it wants them to alternate.
     """
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
@@ -147,6 +148,7 @@ class PromptRenderer:
 
     def _probe(self, template: str | None) -> TemplateTraits:
         system, first, second = Message("system", _PROBE), Message("user", "a"), Message("user", _PROBE)
+        chat = [Message("system", "a"), first, Message("assistant", "a")]
         tool = {"name": _PROBE, "description": "a", "parameters": {"type": "object", "properties": {}}}
 
         def shows(
@@ -163,6 +165,7 @@ class PromptRenderer:
             takes_system=shows([system, first], [system._replace(content=""), first]),
             takes_repeated_roles=shows([first, second], [first, second._replace(content="")]),
             takes_tools=shows([first], [first], [{"type": "function", "function": tool}]),
+            takes_late_system=shows([*chat, system, first], [*chat, system._replace(content=""), first]),
         )
 
 
@@ -174,25 +177,37 @@ def fit_template(messages: Sequence[Message], traits: TemplateTraits) -> list[Me
     ('user', 'Be brief.\\n\\nHi')
     """
     fitted = list(messages)
-    if not traits.takes_system:
-        system = "\n\n".join(message.content for message in fitted if message.role == "system")
-        fitted = [message for message in fitted if message.role != "system"]
-        if system:
-            at = next((i for i, message in enumerate(fitted) if message.role == "user"), None)
-            if at is None:
-                fitted.insert(0, Message("user", system))
-            else:
-                fitted[at] = Message("user", f"{system}\n\n{fitted[at].content}")
-    if not traits.takes_repeated_roles:
-        merged: list[Message] = []
-        for message in fitted:
-            before = merged[-1] if merged else None
-            if before and before.role == message.role and before.is_text and message.is_text:
-                merged[-1] = Message(message.role, f"{before.content}\n\n{message.content}")
-            else:
-                merged.append(message)
-        fitted = merged
-    return fitted
+    if not (traits.takes_system and traits.takes_late_system):
+        fitted = _with_one_system_text(fitted, traits.takes_system)
+    return fitted if traits.takes_repeated_roles else _merged(fitted)
+
+
+def _with_one_system_text(messages: Sequence[Message], takes_system: bool) -> list[Message]:
+    """`messages` with all system texts as the first message, or in the first user turn."""
+    texts = [message.content for message in messages if message.role == "system"]
+    others = [message for message in messages if message.role != "system"]
+    system = "\n\n".join(texts)
+    if takes_system:
+        # An empty one stays: many templates say something of their own where there is none.
+        return [Message("system", system), *others] if texts else others
+    if not system:
+        return others
+    at = next((i for i, message in enumerate(others) if message.role == "user"), None)
+    if at is None:
+        return [Message("user", system), *others]
+    return [*others[:at], Message("user", f"{system}\n\n{others[at].content}"), *others[at + 1 :]]
+
+
+def _merged(messages: Sequence[Message]) -> list[Message]:
+    """`messages` with texts of one role in a row as one."""
+    merged: list[Message] = []
+    for message in messages:
+        before = merged[-1] if merged else None
+        if before and before.role == message.role and before.is_text and message.is_text:
+            merged[-1] = Message(message.role, f"{before.content}\n\n{message.content}")
+        else:
+            merged.append(message)
+    return merged
 
 
 def special_token_pattern(special_tokens: Sequence[str]) -> re.Pattern[str] | None:

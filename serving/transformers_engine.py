@@ -17,12 +17,15 @@ import torch
 
 from cluster.errors import InvalidInput, Unavailable, Unprocessable
 from cluster.storage import local_folder
-from serving.adapters import require_whole
+from serving.adapters import require_fit
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.stops import StopFilter, TokenDecoder
 
 Result = TypeVar("Result")
+
+# vLLM's too: what is divided by less may become infinite.
+LEAST_TEMPERATURE = 0.01
 
 
 @dataclass
@@ -115,7 +118,7 @@ class TransformersEngine:
             return
         folder = local_folder(adapter.weights_uri)
         base = self._model.get_base_model() if self._adapters else self._model
-        require_whole(base, folder, adapter.name)
+        require_fit(lambda: type(base)(base.config), folder, adapter.name)
         if self._adapters:
             self._model.load_adapter(folder, adapter_name=_module_name(adapter))
         else:
@@ -217,7 +220,7 @@ def choose_tokens(
     logits = logits - sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = (logits / sampling.temperature).softmax(dim=-1)
+    probabilities = (logits / max(sampling.temperature, LEAST_TEMPERATURE)).softmax(dim=-1)
     if sampling.top_p < 1:
         ordered, ids = probabilities.sort(dim=-1, descending=True)
         # The token that crosses the bound stays, so at least one always does.

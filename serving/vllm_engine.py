@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from cluster.errors import InvalidInput, Unavailable
+from cluster.errors import HamletError, InvalidInput, Unavailable
 from cluster.storage import local_folder
+from serving.adapters import require_fit
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.threads import set_thread_variable
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # Adapters kept in host memory beside those in the running batch.
 HOST_ADAPTERS_PER_SLOT = 4
+# Reasons of vLLM for an end that is none: its grammar compiler failed, or it was stopped. Who left reads none of them.
+GIVEN_UP = frozenset({"abort", "error"})
 
 
 class VllmEngine:
@@ -60,6 +63,7 @@ class VllmEngine:
             disable_log_stats=True,
         )
         self._config = config
+        self._model = model
         self._tools = ToolParsers(config.tool_parser, model) if config.tool_parser else None
         self._llm: Any = AsyncLLM.from_engine_args(arguments)
         self._adapter_ids: dict[str, int] = {}
@@ -94,7 +98,11 @@ class VllmEngine:
             lora_request=await self._lora_request(adapter) if adapter else None,
         )
         try:
+            has_begun = False
             async for output in stream:
+                if any(part.finish_reason in GIVEN_UP for part in output.outputs):
+                    raise _given_up(sampling, has_begun)
+                has_begun = True
                 deltas = [_delta(part, sampling.num_top_logprobs or 0) for part in output.outputs]
                 if readers:
                     deltas = [
@@ -133,9 +141,20 @@ class VllmEngine:
                 "model",
             )
         folder = await asyncio.to_thread(local_folder, adapter.weights_uri)
+        if adapter.name not in self._adapter_ids:
+            # vLLM itself would leave out what does not fit, or die of it.
+            await asyncio.to_thread(require_fit, lambda: _causal_model(self._model), folder, adapter.name)
         # vLLM tells adapters apart by this number, so a name keeps its own for as long as the process lives.
         number = self._adapter_ids.setdefault(adapter.name, next(self._next_adapter_id))
         return LoRARequest(lora_name=adapter.name, lora_int_id=number, lora_path=str(folder))
+
+
+def _causal_model(folder: Path) -> Any:
+    """A fresh model like the one in `folder`, as training makes it: adapters' weights are named after its modules."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    # Without a type it would change torch's default one for a moment, which other threads share.
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
 
 
 def _set_environment(config: GeneratorConfig) -> None:
@@ -172,6 +191,16 @@ def _sampling_params(max_tokens: int, sampling: Sampling, for_tools: dict[str, A
         logprobs=sampling.num_top_logprobs,
         output_kind=RequestOutputKind.DELTA,
         **(constraint | for_tools),
+    )
+
+
+def _given_up(sampling: Sampling, has_begun: bool) -> HamletError:
+    if has_begun or (sampling.json_schema is None and sampling.tools is None):
+        return Unavailable("the generation engine gave the answer up; try again shortly", retry_after_s=1)
+    # Grammars are compiled while the request waits, and nothing is told but that it failed.
+    return InvalidInput(
+        "the engine can make no grammar of the schema that the answer must satisfy; simplify it",
+        "tools" if sampling.json_schema is None else "response_format",
     )
 
 

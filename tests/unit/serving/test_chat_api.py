@@ -12,7 +12,7 @@ from serving.completions import PROMPTS_AT_ONCE
 from serving.config import ServingConfig
 from serving.schemas import MAX_PROMPTS
 from serving.scripted_engine import ScriptedEngine
-from serving.scripted_parts import ScriptedApplication
+from serving.scripted_parts import ScriptedApplication, scripted_passage
 
 Ask = Callable[..., Any]
 
@@ -165,6 +165,18 @@ def test_an_answer_that_does_not_fit_beside_its_prompt_is_refused(
     assert error_of(response)["param"] == "max_tokens"
     assert "24" in error_of(response)["message"]
     assert chat("word " * 997, max_tokens=24).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["smollm2", "smollm2+rag"])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_beyond_the_context_is_named_as_it_was_sent(
+    world: ScriptedApplication, chat: Ask, model: str, name: str
+) -> None:
+    world.retriever.by_tenant["default"] = [scripted_passage(1, "a fact")]
+    response = chat(model=model, **{name: 5000})
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", name)
+    assert f"lower {name}" in error["message"]
 
 
 def test_without_max_tokens_the_answer_gets_what_is_left(world: ScriptedApplication, chat: Ask) -> None:

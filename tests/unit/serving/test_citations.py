@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from serving.citations import Citation, cite
 from serving.responses import annotation
 from serving.scripted_parts import scripted_passage as passage
@@ -14,6 +16,14 @@ PASSAGES = [
 def test_written_markers_become_citations_with_their_offsets() -> None:
     answer = "You get 27 days [2], booked early [3]."
     assert cite(answer, PASSAGES) == [Citation(2, 16, 19), Citation(3, 34, 37)]
+
+
+@pytest.mark.parametrize("marker", ["[1, 3]", "[1,3]"])
+def test_a_marker_of_several_passages_cites_each_of_them(marker: str) -> None:
+    answer = f"The canteen and the travel {marker}, and {{[2, 9]}}."
+    end = 27 + len(marker)
+    assert cite(answer, PASSAGES)[:2] == [Citation(1, 27, end), Citation(3, 27, end)]
+    assert [citation.number for citation in cite(answer, PASSAGES)] == [1, 3, 2]
 
 
 def test_a_marker_of_no_passage_is_not_cited() -> None:

@@ -1,17 +1,19 @@
-"""The type of the weights that a generator loads, the token ids that it knows, and what vLLM tells of a token."""
+"""How a generator loads its weights, which token ids it knows and chooses, and what vLLM tells of a token."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from cluster.errors import InvalidInput
+from cluster.errors import HamletError, InvalidInput, Unavailable
 from serving import engine
 from serving.engine import Sampling, TokenLogprob, weights_dtype
-from serving.transformers_engine import TransformersEngine
-from serving.vllm_engine import _logprobs
+from serving.transformers_engine import TransformersEngine, choose_tokens
+from serving.vllm_engine import VllmEngine, _logprobs
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,13 @@ def test_auto_takes_what_the_machine_multiplies_itself(
     assert weights_dtype("bfloat16", on_gpu) == "bfloat16"
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-30, 1e-3])
+def test_the_lowest_temperatures_choose_the_likeliest_token(temperature: float) -> None:
+    logits, counts = torch.tensor([[1.0, 30.0, 2.0], [9.0, 3.0, 2.0]]), torch.zeros(2, 3)
+    chosen = choose_tokens(logits, counts, Sampling(temperature=temperature), torch.Generator())
+    assert chosen.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("token_id", [-1, 100, 2**70])
 def test_a_token_id_outside_the_vocabulary_is_the_prompts_fault(token_id: int) -> None:
     engine = TransformersEngine.__new__(TransformersEngine)  # without a model, which is not asked
@@ -42,6 +51,47 @@ def test_a_token_id_outside_the_vocabulary_is_the_prompts_fault(token_id: int) -
     with pytest.raises(InvalidInput, match="ids are 0 to 99") as refused:
         asyncio.run(first_step())
     assert refused.value.param == "prompt"
+
+
+SCHEMA = '{"type": "object"}'
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason", "sampling", "error", "param"),
+    [
+        ([], "error", Sampling(json_schema=SCHEMA), InvalidInput, "response_format"),
+        (["{"], "error", Sampling(json_schema=SCHEMA), Unavailable, None),
+        ([], "error", Sampling(), Unavailable, None),
+        (["a"], "abort", Sampling(), Unavailable, None),
+    ],
+)
+def test_an_answer_that_vllm_gives_up_is_no_answer(
+    texts: list[str], reason: str, sampling: Sampling, error: type[HamletError], param: str | None
+) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    engine = VllmEngine.__new__(VllmEngine)  # without its process
+    engine._llm = GivesUp(texts, reason)
+    shown: list[str] = []
+
+    async def ask() -> None:
+        async for deltas in engine.generate("r", [0], 9, sampling, None):
+            shown.extend(delta.text for delta in deltas)
+
+    with pytest.raises(error) as refused:
+        asyncio.run(ask())
+    assert (shown, refused.value.param) == (texts, param)
+
+
+class GivesUp:
+    """Stands for vLLM's `AsyncLLM`: generates some texts, then ends for a reason that is none."""
+
+    def __init__(self, texts: list[str], reason: str) -> None:
+        self._steps = [*((text, None) for text in texts), ("", reason)]
+
+    async def generate(self, *_: object, **__: object) -> AsyncGenerator[SimpleNamespace]:
+        for text, reason in self._steps:
+            part = SimpleNamespace(index=0, text=text, token_ids=[0], finish_reason=reason, logprobs=None)
+            yield SimpleNamespace(outputs=[part])
 
 
 @pytest.mark.parametrize(("num_top", "top"), [(2, (("one", -0.1), ("two", -2.0))), (0, ())])

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import pytest
+
 from serving.config import GeneratorConfig
+from serving.engine import Sampling, ToolUse
 from serving.generator import LONG_PROMPT_CHARS, GenerationJob, Generator
-from serving.scripted_engine import ScriptedEngine, WordTokenizer
+from serving.scripted_engine import TOOL_TEMPLATE, ScriptedEngine, WordTokenizer
 from serving.tokenizer import Message, PromptRenderer
 
 
 class SlowTokenizer(WordTokenizer):
     """Takes for a long text until it is let go."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, template: str) -> None:
+        super().__init__(template=template)
         self.let_go, self.was_let_go = threading.Event(), False
 
     def encode(self, text: str) -> list[int]:
@@ -24,11 +27,30 @@ class SlowTokenizer(WordTokenizer):
         return super().encode(text)
 
 
-def test_a_prompt_that_takes_long_to_tokenise_holds_up_no_other_answer() -> None:
-    engine, tokenizer = ScriptedEngine(), SlowTokenizer()
+TEXT = "word" * LONG_PROMPT_CHARS
+QUESTION = Message("user", "word")
+FUNCTION = {"name": "f", "description": TEXT}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": TEXT}}}
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        GenerationJob("long", (Message("user", TEXT),)),
+        GenerationJob(
+            "long",
+            (QUESTION,),
+            sampling=Sampling(tools=ToolUse(({"type": "function", "function": FUNCTION},))),
+        ),
+        GenerationJob("long", (QUESTION, Message("assistant", "", (CALL,)), Message("tool", "1", (), "1"))),
+    ],
+    ids=["message", "function", "call"],
+)
+def test_a_prompt_that_takes_long_to_tokenise_holds_up_no_other_answer(long: GenerationJob) -> None:
+    engine = ScriptedEngine(features=frozenset({"tools"}))
+    tokenizer = SlowTokenizer(template=TOOL_TEMPLATE)
     generator = Generator(GeneratorConfig(model="m"), engine, PromptRenderer(tokenizer))
-    long = GenerationJob("long", (Message("user", "word" * LONG_PROMPT_CHARS),))
-    short = GenerationJob("short", (Message("user", "word"),))
+    short = GenerationJob("short", (QUESTION,))
 
     async def ask() -> None:
         waiting = asyncio.create_task(generator.complete(long))

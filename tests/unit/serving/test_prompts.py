@@ -86,3 +86,9 @@ def test_a_question_that_stands_alone_is_searched_alone() -> None:
         user("Who repairs broken pumps here?"),
     ]
     assert standalone_query(messages) == "Who repairs broken pumps here?"
+
+
+def test_of_a_very_long_question_the_beginning_tells_whether_it_stands_alone() -> None:
+    before = Message("user", "How long is the warranty?")
+    for long, leans in [("lorem " * 5_000 + "it", False), ("it " + "lorem " * 5_000, True)]:
+        assert standalone_query([before, Message("user", long)]).startswith("How") == leans

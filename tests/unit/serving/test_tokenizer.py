@@ -15,6 +15,14 @@ ALTERNATING = (
     "{% for m in messages %}{% if not loop.first and m.role == messages[loop.index0 - 1].role %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}: {{ m.content }} {% endfor %}"
 )
+FIRST_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('system comes first') }}{% endif %}{{ m.role }}: {{ m.content }} {% endfor %}"
+)
+SILENT_LATE_SYSTEM = (
+    "{% if messages[0].role == 'system' %}system: {{ messages[0].content }} {% endif %}"
+    "{% for m in messages if m.role != 'system' %}{{ m.role }}: {{ m.content }} {% endfor %}"
+)
 REFUSING = "{{ raise_exception('only on Sundays') }}"
 
 
@@ -23,12 +31,36 @@ def rendered(messages: list[Message], template: str | None = None) -> str:
     return tokenizer.decode(PromptRenderer(tokenizer).render(messages, template))
 
 
-SYSTEM, HI, MORE = Message("system", "Be brief."), Message("user", "Hi"), Message("user", "More")
+SYSTEM, POLITE = Message("system", "Be brief."), Message("system", "Be polite.")
+HI, MORE = Message("user", "Hi"), Message("user", "More")
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, SILENT_SYSTEM])
 def test_system_text_is_folded_into_the_first_user_turn_where_there_is_no_system_role(template: str) -> None:
     assert rendered([SYSTEM, HI], template) == "user: Be brief. Hi"
+
+
+@pytest.mark.parametrize("template", [FIRST_SYSTEM, SILENT_LATE_SYSTEM])
+@pytest.mark.parametrize("late", [[SYSTEM, POLITE, HI], [SYSTEM, HI, POLITE]])
+def test_system_texts_become_one_where_the_template_reads_only_the_first(
+    template: str, late: list[Message]
+) -> None:
+    assert rendered(late, template) == "system: Be brief. Be polite. user: Hi"
+
+
+@pytest.mark.parametrize("template", [FIRST_SYSTEM, SILENT_LATE_SYSTEM])
+def test_a_system_text_behind_the_first_turn_is_moved_before_it(template: str) -> None:
+    assert rendered([HI, SYSTEM, MORE], template) == "system: Be brief. user: Hi user: More"
+
+
+def test_an_empty_system_text_stays_where_a_template_has_its_own_without_one() -> None:
+    template = "{% if messages[0].role != 'system' %}Be kind. {% endif %}" + FIRST_SYSTEM
+    assert rendered([Message("system", ""), HI], template) == "system: user: Hi"
+    assert rendered([HI], template) == "Be kind. user: Hi"
+
+
+def test_system_texts_stay_where_they_are_where_the_template_takes_them_anywhere() -> None:
+    assert rendered([HI, SYSTEM, MORE]).startswith("<|user|> Hi <|end|> <|system|> Be brief.")
 
 
 def test_repeated_roles_are_merged_where_the_template_wants_them_to_alternate() -> None:

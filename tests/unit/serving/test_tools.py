@@ -10,6 +10,7 @@ import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from cluster.cards import ModelCard
 from serving.engine import CallDelta, Sampling, ToolUse
 from serving.scripted_engine import TOOL_TEMPLATE, ScriptedEngine, WordTokenizer
 from serving.scripted_parts import ScriptedApplication, scripted_passage
@@ -188,3 +189,32 @@ def test_an_engine_or_a_template_without_tools_refuses_them(world: ScriptedAppli
 def test_what_is_wrong_is_named(chat: Ask, body: dict[str, Any], param: str) -> None:
     response = chat(**body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"messages": [QUESTION], "tools": [WEATHER]},
+        {"messages": [QUESTION, CALLED, RESULT], "tools": [WEATHER]},
+        {"messages": [QUESTION, CALLED, RESULT]},
+        {"messages": [QUESTION, CALLED, RESULT], "tools": [WEATHER], "tool_choice": "none"},
+    ],
+)
+def test_what_the_documents_lack_functions_may_bring(
+    world: ScriptedApplication, chat: Ask, asked: dict[str, Any]
+) -> None:
+    world.retriever.by_tenant["default"] = [scripted_passage(1, "The canteen opens at noon.", score=0.1)]
+    body = chat(model="smollm2+rag", **asked).json()
+    assert "nothing relevant was found" in body["hamlet"]["reason"]
+    assert body["choices"][0]["finish_reason"] == "tool_calls"
+    assert "canteen" not in world.prompt()
+
+
+def test_auto_answers_a_pair_with_a_call_where_one_is_wanted(
+    world: ScriptedApplication, chat: Ask, pair_card: ModelCard
+) -> None:
+    world.cards.append(pair_card)
+    question = 'Do "He left." and "He went away." mean the same?'
+    assert chat(question, model="auto").json()["hamlet"]["route"] == "classifier"
+    body = chat(question, model="auto", tools=[WEATHER], tool_choice="required").json()
+    assert body["choices"][0]["finish_reason"] == "tool_calls"
