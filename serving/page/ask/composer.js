@@ -2,8 +2,9 @@
 import { html, useRef } from "../vendor/preact-htm.js";
 import { Icon } from "../icon.js";
 import { createStore, useStore } from "../store.js";
+import { isRunning } from "./answer.js";
 import { choose } from "./choice.js";
-import { ask, isRunning, stopAll } from "./conversation.js";
+import { ask, stopAll } from "./conversation.js";
 import { Options } from "./options.js";
 import { KINDS, tunedModels, usualWays } from "./ways.js";
 
