@@ -6,6 +6,7 @@ import { call } from "./api.js";
 import { Cluster } from "./cluster/cluster.js";
 import { Documents } from "./documents/documents.js";
 import { FineTune } from "./finetune/finetune.js";
+import { isFocusLost } from "./focus.js";
 import { Icon } from "./icon.js";
 import { KeyDialog } from "./key-dialog.js";
 import { apiKey } from "./key.js";
@@ -86,12 +87,6 @@ async function readiness(signal) {
     if (error.status === 503) return ["warn", "not ready"];
     throw error;
   }
-}
-
-/** Whether what had the focus was hidden, or taken away. */
-function isFocusLost() {
-  const { activeElement, body } = document;
-  return activeElement === body || !activeElement.checkVisibility();
 }
 
 /**

@@ -22,7 +22,7 @@ import { KINDS } from "./ways.js";
 export function AnswerCard({ turnId, answer, pricePerHour, onPassage }) {
   const runs = isRunning(answer);
   const again = () => retry(turnId, answer);
-  return html`<article class="card answer" tabindex="-1" aria-busy=${runs} aria-label=${`Answer of ${answer.model}`}>
+  return html`<article class="card answer" aria-busy=${runs} aria-label=${`Answer of ${answer.model}`}>
     <header class="row">
       <h3 class="grow wrap" title=${KINDS[answer.kind]}>${answer.model}</h3>
       <${RouteBadge} answer=${answer} />
