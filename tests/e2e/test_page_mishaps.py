@@ -72,6 +72,18 @@ def test_one_more_model_is_added_by_a_button_not_by_passing_it(open_page: OpenPa
     expect(added).to_be_checked()
 
 
+def test_a_way_that_is_added_again_is_asked(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_text("Models and options").click()
+    way = page.get_by_label("ft:smollm2:acme:handbook:1", exact=True)
+    for _ in range(2):
+        page.get_by_label("Ask one more").select_option("ft:smollm2:acme:handbook:1")
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(way).to_be_checked()
+        way.uncheck()
+        page.get_by_role("button", name="Remove ft:smollm2:acme:handbook:1").click()
+
+
 def test_a_passage_is_looked_up_where_its_answer_was(open_page: OpenPage) -> None:
     page = open_page("/#/documents")
     store_id = make_collection(page, "Canteen")
