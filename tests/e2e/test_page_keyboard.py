@@ -102,6 +102,44 @@ def test_a_pointer_that_leaves_a_field_moves_no_focus(open_page: OpenPage) -> No
     assert page.evaluate("document.activeElement.tagName") == "BODY"
 
 
+# What is said
+
+
+def test_each_of_several_answers_that_end_at_once_is_said(open_page: OpenPage, service: PageService) -> None:
+    service.parts.engine.step_s = 1.0
+    page = open_page()
+    ask(page, QUESTION)
+    page.get_by_role("button", name="Stop all").click()
+    said = page.get_by_role("log").get_by_role("paragraph")
+    expect(said).to_have_text([re.compile(": stopped$")] * 5)
+
+
+def test_what_is_said_twice_is_added_twice_and_does_not_stay(shared_page: Any) -> None:
+    shared_page.clock.install()
+    shared_page.evaluate("""async () => {
+        const { announce } = await import("/page/announce.js");
+        announce("Copied");
+        announce("Copied");
+    }""")
+    said = shared_page.get_by_role("log").get_by_role("paragraph")
+    expect(said).to_have_text(["Copied", "Copied"])
+    shared_page.clock.fast_forward(5001)
+    expect(said).to_have_count(0)
+
+
+def test_a_search_says_how_much_it_found(open_page: OpenPage) -> None:
+    page = open_page("/#/documents")
+    make_collection(page, "Canteen")
+    hits: list[Any] = []
+    page.route("**/search", lambda route: route.fulfill(json={"data": hits}))
+    page.get_by_label("Search this collection").fill(QUESTION)
+    page.get_by_label("Search this collection").press("Enter")
+    expect(page.get_by_role("log")).to_have_text("Nothing was found")
+    hits.append({"filename": "canteen.md", "score": 0.5, "content": [{"text": "Lunch."}], "attributes": {}})
+    page.get_by_label("Search this collection").press("Enter")
+    expect(page.get_by_role("log")).to_contain_text("1 hit")
+
+
 # Keys
 
 
