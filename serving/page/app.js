@@ -29,6 +29,7 @@ const PARTS = [
 export function App() {
   const route = useRoute();
   const shown = PARTS.find(({ part }) => part === route.part) ?? PARTS[0];
+  const reader = useReader();
   const main = useFocusOnChange(shown.part, route.id);
   useEffect(() => {
     document.title = `${shown.name} · Hamlet`;
@@ -42,10 +43,21 @@ export function App() {
       </a>`)}
     </nav>
     <main id="main" class="part" tabindex="-1" ref=${main} aria-label=${shown.name}>
-      <${Part} key=${shown.part} of=${shown} route=${route} />
+      <${Part} key=${`${shown.part} ${reader}`} of=${shown} route=${route} />
     </main>
     <${Announcer} />
   `;
+}
+
+/** The number of the reader: whoever comes with another key finds no form of the one before. */
+function useReader() {
+  const [reader, setReader] = useState(1);
+  useEffect(() => {
+    const next = () => setReader((number) => number + 1);
+    addEventListener("readerchange", next);
+    return () => removeEventListener("readerchange", next);
+  }, []);
+  return reader;
 }
 
 /** A part. What fails while it is drawn is told in its place, and leaves the way to the others. */

@@ -252,6 +252,25 @@ def test_a_conversation_outlives_the_first_key_and_no_other(open_page: OpenPage)
     expect(page.get_by_role("heading", name=QUESTION)).to_have_count(0)
 
 
+def test_what_one_reader_sends_and_fills_in_does_not_go_on_with_the_next(open_page: OpenPage) -> None:
+    page = open_page("/#/fine-tune")
+    enter_key(page, "hk-one")
+    page.get_by_label("Training data").set_input_files(FILES[0])
+    expect(page.get_by_text("good, 128 rows")).to_be_visible()
+    enter_key(page, "hk-two")
+    expect(page.get_by_text("train.jsonl")).to_have_count(0)
+    go_to(page, "Documents")
+    make_collection(page, "Canteen")
+    held = hold(page, "**/v1/files")
+    page.get_by_label("Add files").set_input_files(FILES)
+    wait_for(page, held, 1)
+    enter_key(page, "hk-three")
+    wait_until_cancelled(page, held[0].request)
+    expect(page.get_by_role("button", name="Ask these documents")).to_be_visible()
+    expect(page.get_by_role("list", name="Uploads")).to_have_count(0)
+    assert len(held) == 1
+
+
 def test_an_address_that_was_cut_shows_the_part_all_the_same(open_page: OpenPage) -> None:
     page = open_page("/#/documents/%E0%A4%A")
     expect(page.get_by_role("heading", level=1, name="Documents")).to_be_visible()
@@ -311,7 +330,7 @@ def go_to(page: Any, part: str) -> None:
 def enter_key(page: Any, key: str) -> None:
     page.get_by_role("button", name="API key").click()
     page.get_by_label("Key", exact=True).fill(key)
-    page.get_by_role("button", name="Use").click()
+    page.get_by_role("button", name="Use", exact=True).click()
 
 
 def make_collection(page: Any, name: str) -> str:

@@ -10,6 +10,7 @@ import { KINDS, tunedModels, usualWays } from "./ways.js";
 
 /** The question that is being written; it outlives a look at another part. */
 const draft = createStore("");
+addEventListener("readerchange", () => draft.update(() => ""));
 
 /**
  * @param {{models: any[], ways: import("./ways.js").Way[], choice: import("./choice.js").Choice,

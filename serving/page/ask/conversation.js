@@ -65,6 +65,8 @@ export function forget() {
   keep();
 }
 
+addEventListener("readerchange", forget);
+
 function keep() {
   keepTurns(turns.get());
 }
