@@ -164,3 +164,16 @@ def test_the_enter_that_ends_a_composition_in_safari_sends_nothing(open_page: Op
     expect(page.get_by_role("article")).to_have_count(0)
     field.press("Enter")
     expect(answers_in(page)).to_have_count(5)
+
+
+def test_the_escape_that_ends_a_composition_stops_no_answer(
+    open_page: OpenPage, service: PageService
+) -> None:
+    service.parts.engine.step_s = 1.0
+    page = open_page()
+    ask(page, QUESTION)
+    field = page.get_by_label("Question")
+    field.dispatch_event("keydown", {"key": "Escape", "isComposing": True})
+    expect(page.get_by_text("Stopped.", exact=True)).to_have_count(0)
+    field.press("Escape")
+    expect(page.get_by_text("Stopped.", exact=True)).to_have_count(5)

@@ -29,7 +29,8 @@ export function Composer({ models, ways, choice, stores, isBusy, isReady }) {
     draft.update(() => "");
   };
   const onKey = (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !isComposing(event)) send(event);
+    if (isComposing(event)) return;
+    if (event.key === "Enter" && !event.shiftKey) send(event);
     if (event.key === "Escape") stopAll();
   };
   return html`<form class="composer" aria-label="Composer" ref=${form} noValidate onSubmit=${send}>
