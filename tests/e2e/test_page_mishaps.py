@@ -276,6 +276,28 @@ def test_an_address_that_was_cut_shows_the_part_all_the_same(open_page: OpenPage
     expect(page.get_by_role("heading", level=1, name="Documents")).to_be_visible()
 
 
+@pytest.mark.parametrize(
+    ("part", "path"), [("fine-tune", "v1/fine_tuning/jobs"), ("verdict", "v1/evaluations")]
+)
+def test_an_address_leads_to_no_other_path_of_the_api(open_page: OpenPage, part: str, path: str) -> None:
+    page = open_page("/#/cluster")
+    with page.expect_request(f"**/{path}/*"):
+        page.goto(page.url.split("#")[0] + f"#/{part}/..%2F..%2Fmodels")
+    expect(page.get_by_role("main").get_by_role("alert")).to_be_visible()
+
+
+def test_what_waits_for_memory_says_how_much_in_words(open_page: OpenPage) -> None:
+    page = open_page("/#/ask")
+
+    def waiting(route: Any) -> None:
+        queue = [{"count": 2, "resources": {"CPU": 1, "memory": 2**32}}]
+        route.fulfill(json=route.fetch().json() | {"queue": queue})
+
+    page.route("**/v1/cluster", waiting)
+    go_to(page, "Cluster")
+    expect(page.get_by_text("Waiting for room: 2 × 1 CPU + 4.0 GiB memory")).to_be_visible()
+
+
 def test_a_part_that_cannot_be_drawn_says_so_and_leaves_the_others(open_page: OpenPage) -> None:
     page = open_page()
     page.route("**/v1/cluster", lambda route: route.fulfill(json={"resources": {}}))
@@ -321,6 +343,21 @@ def test_an_answer_that_breaks_off_is_told_like_one_that_never_came(shared_page:
         }
     }""")
     assert told == ["Error", "The service did not answer.", "unreachable"]
+
+
+def test_a_stream_of_something_else_is_told_and_not_quoted(shared_page: Any) -> None:
+    told = shared_page.evaluate("""async () => {
+        const { stream } = await import("/page/api.js");
+        const whole = window.fetch;
+        window.fetch = async () => new Response("data: <html>\\n\\n");
+        try {
+            const answer = stream("v1/chat/completions", {}, new AbortController().signal);
+            return await answer.next().catch((error) => [error.message, error.remedy]);
+        } finally {
+            window.fetch = whole;
+        }
+    }""")
+    assert told == ["The answer is no JSON.", ""]
 
 
 def go_to(page: Any, part: str) -> None:
