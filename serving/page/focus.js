@@ -25,7 +25,7 @@ export function keepFocus(root) {
     const isUsable = focused?.isConnected && !focused.disabled;
     if (isUsable && place && document.activeElement === place) focused.focus({ preventScroll: true });
     if (!focused || isUsable || !isFocusLost()) return;
-    place = around.find((element) => element.isConnected);
+    place = around.find((element) => element.isConnected) ?? root;
     if (place.tabIndex < 0) place.tabIndex = -1;
     place.focus({ preventScroll: true });
   };
