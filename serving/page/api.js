@@ -58,10 +58,7 @@ export function url(path, query = {}) {
  */
 export async function call(path, options = {}) {
   const text = await callText(path, options);
-  if (!text) return null;
-  const body = parsed(text);
-  if (body === null) throw new ApiError("The answer is no JSON.", { status: 200 });
-  return body;
+  return text ? told(text) : null;
 }
 
 /** @returns {Promise<string>} the answer as text */
@@ -135,7 +132,7 @@ async function* events(reader, alive) {
       const data = eventData(block);
       isWhole ||= data === "[DONE]";
       if (!data || isWhole) continue;
-      const body = JSON.parse(data);
+      const body = told(data);
       if (body.error) throw fromBody(body, 503);
       yield body;
     }
@@ -221,6 +218,13 @@ async function refusal(response) {
 function fromBody(body, status, retryAfterS = 0) {
   const { message = `The service answered ${status || "nothing"}.`, code = null, param = null } = body?.error ?? {};
   return new ApiError(message, { status, code, param, retryAfterS, body });
+}
+
+/** What an answer that was taken says. */
+function told(text) {
+  const body = parsed(text);
+  if (body === null) throw new ApiError("The answer is no JSON.", { status: 200 });
+  return body;
 }
 
 function parsed(text) {

@@ -6,6 +6,7 @@ import { call } from "./api.js";
 import { Cluster } from "./cluster/cluster.js";
 import { Documents } from "./documents/documents.js";
 import { FineTune } from "./finetune/finetune.js";
+import { isFocusLost } from "./focus.js";
 import { Icon } from "./icon.js";
 import { KeyDialog } from "./key-dialog.js";
 import { apiKey } from "./key.js";
@@ -28,6 +29,7 @@ const PARTS = [
 export function App() {
   const route = useRoute();
   const shown = PARTS.find(({ part }) => part === route.part) ?? PARTS[0];
+  const reader = useReader();
   const main = useFocusOnChange(shown.part, route.id);
   useEffect(() => {
     document.title = `${shown.name} · Hamlet`;
@@ -41,10 +43,21 @@ export function App() {
       </a>`)}
     </nav>
     <main id="main" class="part" tabindex="-1" ref=${main} aria-label=${shown.name}>
-      <${Part} key=${shown.part} of=${shown} route=${route} />
+      <${Part} key=${`${shown.part} ${reader}`} of=${shown} route=${route} />
     </main>
     <${Announcer} />
   `;
+}
+
+/** The number of the reader: whoever comes with another key finds no form of the one before. */
+function useReader() {
+  const [reader, setReader] = useState(1);
+  useEffect(() => {
+    const next = () => setReader((number) => number + 1);
+    addEventListener("readerchange", next);
+    return () => removeEventListener("readerchange", next);
+  }, []);
+  return reader;
 }
 
 /** A part. What fails while it is drawn is told in its place, and leaves the way to the others. */
@@ -86,12 +99,6 @@ async function readiness(signal) {
     if (error.status === 503) return ["warn", "not ready"];
     throw error;
   }
-}
-
-/** Whether what had the focus was hidden, or taken away. */
-function isFocusLost() {
-  const { activeElement, body } = document;
-  return activeElement === body || !activeElement.checkVisibility();
 }
 
 /**

@@ -1,5 +1,5 @@
 // A place to drop files on, which is also a button that opens the file chooser.
-import { html, useRef, useState } from "./vendor/preact-htm.js";
+import { html, useState } from "./vendor/preact-htm.js";
 import { Icon } from "./icon.js";
 
 /**
@@ -8,7 +8,6 @@ import { Icon } from "./icon.js";
  */
 export function Dropzone({ label, hint, accept, multiple = false, disabled = false, onFiles }) {
   const [isOver, setIsOver] = useState(false);
-  const input = useRef(null);
   const take = (list) => {
     const files = Array.from(list);
     if (files.length && !disabled) onFiles(multiple ? files : files.slice(0, 1));
@@ -27,7 +26,7 @@ export function Dropzone({ label, hint, accept, multiple = false, disabled = fal
     event.target.value = ""; // so that the same file can be chosen again
   };
   return html`<label class=${`dropzone ${isOver ? "over" : ""}`} onDragOver=${over} onDragLeave=${() => setIsOver(false)} onDrop=${drop}>
-    <input type="file" ref=${input} accept=${accept} multiple=${multiple} disabled=${disabled} onChange=${chosen} />
+    <input type="file" accept=${accept} multiple=${multiple} disabled=${disabled} onChange=${chosen} />
     <${Icon} name="upload" /><span class="grow"><strong>${label}</strong>${hint && html`<br /><span class="muted small-text">${hint}</span>`}</span>
   </label>`;
 }

@@ -1,6 +1,5 @@
 // Where the API key is entered.
 import { html, useState } from "./vendor/preact-htm.js";
-import { forget } from "./ask/conversation.js";
 import { Dialog } from "./dialog.js";
 import { apiKey, setApiKey } from "./key.js";
 
@@ -8,8 +7,6 @@ export function KeyDialog({ onClose }) {
   const [key, setKey] = useState(apiKey());
   const save = (event) => {
     event.preventDefault();
-    // The first key opens what was refused without one; another is another reader's.
-    if (apiKey() && apiKey() !== key.trim()) forget();
     setApiKey(key.trim());
     onClose();
   };

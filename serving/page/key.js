@@ -7,10 +7,16 @@ export function apiKey() {
   return sessionStorage.getItem(KEY) ?? "";
 }
 
-/** @param {string} key the key to send from now on; empty to send none */
+/**
+ * Tells `keychange`, after `readerchange` where there was another key before: the first one opens what was refused
+ * without any, the next is another reader's.
+ * @param {string} key the key to send from now on; empty to send none
+ */
 export function setApiKey(key) {
+  const before = apiKey();
   if (key) sessionStorage.setItem(KEY, key);
   else sessionStorage.removeItem(KEY);
+  if (before && before !== key) dispatchEvent(new Event("readerchange"));
   dispatchEvent(new Event("keychange"));
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import openai
 import pytest
-from page_service import HANDBOOK, MARKUP, PASSAGE, WEATHER, PageService
+from page_service import HANDBOOK, MARKUP, PASSAGE, REPORT, WEATHER, PageService
 from page_steps import answer_of, answers_in, ask, expect
 from PIL import Image
 
@@ -322,6 +322,18 @@ def test_a_comparison_is_started_and_its_report_read(open_page: OpenPage) -> Non
     expect(opened.value).to_have_title("Report")
 
 
+def test_a_report_is_saved_where_a_key_is_needed_to_read_it(open_page: OpenPage) -> None:
+    page = open_page("/#/verdict")
+    page.get_by_role("button", name="API key").click()
+    page.get_by_label("Key", exact=True).fill("hk-secret")
+    page.get_by_role("button", name="Use", exact=True).click()
+    page.get_by_label("Questions with their answers").set_input_files(HANDBOOK / "test.jsonl")
+    page.get_by_role("button", name="Compare").click()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save the report").click()
+    assert saved.value.path().read_bytes() == REPORT
+
+
 def test_no_comparison_is_made_of_the_questions_that_others_replace(open_page: OpenPage) -> None:
     page = open_page("/#/verdict")
     page.get_by_label("Questions with their answers").set_input_files(HANDBOOK / "test.jsonl")
@@ -357,11 +369,16 @@ def test_the_cluster_is_shown_with_the_health_of_each_part(open_page: OpenPage, 
 # The whole
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-def test_axe_finds_no_violation_in_any_part(open_page: OpenPage, color_scheme: str) -> None:
-    axe = pytest.importorskip(
+@pytest.fixture(scope="module")
+def axe() -> Any:
+    module = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python"
-    ).Axe()
+    )
+    return module.Axe()
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+def test_axe_finds_no_violation_in_any_part(open_page: OpenPage, axe: Any, color_scheme: str) -> None:
     page = open_page(color_scheme=color_scheme)
     ask(page, QUESTION)
     answers_in(page)
@@ -379,6 +396,21 @@ def test_axe_finds_no_violation_in_any_part(open_page: OpenPage, color_scheme: s
     for part in PARTS[1:]:
         page.goto(page.url.split("#")[0] + f"#/{part}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.get_by_text("Loading")).to_have_count(0)
+        found[part] = _violations(axe, page)
+    assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("service", ["reads"], indirect=True)
+def test_axe_finds_no_violation_in_parts_that_hold_something(
+    open_page: OpenPage, axe: Any, service: PageService
+) -> None:
+    addresses = filled(service.url)
+    page = open_page()
+    found = {}
+    for part in ("documents", "fine-tune", "verdict"):
+        page.goto(f"{service.url}/#/{part}/{addresses[part]}")
+        expect(page.get_by_role("heading", level=2).first).to_be_visible()
         expect(page.get_by_text("Loading")).to_have_count(0)
         found[part] = _violations(axe, page)
     assert not any(found.values()), found

@@ -72,6 +72,18 @@ def test_one_more_model_is_added_by_a_button_not_by_passing_it(open_page: OpenPa
     expect(added).to_be_checked()
 
 
+def test_a_way_that_is_added_again_is_asked(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_text("Models and options").click()
+    way = page.get_by_label("ft:smollm2:acme:handbook:1", exact=True)
+    for _ in range(2):
+        page.get_by_label("Ask one more").select_option("ft:smollm2:acme:handbook:1")
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(way).to_be_checked()
+        way.uncheck()
+        page.get_by_role("button", name="Remove ft:smollm2:acme:handbook:1").click()
+
+
 def test_a_passage_is_looked_up_where_its_answer_was(open_page: OpenPage) -> None:
     page = open_page("/#/documents")
     store_id = make_collection(page, "Canteen")
@@ -240,9 +252,50 @@ def test_a_conversation_outlives_the_first_key_and_no_other(open_page: OpenPage)
     expect(page.get_by_role("heading", name=QUESTION)).to_have_count(0)
 
 
+def test_what_one_reader_sends_and_fills_in_does_not_go_on_with_the_next(open_page: OpenPage) -> None:
+    page = open_page("/#/fine-tune")
+    enter_key(page, "hk-one")
+    page.get_by_label("Training data").set_input_files(FILES[0])
+    expect(page.get_by_text("good, 128 rows")).to_be_visible()
+    enter_key(page, "hk-two")
+    expect(page.get_by_text("train.jsonl")).to_have_count(0)
+    go_to(page, "Documents")
+    make_collection(page, "Canteen")
+    held = hold(page, "**/v1/files")
+    page.get_by_label("Add files").set_input_files(FILES)
+    wait_for(page, held, 1)
+    enter_key(page, "hk-three")
+    wait_until_cancelled(page, held[0].request)
+    expect(page.get_by_role("button", name="Ask these documents")).to_be_visible()
+    expect(page.get_by_role("list", name="Uploads")).to_have_count(0)
+    assert len(held) == 1
+
+
 def test_an_address_that_was_cut_shows_the_part_all_the_same(open_page: OpenPage) -> None:
     page = open_page("/#/documents/%E0%A4%A")
     expect(page.get_by_role("heading", level=1, name="Documents")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("part", "path"), [("fine-tune", "v1/fine_tuning/jobs"), ("verdict", "v1/evaluations")]
+)
+def test_an_address_leads_to_no_other_path_of_the_api(open_page: OpenPage, part: str, path: str) -> None:
+    page = open_page("/#/cluster")
+    with page.expect_request(f"**/{path}/*"):
+        page.goto(page.url.split("#")[0] + f"#/{part}/..%2F..%2Fmodels")
+    expect(page.get_by_role("main").get_by_role("alert")).to_be_visible()
+
+
+def test_what_waits_for_memory_says_how_much_in_words(open_page: OpenPage) -> None:
+    page = open_page("/#/ask")
+
+    def waiting(route: Any) -> None:
+        queue = [{"count": 2, "resources": {"CPU": 1, "memory": 2**32}}]
+        route.fulfill(json=route.fetch().json() | {"queue": queue})
+
+    page.route("**/v1/cluster", waiting)
+    go_to(page, "Cluster")
+    expect(page.get_by_text("Waiting for room: 2 × 1 CPU + 4.0 GiB memory")).to_be_visible()
 
 
 def test_a_part_that_cannot_be_drawn_says_so_and_leaves_the_others(open_page: OpenPage) -> None:
@@ -292,6 +345,21 @@ def test_an_answer_that_breaks_off_is_told_like_one_that_never_came(shared_page:
     assert told == ["Error", "The service did not answer.", "unreachable"]
 
 
+def test_a_stream_of_something_else_is_told_and_not_quoted(shared_page: Any) -> None:
+    told = shared_page.evaluate("""async () => {
+        const { stream } = await import("/page/api.js");
+        const whole = window.fetch;
+        window.fetch = async () => new Response("data: <html>\\n\\n");
+        try {
+            const answer = stream("v1/chat/completions", {}, new AbortController().signal);
+            return await answer.next().catch((error) => [error.message, error.remedy]);
+        } finally {
+            window.fetch = whole;
+        }
+    }""")
+    assert told == ["The answer is no JSON.", ""]
+
+
 def go_to(page: Any, part: str) -> None:
     page.get_by_role("navigation", name="Parts").get_by_role("link", name=part).click()
 
@@ -299,7 +367,7 @@ def go_to(page: Any, part: str) -> None:
 def enter_key(page: Any, key: str) -> None:
     page.get_by_role("button", name="API key").click()
     page.get_by_label("Key", exact=True).fill(key)
-    page.get_by_role("button", name="Use").click()
+    page.get_by_role("button", name="Use", exact=True).click()
 
 
 def make_collection(page: Any, name: str) -> str:

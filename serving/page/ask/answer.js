@@ -38,6 +38,11 @@ export function newAnswer(way, request) {
   };
 }
 
+/** Whether an answer is still being written. */
+export function isRunning({ status }) {
+  return status === "waiting" || status === "streaming";
+}
+
 /**
  * @param {Answer} answer
  * @param {any} chunk a `chat.completion.chunk`

@@ -29,12 +29,16 @@ export function Ask({ route }) {
     location.replace(linkTo("ask")); // once: a reload keeps what is chosen after
   }, [asked]);
 
+  const begin = () => {
+    forget();
+    document.getElementById("question").focus();
+  };
   const known = models.data ?? [];
   const ways = offeredWays(known, baseModels(known)[0] ?? "", choice);
   return html`<div class="ask">
     <div class="row">
       <h1 class="grow">Ask</h1>
-      ${turns.length > 0 && html`<button class="small" onClick=${forget}>New conversation</button>`}
+      ${turns.length > 0 && html`<button class="small" onClick=${begin}>New conversation</button>`}
     </div>
     <${ErrorNote} error=${models.error} retry=${models.reload} busy=${models.busy} />
     ${turns.length ? html`<${Turns} turns=${turns} pricePerHour=${choice.pricePerHour} onPassage=${setOpen} />` : html`<${Introduction} models=${known} />`}

@@ -23,8 +23,6 @@ export function Calls({ calls }) {
 export function ResultForm({ turnId, answer }) {
   const submit = (event) => {
     event.preventDefault();
-    // The form goes away; the keyboard stays at the answer.
-    event.currentTarget.closest("article").focus();
     goOn(turnId, answer);
   };
   return html`<form class="stack tight" onSubmit=${submit}>

@@ -6,10 +6,11 @@ import { count, dollars, milliseconds, plural } from "../format.js";
 import { Icon } from "../icon.js";
 import { apiKey } from "../key.js";
 import { ErrorNote } from "../notice.js";
+import { isRunning } from "./answer.js";
 import { CallsBefore, Calls, ResultForm } from "./call-list.js";
 import { awaitsResults } from "./calls.js";
 import { pieces } from "./citations.js";
-import { isRunning, retry, stop } from "./conversation.js";
+import { retry, stop } from "./conversation.js";
 import { asCurl, asPython } from "./snippets.js";
 import { Stages } from "./stages.js";
 import { KINDS } from "./ways.js";
@@ -21,7 +22,7 @@ import { KINDS } from "./ways.js";
 export function AnswerCard({ turnId, answer, pricePerHour, onPassage }) {
   const runs = isRunning(answer);
   const again = () => retry(turnId, answer);
-  return html`<article class="card answer" tabindex="-1" aria-busy=${runs} aria-label=${`Answer of ${answer.model}`}>
+  return html`<article class="card answer" aria-busy=${runs} aria-label=${`Answer of ${answer.model}`}>
     <header class="row">
       <h3 class="grow wrap" title=${KINDS[answer.kind]}>${answer.model}</h3>
       <${RouteBadge} answer=${answer} />

@@ -2,13 +2,15 @@
 import { html, useRef } from "../vendor/preact-htm.js";
 import { Icon } from "../icon.js";
 import { createStore, useStore } from "../store.js";
+import { isRunning } from "./answer.js";
 import { choose } from "./choice.js";
-import { ask, isRunning, stopAll } from "./conversation.js";
+import { ask, stopAll } from "./conversation.js";
 import { Options } from "./options.js";
 import { KINDS, tunedModels, usualWays } from "./ways.js";
 
 /** The question that is being written; it outlives a look at another part. */
 const draft = createStore("");
+addEventListener("readerchange", () => draft.update(() => ""));
 
 /**
  * @param {{models: any[], ways: import("./ways.js").Way[], choice: import("./choice.js").Choice,
@@ -27,10 +29,11 @@ export function Composer({ models, ways, choice, stores, isBusy, isReady }) {
     draft.update(() => "");
   };
   const onKey = (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) send(event);
+    if (isComposing(event)) return;
+    if (event.key === "Enter" && !event.shiftKey) send(event);
     if (event.key === "Escape") stopAll();
   };
-  return html`<form class="composer" ref=${form} noValidate onSubmit=${send}>
+  return html`<form class="composer" aria-label="Composer" ref=${form} noValidate onSubmit=${send}>
     <fieldset class="ways">
       <legend class="unseen">Ways to answer</legend>
       ${ways.map((way) => html`<${WayToggle} key=${way.model} way=${way} choice=${choice} />`)}
@@ -40,11 +43,21 @@ export function Composer({ models, ways, choice, stores, isBusy, isReady }) {
       <textarea id="question" rows="2" placeholder="Ask a question. Enter sends it to every way that is on." value=${question}
         onInput=${(event) => draft.update(() => event.target.value)} onKeyDown=${onKey}></textarea>
       ${isBusy
-        ? html`<button type="button" onClick=${stopAll}><${Icon} name="stop" />Stop all</button>`
+        ? html`<button type="button" onClick=${(event) => isSecondClick(event) || stopAll()}><${Icon} name="stop" />Stop all</button>`
         : html`<button class="primary" disabled=${!canSend}><${Icon} name="send" />Ask</button>`}
     </div>
     <${Options} models=${models} choice=${choice} stores=${stores} />
   </form>`;
+}
+
+/** Whether a key belongs to an input method. In Safari the Enter that ends a composition comes after it, as key 229. */
+function isComposing(event) {
+  return event.isComposing || event.keyCode === 229;
+}
+
+/** Whether a click ends a double click: the first of it asked, and "Stop all" has taken the button's place since. */
+function isSecondClick(event) {
+  return event.detail > 1;
 }
 
 /** Whether every option can be sent; if not, the first that cannot is shown, which may be folded away. */

@@ -3,6 +3,7 @@ import { announce } from "../announce.js";
 import { createStore } from "../store.js";
 import { newAnswer, streamAnswer } from "./answer.js";
 import { resultMessages } from "./calls.js";
+import { keepTurns, keptTurns } from "./kept.js";
 import { requestBody } from "./request.js";
 
 /**
@@ -12,11 +13,11 @@ import { requestBody } from "./request.js";
  * @property {import("./answer.js").Answer[]} answers
  */
 
-export const turns = createStore(/** @type {Turn[]} */ ([]));
+export const turns = createStore(/** @type {Turn[]} */ (keptTurns()));
 
 /** Turn and model -> what ends that answer's stream. */
 const running = new Map();
-let lastId = 0;
+let lastId = turns.get().length;
 
 /**
  * @param {string} question
@@ -61,12 +62,19 @@ export function forget() {
   stopAll();
   running.clear();
   turns.update(() => []);
+  keep();
 }
 
-/** Whether an answer is still being written. */
-export function isRunning(answer) {
-  return answer.status === "waiting" || answer.status === "streaming";
+addEventListener("readerchange", forget);
+
+function keep() {
+  keepTurns(turns.get());
 }
+
+// Not with each piece of a stream, of which there are many in a second. A browser that needs the memory of a hidden
+// tab, or of a phone's, takes it without a pagehide.
+addEventListener("pagehide", keep);
+document.addEventListener("visibilitychange", () => document.hidden && keep());
 
 async function start(turnId, answer) {
   const name = `${turnId} ${answer.model}`;
@@ -79,6 +87,7 @@ async function start(turnId, answer) {
   // It was asked again meanwhile, or forgotten.
   if (running.get(name) !== controller) return;
   running.delete(name);
+  keep();
   announce(`${answer.model}: ${told(last)}`);
 }
 

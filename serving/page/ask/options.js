@@ -3,7 +3,7 @@ import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { plural } from "../format.js";
 import { choose } from "./choice.js";
 import { readFunctions } from "./functions.js";
-import { tunedModels, wayOf } from "./ways.js";
+import { baseModels, tunedModels, wayOf } from "./ways.js";
 
 /** @param {{models: any[], choice: import("./choice.js").Choice, stores: any[]}} props */
 export function Options({ models, choice, stores }) {
@@ -68,14 +68,16 @@ const FUNCTIONS_HINT = "JSON in OpenAI's form. Their results are typed in at the
 function ExtraWay({ models, choice }) {
   const tuned = tunedModels(models);
   const [name, setName] = useState("");
-  const generators = [...models.filter((model) => model.kind === "generator" && !model.base_model).map((model) => model.id), ...tuned];
+  const generators = [...baseModels(models), ...tuned];
   const add = () => {
     const way = wayOf(name, tuned.includes(name.replace(/\+rag$/, "")));
-    if (!choice.extra.some((extra) => extra.model === name)) choose({ extra: [...choice.extra, way] });
+    // It is asked, whatever was chosen of it before.
+    const off = choice.off.filter((model) => model !== name);
+    choose({ extra: [...choice.extra.filter((extra) => extra.model !== name), way], off });
     setName("");
   };
   // With a button: the arrow keys that walk through a closed list choose what they pass.
-  return html`<div class="field"><label for="extra">Ask one more</label>
+  return html`<div class="field" role="group" aria-label="One more way"><label for="extra">Ask one more</label>
     <div class="row">
       <select id="extra" value=${name} onChange=${(event) => setName(event.target.value)}>
         <option value="">choose a model…</option>

@@ -73,12 +73,17 @@ function Resources({ resources, queue }) {
 
 /** `2 × 1 CPU + 0.5 GPU` */
 function demandOf({ count, resources }) {
-  const wanted = Object.entries(resources).map(([name, value]) => `${short(value)} ${name}`);
+  const wanted = Object.entries(resources).map(([name, value]) => `${amount(name, value)} ${name}`);
   return `${count} × ${wanted.join(" + ")}`;
 }
 
+/** So much of a resource: Ray counts memory in bytes, and all else in pieces. */
+function amount(name, value) {
+  return name.toLowerCase().includes("memory") ? bytes(value) : short(value);
+}
+
 /** A share of something, in figures and as a bar. */
-function Meter({ name, used, total, show = name.toLowerCase().includes("memory") ? bytes : short }) {
+function Meter({ name, used, total, show = (value) => amount(name, value) }) {
   const share = total ? used / total : 0;
   return html`<label class="field">${name.replaceAll("_", " ")}
     <span class="figures value">${show(used)} of ${show(total)}</span>

@@ -20,7 +20,7 @@ export function Files({ storeId, files, onChange }) {
   if (!files.length) return html`<p class="muted">No files yet. Text, Markdown, HTML, PDF, Word, PowerPoint, Excel, CSV, JSON and source code are read.</p>`;
   return html`
     <${ErrorNote} error=${remove.error} />
-    <div class="scroll-x" tabindex="0" role="region" aria-label="Files"><table>
+    <div class="scroll-x" tabindex="0" role="region" aria-label="Files table"><table>
       <thead><tr><th>File</th><th>Status</th><th class="number">Size</th><th>Added</th><th><span class="unseen">Actions</span></th></tr></thead>
       <tbody>${files.map((file) => html`<tr key=${file.id}>
         <td class="wrap">${file.filename}${file.last_error && html`<p class="small-text bad-text wrap">${file.last_error.message}</p>`}</td>

@@ -1,5 +1,6 @@
 // Search in a collection, each hit explained: what every stage thought of it.
 import { html, useState } from "../vendor/preact-htm.js";
+import { announce } from "../announce.js";
 import { call } from "../api.js";
 import { marked } from "../ask/citations.js";
 import { milliseconds, plural, short } from "../format.js";
@@ -18,7 +19,9 @@ export function Search({ storeId }) {
   const [found, setFound] = useState(null);
   const search = useAction(async () => {
     const json = { query, max_num_results: NUM_HITS, filters: filterOf(rows), hamlet: { explain: true } };
-    setFound({ query, ...(await call(`v1/vector_stores/${storeId}/search`, { method: "POST", json })) });
+    const answer = await call(`v1/vector_stores/${storeId}/search`, { method: "POST", json });
+    setFound({ query, ...answer });
+    announce(answer.data.length ? plural(answer.data.length, "hit") : "Nothing was found");
   });
   const submit = (event) => {
     event.preventDefault();
@@ -58,7 +61,7 @@ function Hits({ found }) {
   const { data: hits, hamlet } = found;
   const stages = Object.entries(hamlet?.stage_ms ?? {}).map(([stage, ms]) => `${stage} ${milliseconds(ms)}`);
   if (!hits.length) return html`<p class="muted">Nothing was found. Other words, or fewer filters, may help; a file is found once its status is completed.</p>`;
-  return html`<p class="muted small-text" role="status">${plural(hits.length, "hit")}${stages.length ? ` · ${stages.join(" · ")}` : ""}</p>
+  return html`<p class="muted small-text">${plural(hits.length, "hit")}${stages.length ? ` · ${stages.join(" · ")}` : ""}</p>
     <ol class="hits">${hits.map((hit, index) => html`<li key=${index} class="stack tight">
       <div class="row wide-gap">
         <span class="muted">${index + 1}</span><strong class="grow wrap">${hit.filename}</strong><span class="badge route-rag">${short(hit.score)}</span>

@@ -59,6 +59,9 @@ export function isOnItsWay({ status }) {
   return status === "waiting" || status === "sending";
 }
 
+// What one reader sends does not go on with the key of another.
+addEventListener("readerchange", () => uploads.get().forEach(takeAway));
+
 addEventListener("beforeunload", (event) => {
   if (uploads.get().some(isOnItsWay)) event.preventDefault();
 });

@@ -20,7 +20,7 @@ const ENDED_EVERY_MS = 20_000;
 
 /** @param {{id: string, onChange: () => void}} props */
 export function Job({ id, onChange }) {
-  const job = useLoad((signal) => call(`v1/fine_tuning/jobs/${id}`, { signal }), [id], { everyMs: pace });
+  const job = useLoad((signal) => call(`v1/fine_tuning/jobs/${encodeURIComponent(id)}`, { signal }), [id], { everyMs: pace });
   const status = job.data?.status;
   useEffect(() => {
     if (!status) return;

@@ -47,7 +47,7 @@ export function TrainingFile({ label, hint, onReady }) {
     }
   }
   const report = error?.body?.error?.hamlet;
-  return html`<div class="stack tight">
+  return html`<div class="stack tight" role="group" aria-label="File">
     ${file && !error
       ? html`<${Chosen} file=${file} share=${share} taken=${taken} label=${label} onDrop=${() => show(null)} />`
       : html`<${Dropzone} label=${file ? `${label}: choose it again` : label} hint=${hint} accept=".jsonl,.json" onFiles=${([chosen]) => send(chosen)} />`}
