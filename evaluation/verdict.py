@@ -53,6 +53,11 @@ class Pair:
     difference: Interval
     p_value: float
 
+    @property
+    def p_text(self) -> str:
+        """As reasons and report show it: `p = 0.034`, or `p < 0.001`."""
+        return "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
+
 
 @dataclass(frozen=True)
 class Ruling:
@@ -290,5 +295,5 @@ def _pair_reason(ruling: Ruling) -> str:
     pair = next(pair for pair in ruling.pairs if {pair.first, pair.second} == {best, second})
     return (
         f"{best} is ahead of {second}, the next best, by {abs(pair.difference.mean) * 100:.0f} points "
-        f"(p {'< 0.001' if pair.p_value < 0.001 else f'= {pair.p_value:.3f}'} after correction)."
+        f"({pair.p_text} after correction)."
     )

@@ -14,7 +14,8 @@ from evaluation.metrics import Failure
 from evaluation.questions import Kind
 from evaluation.rows import Basis
 from evaluation.scores import Score
-from evaluation.verdict import NO_DIFFERENCE, Level, Verdict, flips, judge
+from evaluation.statistics import Interval
+from evaluation.verdict import NO_DIFFERENCE, Level, Pair, Verdict, flips, judge
 
 CELLS = ("plain", "tuned", "rag", "tuned+rag")
 LEVEL = Level(num_resamples=400)
@@ -89,6 +90,13 @@ def test_the_cheaper_one_wins_when_cells_are_equally_right_and_training_is_charg
     ]
     assert judge(scores, Weights(), LEVEL).overall.text == NO_DIFFERENCE
     assert judge(scores, Weights(), LEVEL, Basis(fixed_s={"tuned": 0.3})).overall.winner == "rag"
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"), [(0.0345, "p = 0.035"), (0.001, "p = 0.001"), (9e-4, "p < 0.001")]
+)
+def test_a_p_value_is_worded_one_way(p_value: float, text: str) -> None:
+    assert Pair("rag", "plain", Interval(0.5, 0.4, 0.6), p_value).p_text == text
 
 
 def test_the_weight_that_flips_the_verdict_is_where_two_lines_cross() -> None:
