@@ -157,6 +157,7 @@ def test_trainings_that_happened_to_do_well_are_not_taken_for_a_difference() -> 
         runs = {str(run): float(np.clip(rng.normal(0.6, 0.1), 0, 1)) for run in range(3)}
         verdicts.append(judge(simulate_runs(seed, {"tuned": runs, "rag": {"": 0.6}}), Weights(), LEVEL))
     assert sum(verdict.overall.text == NO_DIFFERENCE for verdict in verdicts) >= 93
+    assert sum(all(kind.text == NO_DIFFERENCE for kind in verdict.kinds) for verdict in verdicts) >= 95
 
 
 def test_a_leader_is_never_inside_the_interval_of_its_difference() -> None:
