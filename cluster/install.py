@@ -13,6 +13,7 @@ import compileall
 import hashlib
 import importlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Chooses our versions in a third of the time that the pip of Python 3.11 takes.
 PIP = "pip>=26,<27"
@@ -182,7 +184,7 @@ def stamp_content(step: Step, has_gpu: bool) -> str:
         str(step.version),
         str(has_gpu),
         sys.version,
-        (PROJECT / "pyproject.toml").read_text(),
+        json.dumps(_what_is_installed(_pyproject()), sort_keys=True),
     ]
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
@@ -230,8 +232,17 @@ def _run(*command: str) -> None:
 
 
 def _project_dependencies() -> list[str]:
-    with (PROJECT / "pyproject.toml").open("rb") as file:
-        return list(tomllib.load(file)["project"]["dependencies"])
+    return list(_pyproject()["project"]["dependencies"])
+
+
+def _what_is_installed(pyproject: dict[str, Any]) -> list[Any]:
+    """The tables that decide it: a setting of a tool does not."""
+    tools = pyproject.get("tool", {})
+    return [pyproject["build-system"], pyproject["project"], tools.get("setuptools")]
+
+
+def _pyproject() -> dict[str, Any]:
+    return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def _name(requirement: str) -> str:

@@ -19,7 +19,7 @@ from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, cell_request, wait_until_ready
 from evaluation.config import CompareConfig, Maker, retrieves
 from evaluation.data_dependency import Point, data_points, data_questions
-from evaluation.indexing import documents_digest, ingest
+from evaluation.indexing import ingest
 from evaluation.judging import judge_answers
 from evaluation.kept import Kept, once, write_whole
 from evaluation.leakage import check_leakage
@@ -87,10 +87,9 @@ def requests_of(
     are made among others of their own cell: a batch that holds one adapter costs all of its answers the adapter.
     """
     asked = list(questions)
-    documents = documents_digest(config.documents)
     blocks = [asked[start : start + BLOCK_QUESTIONS] for start in range(0, len(asked), BLOCK_QUESTIONS)]
     return [
-        cell_request(config, cell, name, question, config.collection, documents, variant)
+        cell_request(config, cell, name, question, config.collection, config.documents_digest, variant)
         for block in blocks
         for cell, model in config.cells.items()
         for variant, name in named(model, trained)
@@ -170,7 +169,7 @@ def _ingest(config: CompareConfig, watcher: Watcher) -> float | None:
     assert config.collection is not None
     done = ingest(config.documents, config.collection)
     found = Ingested(seconds=done.seconds if done.is_whole else None)
-    asked = (documents_digest(config.documents), config.collection)
+    asked = (config.documents_digest, config.collection)
     return once(config.output, "ingest", asked, Ingested, lambda: found).seconds
 
 
@@ -211,7 +210,7 @@ def _adaptability(
         config.max_tokens,
         config.seed,
         config.base_url,
-        documents_digest(config.documents),
+        config.documents_digest,
         [run.model for run in trained],
     )
     return once(

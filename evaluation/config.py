@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,6 +15,7 @@ from cluster.errors import ConfigError
 from cluster.router_policy import RAG_SUFFIX
 from cluster.storage import local_copy
 from cluster.yaml_config import Endpoint, Section, load_yaml_config
+from evaluation.indexing import documents_digest
 from evaluation.questions import Text
 
 
@@ -320,6 +322,11 @@ class CompareConfig(ServiceConfig):
         """The rows with a weight, where all of them are studies that are not asked for."""
         weighed = [row for row, share in self.weights.shares.items() if share]
         return weighed if all(hasattr(self, row) and getattr(self, row) is None for row in weighed) else []
+
+    @cached_property
+    def documents_digest(self) -> str:
+        """Of all documents, read once: answers, training rows and studies of a comparison are of the same ones."""
+        return documents_digest(self.documents)
 
     @property
     def tuned_cells(self) -> dict[str, str]:

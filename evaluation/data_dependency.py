@@ -15,7 +15,7 @@ import numpy as np
 from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, cell_request
 from evaluation.config import CompareConfig, retrieves
-from evaluation.indexing import documents_digest, ingest
+from evaluation.indexing import ingest
 from evaluation.questions import Kind, Question, limited, read_rows
 from evaluation.scores import score_all
 from evaluation.tuning import TrainedModel, Trainer, named, train_all
@@ -88,7 +88,6 @@ def _requests(
 ) -> list[Request]:
     assert config.tuning is not None
     searched = _collection(config, share) if any(map(retrieves, config.cells.values())) else None
-    documents = documents_digest(config.documents)
     trained: Sequence[TrainedModel] = ()
     if config.tuned_cells:
         limit = f"data.limit={_num_rows(config, share)}"
@@ -102,7 +101,9 @@ def _requests(
             if cell in config.tuned_cells or retrieves(model):
                 ((_, name),) = named(model, trained)
                 requests.append(
-                    cell_request(config, cell, name, question, searched, documents, _variant(share))
+                    cell_request(
+                        config, cell, name, question, searched, config.documents_digest, _variant(share)
+                    )
                 )
     return requests
 

@@ -17,7 +17,6 @@ from cluster.errors import DataError
 from cluster.grounding import grounded_question
 from evaluation.asking import search_all
 from evaluation.config import CompareConfig, RaftConfig
-from evaluation.indexing import documents_digest
 from evaluation.kept import write_whole
 from evaluation.metrics import normalise
 from evaluation.questions import read_rows
@@ -31,9 +30,7 @@ def write_rows_with_passages(config: CompareConfig, rows: Path, collection: str)
 
     Raises DataError for a row that is no chat, and what `search_all` raises.
     """
-    made_of = repr(
-        (rows.read_bytes(), collection, documents_digest(config.documents), config.raft, config.seed)
-    )
+    made_of = repr((rows.read_bytes(), collection, config.documents_digest, config.raft, config.seed))
     name = f"rows-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.jsonl"
     path = (config.output / "raft" / name).resolve()
     if not path.exists():

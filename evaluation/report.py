@@ -23,9 +23,7 @@ def render(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        percent=percent, points=points, p_value=p_value, money=money, duration=duration
-    )
+    environment.filters.update(percent=percent, points=points, money=money, duration=duration)
     return environment.get_template("report.html.j2").render(
         results=results,
         measured=results.measured,
@@ -74,10 +72,6 @@ def points(difference: Interval) -> str:
     shown = [round(value * 100) for value in (difference.mean, difference.low, difference.high)]
     mean, low, high = (f"{value:+}".replace("-", "−") if value else "0" for value in shown)
     return f"{mean} ({low} to {high})"
-
-
-def p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def examples(lines: tuple[Line, ...]) -> list[Line]:

@@ -28,6 +28,7 @@ from evaluation.statistics import (
     least_p_value,
     mcnemar,
     mean_interval,
+    mean_p_value,
     paired_permutation,
     share_interval,
 )
@@ -52,6 +53,11 @@ class Pair:
     second: str
     difference: Interval
     p_value: float
+
+    @property
+    def p_text(self) -> str:
+        """As reasons and report show it: `p = 0.034`, or `p < 0.001`."""
+        return "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
 
 
 @dataclass(frozen=True)
@@ -209,21 +215,29 @@ def judge_kinds(table: Table, level: Level) -> tuple[Ruling, ...]:
 
 
 def _p_value_of_right(first: Values, second: Values, level: Level) -> float:
-    """McNemar's test for single runs; for several, which make shares of yes and no, a permutation test."""
+    """McNemar's test for single runs; several make shares of yes and no."""
     if len(first) == len(second) == 1:
         return mcnemar(first[0].astype(bool).tolist(), second[0].astype(bool).tolist())
-    return paired_permutation(first.mean(axis=0), second.mean(axis=0), level.num_resamples, level.seed)
+    return _p_value(first, second, level)
+
+
+def _p_value(first: Values, second: Values, level: Level) -> float:
+    """A permutation test over questions; of several runs the larger p-value of it and a test over runs too.
+
+    To the first alone three trainings that happened to do well would be a difference.
+    """
+    over_questions = paired_permutation(
+        first.mean(axis=0), second.mean(axis=0), level.num_resamples, level.seed
+    )
+    if len(first) == len(second) == 1:
+        return over_questions
+    return max(over_questions, mean_p_value(first - second))
 
 
 def _permutation_pairs(utility: Mapping[str, Values], level: Level) -> dict[tuple[str, str], float]:
     pairs = list(combinations(utility, 2))
     level = _fine_enough(level, len(pairs))
-    p_values = [
-        paired_permutation(
-            utility[first].mean(axis=0), utility[second].mean(axis=0), level.num_resamples, level.seed
-        )
-        for first, second in pairs
-    ]
+    p_values = [_p_value(utility[first], utility[second], level) for first, second in pairs]
     return dict(zip(pairs, holm(p_values), strict=True))
 
 
@@ -246,8 +260,7 @@ def _rule(
     }
 
     def is_behind(cell: str) -> bool:
-        # The test is over questions, averaged over runs. So the interval, which holds the spread of runs too, must
-        # leave out 0, and no run may contradict it: else three trainings that happened to do well would win.
+        # Beside the test the interval that is shown must leave out 0, and no run may contradict it.
         pair = pairs[(best, cell) if (best, cell) in pairs else (cell, best)]
         in_every_run = bool(np.all((values[best] - values[cell]).mean(axis=1) > 0))
         leaves_out_0 = pair.difference.low > 0 or pair.difference.high < 0
@@ -290,5 +303,5 @@ def _pair_reason(ruling: Ruling) -> str:
     pair = next(pair for pair in ruling.pairs if {pair.first, pair.second} == {best, second})
     return (
         f"{best} is ahead of {second}, the next best, by {abs(pair.difference.mean) * 100:.0f} points "
-        f"(p {'< 0.001' if pair.p_value < 0.001 else f'= {pair.p_value:.3f}'} after correction)."
+        f"({pair.p_text} after correction)."
     )

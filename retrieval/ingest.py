@@ -62,6 +62,30 @@ class _Pending:
     chunk: Chunk
 
 
+class _Owners:
+    """Which document each content is indexed under, by its hash, as far as a run has come."""
+
+    def __init__(self, indexed: Mapping[str, str]) -> None:
+        self._indexed = indexed  # document id -> content hash
+        self._owners = {sha256: id_ for id_, sha256 in indexed.items()}
+        self._seen: set[str] = set()
+
+    def may_give_up(self, document_id: str, sha256: str) -> bool:
+        """Whether what a document holds now is owned by another that the run has not come to.
+
+        What it held before, it owns no longer.
+        """
+        self._seen.add(document_id)
+        before = self._indexed.get(document_id, sha256)
+        if before != sha256 and self._owners.get(before) == document_id:
+            del self._owners[before]
+        return self._owners.get(sha256, document_id) not in self._seen
+
+    def claim(self, document_id: str, sha256: str) -> str:
+        """The owner of a content: this document, if nobody was before."""
+        return self._owners.setdefault(sha256, document_id)
+
+
 class Ingestor:
     """Fills one collection for one tenant. `on_document` is called with each id that is dealt with.
 
@@ -151,18 +175,15 @@ class Ingestor:
         """The chunks that have to be written, position 0 last of each document."""
         # Only deduplication has to know all of them; one by one they need not be counted before.
         known = self._known() if self._config.deduplicate else {}
-        owners = {record.content_sha256: id_ for id_, record in known.items() if id_ not in leaving}
-        for document in documents:
+        owners = _Owners({id_: record.content_sha256 for id_, record in known.items() if id_ not in leaving})
+        for document, sha256 in self._in_order(documents, owners):
             report.warnings += [f"{document.uri}: {warning}" for warning in document.content.warnings]
-            sha256 = self._chunker.sha256(document)
             before = known.get(document.id) if self._config.deduplicate else self._indexed(document.id)
             if before is not None and before.content_sha256 == sha256:
                 report.num_unchanged += 1
                 self._on_document(document.id)
                 continue
-            if before is not None and owners.get(before.content_sha256) == document.id:
-                del owners[before.content_sha256]
-            owner = owners.setdefault(sha256, document.id)
+            owner = owners.claim(document.id, sha256)
             if self._config.deduplicate and owner != document.id:
                 if before is not None:  # what it held before it became a copy
                     self._collections.delete_documents(self._config.collection, [document.id], self._tenant)
@@ -181,6 +202,20 @@ class Ingestor:
                 report.num_updated += 1
             for chunk in (*chunks[1:], chunks[0]):
                 yield _Pending(document, sha256, len(chunks), chunk)
+
+    def _in_order(self, documents: Iterable[Document], owners: _Owners) -> Iterator[tuple[Document, str]]:
+        """Documents and their content hashes; last those that would be copies of one that is still to come.
+
+        That one may hold something else by now: two files that swapped their names are no copies.
+        """
+        waiting: list[tuple[Document, str]] = []
+        for document in documents:
+            sha256 = self._chunker.sha256(document)
+            if owners.may_give_up(document.id, sha256):
+                waiting.append((document, sha256))
+            else:
+                yield document, sha256
+        yield from waiting
 
     def _write(self, window: Sequence[_Pending]) -> None:
         try:

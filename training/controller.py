@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.train import Checkpoint, UserCallback
+from ray.train.v2._internal.exceptions import BroadcastCollectiveTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller import state
 
@@ -73,6 +74,12 @@ def _cause(failure: Exception) -> BaseException:
 def _told(rank: int, cause: BaseException) -> HamletError:
     if isinstance(cause, HamletError):
         return cause
+    if isinstance(cause, BroadcastCollectiveTimeoutError):
+        # Not its own words, which send people to a variable of Ray's.
+        ranks = " and ".join(map(str, cause._missing_ranks))
+        return JobFailed(
+            f"worker {rank} waited {cause._timeout_s:g} s for rank {ranks} to report a checkpoint"
+        )
     return JobFailed(f"worker {rank} failed: {type(cause).__name__}: {cause}")
 
 

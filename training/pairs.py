@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, tee
 from typing import Any
 
 from cluster.errors import DataError
-from training.examples import MILLIONTHS, Dataset, Example, Examples
+from training.examples import MILLIONTHS, Dataset, Example, Examples, blocks
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
 from training.sentence_files import SentenceForm
@@ -131,15 +132,31 @@ def _encode(
 
     def encoded() -> Iterator[Example]:
         nonlocal num_cut
-        for (query, *passages), label in rows:
-            texts = [form.query_prompt + query, *(form.document_prompt + text for text in passages)]
-            found = tokenizer(texts, truncation=True, max_length=max_length_tokens)
-            num_cut += any(encoding.overflowing for encoding in found.encodings or ())
-            ids = [token for text in found["input_ids"] for token in text]
-            segments = [number for number, text in enumerate(found["input_ids"]) for _ in text]
-            yield Example(ids, [label], segments)
+        given, labelled = tee(rows)
+        texts = (text for (query, *passages), _ in given for text in _prompted(query, passages, form))
+        tokens = _tokens(texts, tokenizer, max_length_tokens)
+        for own, label in labelled:
+            found, is_cut = zip(*islice(tokens, len(own)), strict=True)
+            num_cut += any(is_cut)
+            segments = [number for number, ids in enumerate(found) for _ in ids]
+            yield Example(list(chain.from_iterable(found)), [label], segments)
 
     return Examples.of(encoded()), num_cut
+
+
+def _prompted(query: str, passages: Iterable[str], form: SentenceForm) -> list[str]:
+    return [form.query_prompt + query, *(form.document_prompt + text for text in passages)]
+
+
+def _tokens(
+    texts: Iterable[str], tokenizer: Any, max_length_tokens: int
+) -> Iterator[tuple[Sequence[int], bool]]:
+    """The ids of each text, and whether it was cut."""
+    # Blocks of texts, not of rows: a validation row has as many texts as distractors stand in it.
+    for block in blocks(texts):
+        found = tokenizer(block, truncation=True, max_length=max_length_tokens)
+        is_cut = [bool(encoding.overflowing) for encoding in found.encodings or ()] or [False] * len(block)
+        yield from zip(found["input_ids"], is_cut, strict=True)
 
 
 def _ranks(values: Sequence[int]) -> list[float]:

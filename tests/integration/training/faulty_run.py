@@ -1,9 +1,11 @@
-"""`python -m training`, with a fault at step 3 on rank 1 alone."""
+"""`python -m training`, with a fault on rank 1 alone: which one, the run's name says."""
 
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")  # read when Ray is imported
 
@@ -14,18 +16,37 @@ from training.loop_state import LoopInputs, LoopResult
 
 
 def faulty_loop(inputs: LoopInputs) -> LoopResult:
-    """The loop of a run; rank 0 waits for rank 1 in the exchange of step 3."""
+    """The loop of a run, some of it replaced."""
     from training import loop
 
-    run_step = loop._Worker._run_step
+    method, replacement = {
+        "lopsided": ("_run_step", _fail_at_step_3),
+        "silent": ("_checkpoint", _leave_out_the_last_report),
+    }[inputs.config.name]
+    setattr(loop._Worker, method, replacement(getattr(loop._Worker, method)))
+    return loop.train_loop(inputs)
+
+
+def _fail_at_step_3(run_step: Any) -> Any:
+    """Rank 0 waits for rank 1 in the exchange of step 3."""
 
     def run_step_or_fail(worker: Any, *arguments: Any) -> None:
         if worker._rank == 1 and worker._progress.step == 3:
             raise ValueError("bad row 17")
         run_step(worker, *arguments)
 
-    loop._Worker._run_step = run_step_or_fail  # type: ignore[method-assign]
-    return loop.train_loop(inputs)
+    return run_step_or_fail
+
+
+def _leave_out_the_last_report(checkpoint: Any) -> Any:
+    """Rank 0 waits for rank 1 to report its checkpoint, and rank 1 for rank 0 in the exchange behind it."""
+
+    def checkpoint_unreported(worker: Any) -> None:
+        is_left_out = worker._rank == 1 and worker.is_finished
+        with patch("ray.train.report") if is_left_out else nullcontext():
+            checkpoint(worker)
+
+    return checkpoint_unreported
 
 
 if __name__ == "__main__":

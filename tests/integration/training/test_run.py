@@ -206,6 +206,21 @@ def test_a_fault_on_one_rank_alone_ends_the_run_and_frees_its_workers(
         time.sleep(0.2)
 
 
+def test_a_rank_that_does_not_report_its_checkpoint_is_named_and_not_waited_for(
+    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
+) -> None:
+    scaling = {"num_workers": 2, "zero_stage": 2, "hang_timeout_s": 30, "max_failures": 0}
+    config = write_config(classification, name="silent", epochs=1, scaling=scaling)
+    process = start(config, program=("-m", "tests.integration.training.faulty_run"))
+    try:
+        _, errors = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 2, errors[-3000:]
+    last_line = errors.strip().splitlines()[-1]
+    assert last_line == "error: worker 0 waited 27 s for rank 1 to report a checkpoint"
+
+
 def test_a_run_that_asks_for_more_than_there_is_says_so_and_ends(
     head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
 ) -> None:

@@ -172,3 +172,19 @@ def test_a_step_is_done_again_when_its_version_goes_up() -> None:
     newer = Step("torch", "torch", lambda: None, version=2)
     assert stamp_content(step, False) == stamp_content(step, False)
     assert len({stamp_content(step, False), stamp_content(step, True), stamp_content(newer, False)}) == 3
+
+
+def test_only_what_is_installed_decides_whether_it_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, step = tmp_path / "pyproject.toml", Step("torch", "torch", lambda: None)
+    monkeypatch.setattr(install, "PROJECT", tmp_path)
+
+    def stamp(dependency: str, line_length: int) -> str:
+        file.write_text(
+            f"[build-system]\nrequires = []\n[project]\ndependencies = ['{dependency}']\n"
+            f"[tool.ruff]\nline-length = {line_length}\n"
+        )
+        return stamp_content(step, False)
+
+    assert stamp("one", 100) == stamp("one", 120) != stamp("two", 120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,21 @@ def test_what_a_changed_document_may_answer_otherwise_is_asked_anew(world: World
     assert world.run()[1] == []
     world.document.write_text("31 days")
     assert world.run()[1] == ["adaptability", "auto", "rag"], "the plain cell reads no documents"
+
+
+def test_documents_are_read_once_for_all_that_a_comparison_keeps_by_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    file_digest = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        read.append(file.name)
+        return file_digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    world.run()
+    assert read == [str(world.document)]
 
 
 def test_another_service_is_asked_everything(world: World) -> None:

@@ -214,7 +214,9 @@ def test_a_difference_is_shown_with_its_sign_and_nothing_as_nothing() -> None:
 
 
 def test_every_pair_stands_in_the_page_with_its_difference_and_p_value(tmp_path: Path) -> None:
-    words = Page(render(results(tmp_path))).words
+    shown = results(tmp_path)
+    words = Page(render(shown)).words
+    assert all(pair.p_text in words for pair in shown.verdict.overall.pairs)
     assert words.count("plain less rag") == 1 + len({question.kind for question in QUESTIONS})
 
 

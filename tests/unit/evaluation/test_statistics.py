@@ -10,7 +10,9 @@ from evaluation.statistics import (
     least_p_value,
     mcnemar,
     mean_interval,
+    mean_p_value,
     paired_permutation,
+    run_spread,
     share_interval,
 )
 
@@ -82,6 +84,41 @@ def test_an_interval_is_the_same_for_the_same_seed() -> None:
 def test_values_that_are_all_equal_have_no_spread() -> None:
     interval = mean_interval([1.0] * 5, 0.95, 500, 0)
     assert (interval.low, interval.mean, interval.high) == (1.0, 1.0, 1.0)
+
+
+RUNS = np.repeat([[0.5], [0.6], [0.7]], 40, axis=1)
+
+
+def test_the_spread_of_runs_is_that_of_so_few() -> None:
+    error, freedom = run_spread(RUNS)
+    assert (error, freedom) == (pytest.approx(0.1 / 3**0.5), pytest.approx(2))
+    interval = mean_interval(RUNS, 0.95, 500, 0)
+    assert (interval.low, interval.high) == (
+        pytest.approx(0.6 - 4.303 * error, abs=1e-4),
+        pytest.approx(0.6 + 4.303 * error, abs=1e-4),
+    )
+    assert mean_p_value(RUNS) == pytest.approx(0.0091, abs=1e-4)
+    assert run_spread(RUNS.T) == (error, freedom)
+    assert run_spread(RUNS[:, :1]) == (error, freedom)  # one question
+
+
+def test_a_share_of_several_runs_stays_a_share() -> None:
+    interval = share_interval(np.repeat([[0.2], [0.6], [1.0]], 40, axis=1), 0.95, 500, 0)
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_a_difference_that_every_run_shows_alike_has_no_p_value_but_0() -> None:
+    assert (mean_p_value(np.ones((3, 4))), mean_p_value(np.zeros((3, 4)))) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.1, 0.15])
+def test_runs_that_happened_to_do_well_are_rarely_taken_for_a_difference(deviation: float) -> None:
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(1000):
+        right = np.clip(rng.normal(0.6, deviation, (3, 1)), 0, 1)
+        found += mean_p_value((rng.random((3, 40)) < right).astype(float) - (rng.random(40) < 0.6)) < 0.05
+    assert found <= 65
 
 
 def test_a_handful_of_equal_answers_is_not_certain() -> None:

@@ -14,7 +14,8 @@ from evaluation.metrics import Failure
 from evaluation.questions import Kind
 from evaluation.rows import Basis
 from evaluation.scores import Score
-from evaluation.verdict import NO_DIFFERENCE, Level, Verdict, flips, judge
+from evaluation.statistics import Interval
+from evaluation.verdict import NO_DIFFERENCE, Level, Pair, Verdict, flips, judge
 
 CELLS = ("plain", "tuned", "rag", "tuned+rag")
 LEVEL = Level(num_resamples=400)
@@ -91,6 +92,13 @@ def test_the_cheaper_one_wins_when_cells_are_equally_right_and_training_is_charg
     assert judge(scores, Weights(), LEVEL, Basis(fixed_s={"tuned": 0.3})).overall.winner == "rag"
 
 
+@pytest.mark.parametrize(
+    ("p_value", "text"), [(0.0345, "p = 0.035"), (0.001, "p = 0.001"), (9e-4, "p < 0.001")]
+)
+def test_a_p_value_is_worded_one_way(p_value: float, text: str) -> None:
+    assert Pair("rag", "plain", Interval(0.5, 0.4, 0.6), p_value).p_text == text
+
+
 def test_the_weight_that_flips_the_verdict_is_where_two_lines_cross() -> None:
     rows = {"customization": {"a": 1.0, "b": 0.5}, "inference_time": {"a": 0.2, "b": 0.6}}
     found = flips(rows, {"customization": 0.8, "inference_time": 0.2})
@@ -149,6 +157,7 @@ def test_trainings_that_happened_to_do_well_are_not_taken_for_a_difference() -> 
         runs = {str(run): float(np.clip(rng.normal(0.6, 0.1), 0, 1)) for run in range(3)}
         verdicts.append(judge(simulate_runs(seed, {"tuned": runs, "rag": {"": 0.6}}), Weights(), LEVEL))
     assert sum(verdict.overall.text == NO_DIFFERENCE for verdict in verdicts) >= 93
+    assert sum(all(kind.text == NO_DIFFERENCE for kind in verdict.kinds) for verdict in verdicts) >= 95
 
 
 def test_a_leader_is_never_inside_the_interval_of_its_difference() -> None:

@@ -138,6 +138,44 @@ def test_a_file_that_moved_is_indexed_where_it_is_now(client: CollectionsClient,
     assert record.document_id.endswith("old/a.md")
 
 
+@pytest.mark.parametrize(
+    ("now", "added", "updated", "removed"),
+    [
+        ({"a": "One.", "b": "Two.", "c": "Three."}, 0, 0, 0),
+        ({"a": "Two.", "b": "One.", "c": "Three."}, 0, 2, 0),
+        ({"a": "Two.", "b": "Three.", "c": "One."}, 0, 3, 0),
+        ({"b": "One.", "c": "Two.", "d": "Three."}, 1, 2, 1),
+        ({"0": "One.", "a": "Two.", "b": "Three."}, 1, 2, 1),
+    ],
+    ids=["same", "swap", "cycle", "chain up", "chain down"],
+)
+def test_files_that_take_each_others_names_are_all_indexed_under_their_own(
+    client: CollectionsClient, tmp_path: Path, now: dict[str, str], added: int, updated: int, removed: int
+) -> None:
+    before = {"a": "One.", "b": "Two.", "c": "Three."}
+    for texts in (before, now):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        for name, text in texts.items():
+            (tmp_path / name).with_suffix(".md").write_text(f"# Rules\n\n{text}\n")
+        report = ingestor(client).add_paths([str(tmp_path)])
+    assert (report.num_added, report.num_updated, report.num_removed) == (added, updated, removed)
+    assert report.skipped == []
+    assert {Path(id_).stem: client.chunks("c", id_)[0].text for id_ in ids(client)} == {
+        name: f"# Rules\n\n{text}" for name, text in now.items()
+    }
+
+
+def test_a_copy_of_a_document_that_comes_later_and_keeps_its_content_is_left_out(
+    client: CollectionsClient,
+) -> None:
+    same = [replace(document(id_, "Same."), title="t") for id_ in "ab"]
+    ingestor(client).add([same[1]])
+    report = ingestor(client).add(same)
+    assert [(skipped.uri, skipped.reason) for skipped in report.skipped] == [("a", "same content as b")]
+    assert (ids(client), report.num_unchanged) == (["b"], 1)
+
+
 class Killed(ExactStore):
     """Stops after a number of points, as a process does that is killed."""
 

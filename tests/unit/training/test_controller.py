@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import BroadcastCollectiveTimeoutError
 from ray.train.v2._internal.execution.controller.state import InitializingState, RunningState
 
 from cluster.errors import ConfigError, DataError, JobFailed, StoreUnavailable
@@ -50,6 +51,12 @@ def test_workers_that_failed_too_often_are_explained_by_the_first_rank() -> None
     failure = first_failure({2: OSError("disk"), 1: BROKEN})
     assert str(failure) == "worker 1 failed: RuntimeError: Connection closed by peer"
     assert first_failure({}) is None
+
+
+def test_a_rank_that_reported_no_checkpoint_is_named_and_the_run_tried_again() -> None:
+    failures: dict[int, Exception] = {0: BroadcastCollectiveTimeoutError(600.2, [1, 3], 600.0)}
+    assert deterministic_fault(failures) is None
+    assert str(first_failure(failures)) == ("worker 0 waited 600 s for rank 1 and 3 to report a checkpoint")
 
 
 def test_a_checkpoint_counts_once_every_rank_has_reported_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import DataError
+from training import examples
 from training.encoder_modules import EmbeddingModule, collate_texts
 from training.examples import Dataset, Example
 from training.modules import weightless
@@ -64,6 +65,40 @@ def test_the_prompts_of_the_base_stand_before_query_and_passages(
     assert word_tokenizer.decode(dataset.train[0].input_ids) == "[CLS] q cat [SEP] [CLS] d sat [SEP]"
     held_out = word_tokenizer.decode(dataset.validation[0].input_ids)
     assert held_out == "[CLS] q cat [SEP] [CLS] d sat [SEP] [CLS] d ran [SEP]"
+
+
+@pytest.mark.parametrize("block_rows", [1, 3, 1000])
+def test_texts_that_are_tokenised_together_become_what_they_are_alone(
+    word_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, block_rows: int
+) -> None:
+    words = "the cat sat on the mat and the dog ran away"
+    rows = rows_of(
+        *({"anchor": words[: 3 * n], "positive": words[n:], "negative": words[2 * n :]} for n in range(1, 12))
+    )
+    form, num_calls = SentenceForm(query_prompt="q ", document_prompt="d "), 0
+
+    def counted(texts: list[str], **options: Any) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        return word_tokenizer(texts, **options)
+
+    monkeypatch.setattr(examples, "BLOCK_ROWS", block_rows)
+    dataset = prepare_pairs(rows, counted, 8, form)
+    assert num_calls == math.ceil(11 * 3 / block_rows) + math.ceil(11 * (3 + 7) / block_rows)
+    num_cut = 0
+    for row, example in zip(rows.train, dataset.train, strict=True):
+        texts = [
+            "q " + row.columns["anchor"],
+            *("d " + row.columns[name] for name in ("positive", "negative")),
+        ]
+        alone = [word_tokenizer(text, truncation=True, max_length=8)["input_ids"] for text in texts]
+        num_cut += any(len(word_tokenizer(text)["input_ids"]) > 8 for text in texts)
+        assert example == Example(
+            [token for ids in alone for token in ids],
+            [RIGHT],
+            [number for number, ids in enumerate(alone) for _ in ids],
+        )
+    assert dataset.notices == (f"{num_cut} of 11 rows were cut to 8 tokens a text",)
 
 
 def test_distractors_are_passages_of_other_rows_and_the_same_every_time() -> None:
