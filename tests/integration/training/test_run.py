@@ -206,6 +206,7 @@ def test_a_fault_on_one_rank_alone_ends_the_run_and_frees_its_workers(
         time.sleep(0.2)
 
 
+@pytest.mark.soak  # half a minute of waiting; its words are held by a unit test
 def test_a_rank_that_does_not_report_its_checkpoint_is_named_and_not_waited_for(
     head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
 ) -> None:
