@@ -51,14 +51,14 @@ any_text = st.text(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(any_text)
 def test_chunks_of_any_text_are_exact_small_enough_and_lose_nothing(text: str) -> None:
     plain = document(text)
     require_sound(plain, chunker().cut(plain))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(["# A", "## B", "### C c", "a b c. " * 30, "|x|y|", "|-|-|", "", "```"])))
 def test_chunks_of_any_markdown_are_exact_small_enough_and_lose_nothing(lines: list[str]) -> None:
     marked = document(parse_markdown("\n".join(lines)))

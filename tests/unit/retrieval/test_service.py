@@ -174,7 +174,7 @@ filters = st.recursive(
 
 
 # The integration tests try ten thousand on the embedded engine.
-@settings(max_examples=500, deadline=None, database=None)
+@settings(max_examples=500, database=None)
 @given(filters)
 def test_no_filter_reaches_another_tenant(collections: CollectionsClient, raw: dict[str, Any]) -> None:
     try:
