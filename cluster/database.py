@@ -77,8 +77,10 @@ def newest_revision() -> str:
 
 
 def _engine(url: str) -> Engine:
+    # A server that was set up in the C locale leaves texts as bytes, unless it is told what we read.
+    encoding = {"client_encoding": "utf8"} if url.startswith("postgresql+psycopg") else {}
     try:
-        return create_engine(make_url(url), pool_pre_ping=not url.startswith("sqlite"))
+        return create_engine(make_url(url), pool_pre_ping=not url.startswith("sqlite"), connect_args=encoding)
     except ArgumentError as exc:
         raise ConfigError(
             "HAMLET_DATABASE_URL is no SQLAlchemy URL; it looks like postgresql+psycopg://user:password@host/name",
