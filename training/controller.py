@@ -171,4 +171,5 @@ def describe_room(
     """
     asked = [f"{num_workers * amount:g} {name}" for name, amount in per_worker.items()]
     there = [f"{total.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in per_worker]
-    return f"{num_workers} workers ask for {' and '.join(asked)}, the cluster has {' and '.join(there)}"
+    who = "1 worker asks" if num_workers == 1 else f"{num_workers} workers ask"
+    return f"{who} for {' and '.join(asked)}, the cluster has {' and '.join(there)}"
