@@ -59,7 +59,7 @@ class PageQuery:
 
 
 class VectorStoreVerbs:
-    """By tenant. Each verb is right again when it is repeated after a crash."""
+    """What is asked of stores and their files, by tenant."""
 
     def __init__(
         self, search: VectorStoreSearch, files: Files, queue: VectorStoreQueue, embedder: EmbedderBackend

@@ -24,3 +24,19 @@ def answers_in(page: Any, deadline_ms: float | None = None) -> Any:
 
 def answer_of(page: Any, model: str) -> Any:
     return page.get_by_role("article", name=f"Answer of {model}", exact=True).last
+
+
+def ask_a_failing_engine(page: Any, engine: Any, question: str) -> None:
+    """Ask, and see every answer broken off after three steps; the next ones come whole."""
+    engine.fail_after_steps = 3
+    ask(page, question)
+    answers_in(page)
+    engine.fail_after_steps = None
+
+
+def told_failure(page: Any, model: str) -> Any:
+    """The note of an answer whose engine failed."""
+    alert = answer_of(page, model).get_by_role("alert")
+    expect(alert).to_contain_text("the generation engine failed; it is being restarted")
+    expect(alert).to_contain_text("retry in 5 s")
+    return alert

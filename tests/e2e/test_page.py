@@ -14,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 from page_service import HANDBOOK, MARKUP, PASSAGE, REPORT, WEATHER, PageService
-from page_steps import answer_of, answers_in, ask, expect
+from page_steps import answer_of, answers_in, ask, ask_a_failing_engine, expect, told_failure
 from PIL import Image
 
 from cluster.registry import Registry
@@ -132,15 +132,9 @@ def test_an_answer_is_stopped_and_asked_again(open_page: OpenPage, service: Page
 def test_a_replica_that_dies_in_a_stream_is_told_and_the_answer_can_be_asked_again(
     open_page: OpenPage, service: PageService
 ) -> None:
-    service.parts.engine.fail_after_steps = 3
     page = open_page()
-    ask(page, QUESTION)
-    answers_in(page)
-    alert = answer_of(page, "smollm2").get_by_role("alert")
-    expect(alert).to_contain_text("the generation engine failed; it is being restarted")
-    expect(alert).to_contain_text("retry in 5 s")
-    service.parts.engine.fail_after_steps = None
-    alert.get_by_role("button", name="Retry").click()
+    ask_a_failing_engine(page, service.parts.engine, QUESTION)
+    told_failure(page, "smollm2").get_by_role("button", name="Retry").click()
     expect(answer_of(page, "smollm2")).to_contain_text("size of the plate.")
     expect(answer_of(page, "smollm2").get_by_role("alert")).to_have_count(0)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from page_service import HANDBOOK, PageService
-from page_steps import answer_of, answers_in, ask, expect
+from page_steps import answer_of, answers_in, ask, ask_a_failing_engine, expect
 from test_page import start_job
 from test_page_mishaps import make_collection
 
@@ -28,11 +28,8 @@ def press(button: Any) -> None:
 def test_the_place_is_kept_where_a_retry_takes_its_note_away(
     open_page: OpenPage, service: PageService
 ) -> None:
-    service.parts.engine.fail_after_steps = 3
     page = open_page()
-    ask(page, QUESTION)
-    answers_in(page)
-    service.parts.engine.fail_after_steps = None
+    ask_a_failing_engine(page, service.parts.engine, QUESTION)
     answer = answer_of(page, "smollm2")
     press(answer.get_by_role("button", name="Retry"))
     expect(answer).to_be_focused()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from page_service import CITY, MARKUP, RESULT, WEATHER, PageService
-from page_steps import answer_of, answers_in, ask, expect
+from page_steps import answer_of, answers_in, ask, ask_a_failing_engine, expect, told_failure
 from test_page_calls import give_functions
 from test_page_mishaps import enter_key
 
@@ -60,16 +60,10 @@ def test_a_stream_that_a_reload_ends_is_shown_as_stopped_with_what_it_had(
 
 
 def test_a_failure_is_told_after_a_reload_as_before_it(open_page: OpenPage, service: PageService) -> None:
-    service.parts.engine.fail_after_steps = 3
     page = open_page()
-    ask(page, QUESTION)
-    answers_in(page)
+    ask_a_failing_engine(page, service.parts.engine, QUESTION)
     page.reload()
-    alert = answer_of(page, "smollm2").get_by_role("alert")
-    expect(alert).to_contain_text("the generation engine failed; it is being restarted")
-    expect(alert).to_contain_text("retry in 5 s")
-    service.parts.engine.fail_after_steps = None
-    alert.get_by_role("button", name="Retry").click()
+    told_failure(page, "smollm2").get_by_role("button", name="Retry").click()
     expect(answer_of(page, "smollm2")).to_contain_text("size of the plate.")
 
 
