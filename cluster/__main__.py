@@ -45,7 +45,7 @@ console = Console(soft_wrap=True, highlight=False)
 
 @app.command()
 def up() -> None:
-    """Start a Ray head on this machine, or find it running. It asks for a token.
+    """Start a Ray head on this machine, or find it running. It asks every client for a token.
 
     Reachable from 127.0.0.1 only, unless HAMLET_HOST gives another address of this machine.
 
@@ -117,7 +117,7 @@ def status() -> None:
 def backup(
     target: Annotated[str, typer.Argument(help="A new folder: a path or an fsspec URI.")],
 ) -> None:
-    """Write the state database, storage and all collections into a folder. What runs may go on.
+    """Write the state database, storage and all collections into a folder. The service may run meanwhile.
 
     Example: [bold]python -m cluster backup /mnt/backups/2026-11-25[/]
     """
@@ -233,9 +233,7 @@ def show(name: Annotated[str, typer.Argument(help="Id or alias of a registered m
 @models.command()
 def promote(
     alias: Annotated[str, typer.Argument(help="The name that clients use.")],
-    name: Annotated[
-        str, typer.Argument(help="Id (or another alias) of the model it shall mean from now on.")
-    ],
+    name: Annotated[str, typer.Argument(help="Id or alias of the model that it will point at.")],
 ) -> None:
     """Point an alias at a model in one step, and print what it pointed at, for going back.
 

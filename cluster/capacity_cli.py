@@ -20,11 +20,12 @@ from cluster.yaml_config import load_yaml_config
 
 def capacity(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[LOAD.yaml] [key=value …]", help="The load.")
+        list[str] | None,
+        typer.Argument(metavar="[LOAD.yaml] [key=value …]", help="A load file, keys of a load, or both."),
     ] = None,
     measured: Annotated[
         list[Path] | None,
-        typer.Option(help="What a benchmark of ours wrote with --json on your machine; may be repeated."),
+        typer.Option(help="What a file of benchmarks/ wrote with --json on your machine; may be repeated."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, memory in bytes.")] = False,
 ) -> None:

@@ -42,8 +42,10 @@ def create(
         list[str] | None,
         typer.Option(help=f"May be repeated: {', '.join(SCOPES)}. By default all but admin."),
     ] = None,
-    expires: Annotated[str | None, typer.Option(help="Lifetime: 90d, 12h, 30m. By default for ever.")] = None,
-    name: Annotated[str, typer.Option(help="What it is for, to know it again.")] = "",
+    expires: Annotated[
+        str | None, typer.Option(help="Lifetime: 90d, 12h, 30m. By default without end.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Your note of what it is for.")] = "",
 ) -> None:
     """Make a key. Its secret is printed once, alone on stdout, and kept nowhere.
 
@@ -119,7 +121,7 @@ def audit(
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many, the newest first.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
-    """The audit log: which key did which state-changing call on what.
+    """The audit log: which key made which state-changing call on what.
 
     Example: [bold]python -m cluster audit --project docs-team --limit 20[/]
     """

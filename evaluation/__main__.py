@@ -81,7 +81,7 @@ def compare(
         ),
     ] = False,
     report: Annotated[
-        str | None, typer.Option(help="Id of a report that was announced by /v1/evaluations.")
+        str | None, typer.Option(help="Id of a report that /v1/evaluations announced. Used by the service.")
     ] = None,
 ) -> None:
     """Train for each seed, ask every question of every cell, then write verdict and report.
@@ -201,7 +201,9 @@ def make(
     out: Annotated[
         Path, typer.Option(dir_okay=False, help="JSONL of chats to write; replies are kept beside it.")
     ],
-    maker: Annotated[Maker, typer.Option(help="A model, or gaps: by rule, without one.")] = Maker.MODEL,
+    maker: Annotated[
+        Maker, typer.Option(help="Who makes them: a model, or gaps, a rule without one.")
+    ] = Maker.MODEL,
     model: Annotated[
         str | None, typer.Option(help="Model that is asked; by default the first one listed, the base.")
     ] = None,
@@ -217,14 +219,14 @@ def make(
     ] = 0.0,
     min_pairs: Annotated[int, typer.Option(min=1, help="Exit with 2 when fewer are kept.")] = 24,
     tests: Annotated[
-        Path | None, typer.Option(help="JSONL of test questions, none of which is made again.")
+        Path | None, typer.Option(help="JSONL of test questions; none that asks the same is kept.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the asking, and of the order of rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the requests, and of the order of rows.")] = 0,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Passages in flight.")] = 4,
 ) -> None:
     """Make training questions from documents, to look at, correct and train on.
 
-    Kept are pairs whose answer stands in the passage, that no check finds fault with (docs/evaluation.md).
+    Only pairs whose answer stands in the passage and that pass every check are kept (docs/evaluation.md).
 
     Example: [bold]python -m evaluation questions examples/handbook/docs --out chat.jsonl --maker gaps[/]
     """

@@ -212,7 +212,9 @@ def show_classification() -> None:
 
 
 def show_next(seconds: float) -> None:
-    console.print(f"\n[bold]Done in {seconds:.0f} s.[/bold] The service keeps running. Try next:")
+    console.print(
+        f"\n[bold]Done in {seconds:.0f} s.[/bold] The service keeps running. Open {BASE_URL}/ in a browser, or try:"
+    )
     for command in (
         f"curl {BASE_URL}/v1/models",
         f"curl {BASE_URL}/v1/chat/completions -H 'Content-Type: application/json' "

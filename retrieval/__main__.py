@@ -70,7 +70,7 @@ def ingest(
         int | None,
         typer.Option(
             min=1,
-            help="Embed in so many processes of the cluster, a CPU or GPU each; in this one when unset.",
+            help="Embed in this many processes of the cluster, each with a CPU or GPU; in this one by default.",
         ),
     ] = None,
     tenant: Project = DEFAULT_TENANT,
@@ -205,7 +205,7 @@ def delete(
     collection: CollectionOption,
     documents: Annotated[list[str] | None, typer.Argument(help="Ids of documents.")] = None,
     whole: Annotated[
-        bool, typer.Option("--whole-collection", help="Remove the collection itself, for all tenants.")
+        bool, typer.Option("--whole-collection", help="Remove the collection itself, for all projects.")
     ] = False,
     tenant: Project = DEFAULT_TENANT,
 ) -> None:
@@ -302,7 +302,10 @@ def restore(
     source: Annotated[
         str, typer.Argument(help="File or fsspec URI written by backup; with --all the folder.")
     ],
-    collection: Annotated[str | None, typer.Option("--collection", "-c", help="Another name.")] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option("--collection", "-c", help="Name to restore under; by default the one backed up."),
+    ] = None,
     whole: AllCollections = False,
 ) -> None:
     """Make a collection from a backup, in whatever store is configured now; with --all those that are not there.
@@ -337,7 +340,7 @@ def evaluate(
     reranker: Annotated[str | None, typer.Option(help="Cross-encoder or pair classifier.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     plot_file: Annotated[
-        Path | None, typer.Option("--plot", help="Draw the figures here (PNG, SVG).")
+        Path | None, typer.Option("--plot", help="File to draw the figures into (PNG, SVG).")
     ] = None,
 ) -> None:
     """How well dense, BM25, hybrid and reranked search answer questions whose answers are known.

@@ -86,7 +86,9 @@ def sweep(
     config: ConfigFile,
     overrides: Overrides = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop each trial after this many steps.")] = None,
-    keep_best: Annotated[bool, typer.Option(help="Train the best once more, and register it.")] = False,
+    keep_best: Annotated[
+        bool, typer.Option(help="Train the best combination once more, and register it.")
+    ] = False,
 ) -> None:
     """Run every combination of some values side by side: a table, and learning curves as a picture.
 

@@ -29,8 +29,10 @@ def validate(
     file: Annotated[
         str, typer.Argument(help="Data file, folder or fsspec URI: JSONL, JSON, CSV, TSV, Parquet.")
     ],
-    task: Annotated[TaskName | None, typer.Option(help="Found by the columns when not given.")] = None,
-    validation: Annotated[str | None, typer.Option(help="Validation file: checked, and for overlap.")] = None,
+    task: Annotated[TaskName | None, typer.Option(help="Told by the columns when not given.")] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Validation file, checked too, and for rows in both.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Count tokens with this model's tokenizer and chat template.")
     ] = None,
@@ -39,7 +41,7 @@ def validate(
     ] = None,
     label_column: Annotated[str, typer.Option(help="Column of the class.")] = "label",
     text_columns: Annotated[
-        str, typer.Option(help="One or two text columns, joined by a comma; found by usual names.")
+        str, typer.Option(help="One or two text columns, joined by a comma; known names by default.")
     ] = "",
     max_errors: Annotated[int, typer.Option(min=1, help="Errors that are listed; all are counted.")] = 1000,
     as_json: AsJson = False,
@@ -80,7 +82,8 @@ def plan(
         bool, typer.Option(help="Run a few steps of the model here, to estimate the time.")
     ] = True,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0, max=MAX_PRICE, help="Price of a GPU (or worker) hour.")
+        float | None,
+        typer.Option(min=0, max=MAX_PRICE, help="Price of one hour of a GPU, or of a worker without one."),
     ] = None,
     input_price_per_1k: Annotated[
         float | None,
@@ -91,7 +94,7 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate tokens, steps, memory, time and cost of a run; after it, show what was measured beside that.
+    """Estimate tokens, steps, memory, time and cost of a run, beside what it measured once it has ended.
 
     Example: [bold]python -m training plan examples/smollm2-handbook.yaml epochs=3 --price-per-hour 2.5[/]
     """
