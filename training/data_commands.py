@@ -29,7 +29,7 @@ def validate(
     file: Annotated[
         str, typer.Argument(help="Data file, folder or fsspec URI: JSONL, JSON, CSV, TSV, Parquet.")
     ],
-    task: Annotated[TaskName | None, typer.Option(help="Told by the columns when not given.")] = None,
+    task: Annotated[TaskName | None, typer.Option(help="Detected from the columns by default.")] = None,
     validation: Annotated[
         str | None, typer.Option(help="Validation file, checked too, and for rows in both.")
     ] = None,
