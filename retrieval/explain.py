@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,9 @@ def explain(
 def _words(question: str, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The question's words that BM25 counts, split by whether the text has them."""
     inside = set(weigh_document(text).indices)
-    counted = [(word, weigh_query(word).indices) for word in dict.fromkeys(question.split())]
+    # Code names stay whole, which BM25 splits; what stands around a word in a sentence is no part of it.
+    words = dict.fromkeys(word.strip(string.punctuation) for word in question.split())
+    counted = [(word, weigh_query(word).indices) for word in words]
     shared = tuple(word for word, indices in counted if indices and set(indices) <= inside)
     missing = tuple(word for word, indices in counted if indices and not set(indices) <= inside)
     return shared, missing

@@ -33,6 +33,15 @@ class TaskName(StrEnum):
         """Whether a row is several sequences for the model, told apart by their segments."""
         return self in (TaskName.DPO, TaskName.EMBEDDING)
 
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods that train it, from the largest memory down."""
+        if self in (TaskName.MLM, TaskName.EMBEDDING):
+            return (Method.FULL,)
+        if self is TaskName.DPO:
+            return (Method.LORA, Method.QLORA)
+        return tuple(Method) if self.is_generative else (Method.FULL, Method.LORA)
+
 
 class Method(StrEnum):
     FULL = "full"
@@ -249,16 +258,16 @@ class FinetuneConfig(Section):
 
     @model_validator(mode="after")
     def _method_fits_task(self) -> Self:
-        if self.method is not Method.FULL and self.task in (TaskName.MLM, TaskName.EMBEDDING):
+        if self.method not in self.task.methods:
+            reason = ""
+            if self.task is TaskName.DPO:
+                reason = (
+                    " (its reference is the base with the adapter switched off; method full would need a second "
+                    "copy of the model)"
+                )
             raise ValueError(
-                f"method {self.method} is for classification, sft and dpo; {self.task} trains method full"
-            )
-        if self.method is Method.QLORA and not self.task.is_generative:
-            raise ValueError(f"method qlora is for sft and dpo; use lora or full for {self.task}")
-        if not self.method.trains_adapter and self.task is TaskName.DPO:
-            raise ValueError(
-                "task dpo trains method lora: its reference is the base with the adapter switched off, while "
-                "method full would need a second copy of the model; write method: lora"
+                f"method {self.method} does not train task {self.task}{reason}; "
+                f"write method: {' or '.join(self.task.methods)}"
             )
         return self
 

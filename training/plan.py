@@ -108,9 +108,9 @@ def count(dataset: Dataset, config: FinetuneConfig) -> Amount:
 def memory_plan(
     config: FinetuneConfig, dataset: Dataset, shape: ModelShape, *, is_bf16: bool
 ) -> dict[str, Any]:
-    """Bytes of each worker by ZeRO stage, with the configured method and its alternatives. Pure."""
+    """Bytes of each worker by ZeRO stage, with the configured method and the others of its task. Pure."""
     methods = {}
-    for method in Method:
+    for method in config.task.methods:
         estimates = {
             str(stage): estimate_memory(config, dataset, shape, method, stage, is_bf16=is_bf16).to_json()
             for stage in ZERO_STAGES

@@ -168,7 +168,10 @@ def test_a_global_batch_that_is_no_product_is_refused_with_every_number(load: Lo
         (("task=classification", "neftune_noise_alpha=5"), "neftune_noise_alpha is for task sft"),
         (("method=qlora", "scaling.use_gpu=false"), "qlora needs a GPU, and scaling.use_gpu is false"),
         (("method=qlora", "scaling.zero_stage=3"), "qlora cannot run at scaling.zero_stage 3"),
-        (("method=qlora", "task=classification"), "qlora is for sft and dpo"),
+        (
+            ("method=qlora", "task=classification"),
+            "method qlora does not train task classification; write method: full or lora",
+        ),
         (("scaling.offload=optimizer", "scaling.zero_stage=0"), "needs scaling.zero_stage 1 or more, not 0"),
         (("scaling.offload=all", "scaling.zero_stage=2"), "needs scaling.zero_stage 3 or more, not 2"),
         (("early_stopping_patience=0",), "early_stopping_patience"),
@@ -192,7 +195,5 @@ def test_a_config_cannot_be_changed(load: Load) -> None:
 
 
 def test_adapters_are_refused_for_tasks_that_train_all_weights(load: Load) -> None:
-    with pytest.raises(
-        ConfigError, match="method lora is for classification, sft and dpo; mlm trains method full"
-    ):
+    with pytest.raises(ConfigError, match="method lora does not train task mlm; write method: full"):
         load("task=mlm", "method=lora")

@@ -112,6 +112,22 @@ def test_memory_falls_with_each_stage_and_lora_needs_least(tmp_path: Path) -> No
     assert list(made["by_method_and_stage"]["qlora"]) == ["0", "1", "2"]  # 4-bit weights are not cut
 
 
+@pytest.mark.parametrize(
+    ("task", "method", "methods"),
+    [
+        ("classification", "full", ["full", "lora"]),
+        ("embedding", "full", ["full"]),
+        ("dpo", "lora", ["lora", "qlora"]),
+    ],
+)
+def test_memory_is_told_of_the_methods_that_train_the_task(
+    tmp_path: Path, task: str, method: str, methods: list[str]
+) -> None:
+    shape = read_shape(write_model(tmp_path))
+    made = memory_plan(config(task=task, method=method), dataset(10, 20), shape, is_bf16=True)
+    assert list(made["by_method_and_stage"]) == methods
+
+
 def test_linear_layers_in_4_bit_take_4_127_bits_a_weight_and_the_rest_its_own() -> None:
     shape = ModelShape(1000, 8, 1, 10, matrices=((20, 40),))
     assert shape.frozen_bytes_in_4bit(2) == pytest.approx((800 * 4.127 / 8 + 200 * 2) / 1000)
