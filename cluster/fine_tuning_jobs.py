@@ -69,7 +69,7 @@ class FineTuningJobs:
 
         Raises Overloaded where the tenant has `max_active` jobs that have not ended, and as `is_made`.
         """
-        identity = Identity.of("ftjob-", tenant, key)
+        identity = Identity.of(JOBS, tenant, key)
         with self._engine.begin() as connection:
             if not is_made(connection, JOBS, tenant, identity):
                 if max_active is not None:
@@ -82,7 +82,7 @@ class FineTuningJobs:
 
     def made_before(self, tenant: str, key: IdempotencyKey | None) -> FineTuningJob | None:
         """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
-        job_id = made_before(self._engine, JOBS, "ftjob-", tenant, key)
+        job_id = made_before(self._engine, JOBS, tenant, key)
         return self.get(tenant, job_id) if job_id else None
 
     def get(self, tenant: str, job_id: str) -> FineTuningJob:

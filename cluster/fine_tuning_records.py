@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from cluster.database import METADATA
+from cluster.idempotency import ID_PREFIX
 
 
 class JobStatus(StrEnum):
@@ -84,6 +85,7 @@ JOBS = Table(
     Column("waits_for", Text),
     Column("fingerprint", String(64)),
     Index("ix_fine_tuning_jobs_listing", "tenant", "created_at", "id"),
+    info={ID_PREFIX: "ftjob-"},
 )
 
 EVENTS = Table(
