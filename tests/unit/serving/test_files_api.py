@@ -219,8 +219,8 @@ def test_job_shapes(client: TestClient, validate: Callable[[Any, str], None]) ->
     validate(job, "FineTuningJob")
     assert job["hyperparameters"] == {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 0.35}
     jobs = FineTuningJobs()
-    jobs.queue(job["id"], {"train_seconds": 10})
-    jobs.start(jobs.get("default", job["id"]))
+    jobs.queue.add(job["id"], {"train_seconds": 10})
+    jobs.queue.start(job["id"], 0)
     jobs.add_checkpoint(job["id"], 1, "ft:x:ckpt-step-1", {"train_loss": 0.5})
     running = client.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
     validate(running, "FineTuningJob")
