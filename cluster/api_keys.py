@@ -164,7 +164,9 @@ class ApiKeys:
         """
         now = self._clock()
         with self._engine.begin() as connection:
-            row = connection.execute(select(API_KEYS).where(API_KEYS.c.id == key_id)).mappings().first()
+            # Locked: a key that is being revoked gets no successor.
+            found = select(API_KEYS).where(API_KEYS.c.id == key_id).with_for_update()
+            row = connection.execute(found).mappings().first()
             if row is None:
                 raise _unknown(key_id)
             old = _key(row)

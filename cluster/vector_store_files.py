@@ -218,7 +218,9 @@ def add_files(
             # What is being removed comes back, and its old chunks go first.
             "is_removing": False,
         }
-        row = connection.execute(select(STORE_FILES).where(is_file(store_id, file.id))).first()
+        # Locked: a worker that is just removing the row would take away what is said of it here.
+        found = select(STORE_FILES).where(is_file(store_id, file.id)).with_for_update()
+        row = connection.execute(found).first()
         if row is None:
             fresh = {
                 "store_id": store_id,
