@@ -155,7 +155,9 @@ class ApiKeys:
             with reading(self._engine) as connection:
                 return [_key(row) for row in connection.execute(query).mappings()]
         except SQLAlchemyError as exc:
-            raise Unavailable(f"the state database does not answer ({exc.__class__.__name__})") from exc
+            raise Unavailable(
+                f"the state database does not answer ({exc.__class__.__name__}); try again shortly"
+            ) from exc
 
     def rotate(self, key_id: str, grace_s: float = ROTATION_GRACE_S) -> tuple[ApiKey, str]:
         """A new key with the tenant, scopes, name and lifetime of another, which ends after `grace_s`.

@@ -234,11 +234,18 @@ def _manifest(filesystem: Any, root: str, source: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(filesystem.cat_file(f"{root}/{MANIFEST}"))
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise NotFound(f"{source} holds no {MANIFEST}: it is no backup, or was never completed") from exc
+        raise NotFound(
+            f"{source} holds no {MANIFEST}: it is no backup, or was never completed; name a folder that backup wrote"
+        ) from exc
     except ValidationError as exc:
-        raise DataError(f"{source}/{MANIFEST} cannot be read: {exc.errors()[0]['msg']}") from exc
+        raise DataError(
+            f"{source}/{MANIFEST} cannot be read ({exc.errors()[0]['msg']}); take another backup"
+        ) from exc
     if manifest.form != FORM:
-        raise DataError(f"{source} is of the form {manifest.form!r}, and this version reads {FORM!r}")
+        raise DataError(
+            f"{source} is of the form {manifest.form!r}, and this version reads {FORM!r}; restore with the version "
+            "that made it"
+        )
     if manifest.revision != newest_revision():
         raise Conflict(
             f"{source} was made at schema revision {manifest.revision}, and this version works with "

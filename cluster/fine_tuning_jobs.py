@@ -117,7 +117,11 @@ class FineTuningJobs:
             if after is not None:
                 position = position_of(after, job_id)
                 if position is None or not 0 < position <= job.num_events:
-                    raise NotFound(f"{job_id} has no event {after!r}", "after", "event_not_found")
+                    raise NotFound(
+                        f"{job_id} has no event {after!r}; give an id of a page before",
+                        "after",
+                        "event_not_found",
+                    )
                 query = query.where(EVENTS.c.position < position)
             ordered = query.order_by(EVENTS.c.position.desc()).limit(limit + 1)
             rows = connection.execute(ordered).all()
