@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from sqlalchemy import Select, insert, select, update
@@ -268,7 +268,7 @@ class FineTuningJobs:
         self,
         tenant: str,
         job_id: str,
-        allowed: frozenset[JobStatus] | set[JobStatus],
+        allowed: Set[JobStatus],
         status: JobStatus,
         message: str,
         again: bool = True,
