@@ -155,7 +155,9 @@ class ApiKeys:
             with reading(self._engine) as connection:
                 return [_key(row) for row in connection.execute(query).mappings()]
         except SQLAlchemyError as exc:
-            raise Unavailable(f"the state database does not answer ({exc.__class__.__name__})") from exc
+            raise Unavailable(
+                f"the state database does not answer ({exc.__class__.__name__}); try again shortly"
+            ) from exc
 
     def rotate(self, key_id: str, grace_s: float = ROTATION_GRACE_S) -> tuple[ApiKey, str]:
         """A new key with the tenant, scopes, name and lifetime of another, which ends after `grace_s`.
@@ -164,7 +166,9 @@ class ApiKeys:
         """
         now = self._clock()
         with self._engine.begin() as connection:
-            row = connection.execute(select(API_KEYS).where(API_KEYS.c.id == key_id)).mappings().first()
+            # Locked: a key that is being revoked gets no successor.
+            found = select(API_KEYS).where(API_KEYS.c.id == key_id).with_for_update()
+            row = connection.execute(found).mappings().first()
             if row is None:
                 raise _unknown(key_id)
             old = _key(row)

@@ -57,7 +57,9 @@ class AuditLog:
             with self._engine.begin() as connection:
                 connection.execute(insert(AUDIT_EVENTS).values(**row | {"at": event.at or time.time()}))
         except SQLAlchemyError as exc:
-            raise Unavailable(f"the audit log cannot be written ({exc.__class__.__name__})") from exc
+            raise Unavailable(
+                f"the audit log cannot be written ({exc.__class__.__name__}); try again shortly"
+            ) from exc
 
     def newest(self, limit: int = 100, tenant: str | None = None) -> list[AuditEvent]:
         """The last events, newest first; of one tenant or of all."""

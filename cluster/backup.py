@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -73,10 +74,9 @@ def back_up(target: str, tell: Told = lambda _: None) -> Manifest:
         engine = open_database()
         try:
             files, rows = [], {}
-            for table, lines in _tables(engine):
-                rows[table] = len(lines)
-                content = "".join(f"{line}\n" for line in lines).encode()
-                files.append(_write(filesystem, root, f"{STATE}/{table}.jsonl", [content]))
+            for table, num_rows, file in _back_up_state(filesystem, root, engine):
+                rows[table] = num_rows
+                files.append(file)
             tell(f"state: {sum(rows.values()):,} rows of {len(rows)} tables")
             stored = list(_back_up_storage(filesystem, root))
             tell(f"storage: {len(stored):,} files, {_size(stored)}")
@@ -122,23 +122,25 @@ def restore(source: str, tell: Told = lambda _: None) -> Manifest:
             with engine.begin() as connection:
                 for table in _reflected(connection).sorted_tables:
                     if table.name in manifest.rows:
-                        content = filesystem.cat_file(f"{root}/{STATE}/{table.name}.jsonl").decode()
-                        _insert(connection, table, _moved(content, manifest.storage_uri).splitlines())
+                        with filesystem.open(f"{root}/{STATE}/{table.name}.jsonl", "rb") as lines:
+                            _insert(connection, table, _moved(lines, manifest.storage_uri))
             tell(f"state: {sum(manifest.rows.values()):,} rows")
         finally:
             engine.dispose()
     return manifest
 
 
-def _tables(engine: Engine) -> Iterator[tuple[str, list[str]]]:
-    """Each table with its rows as lines, all of one state of the database."""
+def _back_up_state(filesystem: Any, root: str, engine: Engine) -> Iterator[tuple[str, int, BackedUpFile]]:
+    """Write each table, all of one state of the database; its name, how many rows it has, and its file."""
     with reading(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         for table in _reflected(connection).sorted_tables:
-            rows = connection.execute(select(table)).mappings()
-            # ASCII alone: a text may hold characters at which lines are split.
-            yield table.name, [json.dumps(dict(row)) for row in rows]
+            num_rows = connection.scalar(select(func.count()).select_from(table))
+            # Not all rows at once: the answers of a batch that is worked on may be gigabytes.
+            rows = connection.execute(select(table).execution_options(yield_per=ROWS_AT_ONCE)).mappings()
+            lines = (f"{json.dumps(dict(row))}\n".encode() for row in rows)
+            yield table.name, num_rows or 0, _write(filesystem, root, f"{STATE}/{table.name}.jsonl", lines)
 
 
 def _reflected(connection: Connection) -> MetaData:
@@ -148,16 +150,16 @@ def _reflected(connection: Connection) -> MetaData:
     return metadata
 
 
-def _insert(connection: Connection, table: Table, lines: Sequence[str]) -> None:
-    for start in range(0, len(lines), ROWS_AT_ONCE):
-        connection.execute(insert(table), [json.loads(line) for line in lines[start : start + ROWS_AT_ONCE]])
-    if connection.dialect.name == "postgresql" and lines:
+def _insert(connection: Connection, table: Table, rows: Iterator[dict[str, Any]]) -> None:
+    while some := list(islice(rows, ROWS_AT_ONCE)):
+        connection.execute(insert(table), some)
+    if connection.dialect.name == "postgresql":
         # Rows that bring their numbers do not move the sequence on.
         for column in table.primary_key:
             quoted = {"table": table.name, "column": column.name}
             sequence = connection.scalar(text("SELECT pg_get_serial_sequence(:table, :column)"), quoted)
-            if sequence is not None:
-                last = connection.scalar(select(func.max(column)))
+            last = connection.scalar(select(func.max(column))) if sequence is not None else None
+            if last is not None:
                 connection.execute(text("SELECT setval(:name, :last)"), {"name": sequence, "last": last})
 
 
@@ -173,10 +175,13 @@ def _refuse_rows(engine: Engine) -> None:
                 )
 
 
-def _moved(rows: str, storage_before: str) -> str:
-    """The rows, with files named by where storage is now."""
-    before, now = (json.dumps(uri.rstrip("/"))[1:-1] for uri in (storage_before, storage_uri()))
-    return rows.replace(f"{before}/", f"{now}/")
+def _moved(lines: Iterable[bytes], storage_before: str) -> Iterator[dict[str, Any]]:
+    """The rows of a table's file, with files named by where storage is now."""
+    before, now = (
+        f"{json.dumps(uri.rstrip('/'))[1:-1]}/".encode() for uri in (storage_before, storage_uri())
+    )
+    for line in lines:
+        yield json.loads(line.replace(before, now))
 
 
 def _back_up_storage(filesystem: Any, root: str) -> Iterator[BackedUpFile]:
@@ -229,11 +234,18 @@ def _manifest(filesystem: Any, root: str, source: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(filesystem.cat_file(f"{root}/{MANIFEST}"))
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise NotFound(f"{source} holds no {MANIFEST}: it is no backup, or was never completed") from exc
+        raise NotFound(
+            f"{source} holds no {MANIFEST}: it is no backup, or was never completed; name a folder that backup wrote"
+        ) from exc
     except ValidationError as exc:
-        raise DataError(f"{source}/{MANIFEST} cannot be read: {exc.errors()[0]['msg']}") from exc
+        raise DataError(
+            f"{source}/{MANIFEST} cannot be read ({exc.errors()[0]['msg']}); take another backup"
+        ) from exc
     if manifest.form != FORM:
-        raise DataError(f"{source} is of the form {manifest.form!r}, and this version reads {FORM!r}")
+        raise DataError(
+            f"{source} is of the form {manifest.form!r}, and this version reads {FORM!r}; restore with the version "
+            "that made it"
+        )
     if manifest.revision != newest_revision():
         raise Conflict(
             f"{source} was made at schema revision {manifest.revision}, and this version works with "

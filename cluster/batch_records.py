@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from cluster.database import METADATA
+from cluster.idempotency import ID_PREFIX
 
 
 class BatchStatus(StrEnum):
@@ -68,6 +69,7 @@ BATCHES = Table(
     Column("leased_until", Double, nullable=False, default=0.0),
     Column("fingerprint", String(64)),
     Index("ix_batches_listing", "tenant", "created_at", "id"),
+    info={ID_PREFIX: "batch_"},
 )
 
 # Answers until they stand in a batch's files. The key is why no row can stand there twice.

@@ -43,7 +43,7 @@ class Batches:
 
         Raises Overloaded where the tenant has `max_active` batches that have not ended, and as `is_made`.
         """
-        identity, now = Identity.of("batch_", tenant, key), self._clock()
+        identity, now = Identity.of(BATCHES, tenant, key), self._clock()
         values = {**vars(identity), "tenant": tenant, "created_at": now, "expires_at": now + WINDOW_S}
         with self._engine.begin() as connection:
             if not is_made(connection, BATCHES, tenant, identity):
@@ -54,7 +54,7 @@ class Batches:
 
     def made_before(self, tenant: str, key: IdempotencyKey | None) -> Batch | None:
         """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
-        batch_id = made_before(self._engine, BATCHES, "batch_", tenant, key)
+        batch_id = made_before(self._engine, BATCHES, tenant, key)
         return self.get(tenant, batch_id) if batch_id else None
 
     def get(self, tenant: str, batch_id: str) -> Batch:

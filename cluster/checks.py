@@ -34,7 +34,7 @@ class Finding(BaseModel):
     name: str
     level: Level = Level.OK
     message: str
-    remedy: str = Field("", description="What to do; empty when all is well.")
+    remedy: str = Field("", description="What to do, or what would do better; empty when there is nothing.")
 
 
 def python_version(running: str) -> Finding:
@@ -141,6 +141,17 @@ def disk(folder: str, free_bytes: int) -> Finding:
         remedy = "free some space, or set HAMLET_HOME to a larger disk"
         return Finding(name="disk", level=Level.WARNING, message=message, remedy=remedy)
     return Finding(name="disk", message=message)
+
+
+def processor(cores: int, has_bf16: bool) -> Finding:
+    """Nothing is wrong with a processor that has no bfloat16; figures of others are just not to be had on it."""
+    if has_bf16:
+        return Finding(name="processor", message=f"{cores} cores, which multiply bfloat16")
+    return Finding(
+        name="processor",
+        message=f"{cores} cores without bfloat16: models are computed in float32, at about half the speed",
+        remedy="for more speed, a processor with AMX, AVX-512 BF16 or Arm's bf16, or a GPU",
+    )
 
 
 def no_gpu() -> Finding:

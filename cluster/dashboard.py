@@ -37,14 +37,14 @@ def get(url: str, path: str, timeout_s: float = 5.0) -> Any:
         response.raise_for_status()
         return response.json()
     except (httpx.HTTPStatusError, ValueError) as exc:
-        raise Unavailable(f"what answers at {url} is not a Ray dashboard ({response.status_code})") from exc
+        raise _is_no_dashboard(url, f" ({response.status_code})") from exc
 
 
 def ray_version(url: str, timeout_s: float = 5.0) -> str:
     """The version of the Ray whose dashboard is at `url`. Raises like `get`."""
     answer = get(url, "/api/version", timeout_s)
     if not isinstance(answer, dict) or "ray_version" not in answer:
-        raise Unavailable(f"what answers at {url} is not a Ray dashboard")
+        raise _is_no_dashboard(url)
     return str(answer["ray_version"])
 
 
@@ -57,3 +57,9 @@ def nodes(url: str, timeout_s: float = 5.0) -> list[dict[str, Any]]:
 def has_living_node(url: str, timeout_s: float = 5.0) -> bool:
     """Whether a node of that Ray can run things; the dashboard answers a second earlier. Raises like `get`."""
     return any(node["state"] == "ALIVE" for node in nodes(url, timeout_s))
+
+
+def _is_no_dashboard(url: str, what: str = "") -> Unavailable:
+    return Unavailable(
+        f"what answers at {url} is not a Ray dashboard{what}; set RAY_API_SERVER_ADDRESS to the address of one"
+    )

@@ -24,6 +24,7 @@ from cluster.errors import HamletError, Unavailable
 from cluster.head_record import living_head, read_record
 from cluster.network import interface_table
 from cluster.ports import port_is_free, port_owner
+from cluster.processor import has_bf16, has_gpu, num_cores
 from cluster.settings import Settings, settings
 from cluster.storage import reaching
 from cluster.working_dir import measure_package
@@ -39,6 +40,7 @@ def examine() -> list[Finding]:
         _vllm,
         _environment,
         _memory,
+        _processor,
         _gpus,
         _ports,
         _head,
@@ -92,6 +94,11 @@ def _memory() -> list[Finding]:
     existing = next(folder for folder in [home, *home.parents] if folder.exists())
     findings.append(checks.disk(str(home), shutil.disk_usage(existing).free))
     return findings
+
+
+def _processor() -> list[Finding]:
+    # Where a GPU computes, its processor's numbers do not matter, and torch need not be imported for them.
+    return [] if has_gpu() else [checks.processor(num_cores(), has_bf16(on_gpu=False))]
 
 
 def _gpus() -> list[Finding]:

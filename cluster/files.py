@@ -35,7 +35,7 @@ from sqlalchemy.engine import Engine
 from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place, staging_path
 from cluster.database import METADATA, open_database, reading, take_turns
 from cluster.errors import HamletError, NotFound, Overloaded, Unavailable
-from cluster.idempotency import IdempotencyKey, Identity, is_made, made_before
+from cluster.idempotency import ID_PREFIX, IdempotencyKey, Identity, is_made, made_before
 from cluster.paging import Page, keep_places, page_of_rows
 from cluster.storage import local_copy, storage_uri
 
@@ -61,6 +61,7 @@ FILES = Table(
     Column("details", JSON, nullable=False),
     Column("fingerprint", String(64)),
     Index("ix_files_listing", "tenant", "created_at", "id"),
+    info={ID_PREFIX: "file-"},
 )
 
 
@@ -107,7 +108,7 @@ class Files:
         """
         source = content if isinstance(content, Path) else _staged(content)
         num_bytes = source.stat().st_size
-        identity = Identity.of("file-", tenant, key)
+        identity = Identity.of(FILES, tenant, key)
         name = f"{identity.id}-{secrets.token_hex(4)}{suffix_of(filename)}"
         uri = storage_uri("files", tenant, name)
         place(source, uri)
@@ -148,7 +149,7 @@ class Files:
 
     def made_before(self, tenant: str, key: IdempotencyKey | None) -> File | None:
         """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
-        file_id = made_before(self._engine, FILES, "file-", tenant, key)
+        file_id = made_before(self._engine, FILES, tenant, key)
         return self.get(tenant, file_id) if file_id else None
 
     def require_room(self, tenant: str, new_bytes: int, max_bytes: int | None) -> None:

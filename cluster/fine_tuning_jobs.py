@@ -4,25 +4,26 @@
                            ^         |
                            +- paused <         cancelled: from every state that is not an end
 
-Three parties write here and none waits for another: the HTTP API (create, cancel, pause, resume), the conductor
-(queue, start, retry) and the training run itself (events, checkpoints, its end). Each method is one transaction
-that changes a job only from the state it may leave, so that what comes late or twice changes nothing.
+Three parties write and none waits for another: here the HTTP API (create, cancel, pause, resume) and the training
+run itself (events, checkpoints, its end), in `fine_tuning_queue` the conductor (queue, start, retry). Each method is
+one transaction that changes a job only from the state it may leave, so that what comes late or twice changes nothing.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Set
+from typing import Any
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Select, insert, select, update
 from sqlalchemy.engine import Engine
 
 from cluster.cards import ModelCard
 from cluster.database import open_database, reading
 from cluster.errors import Conflict, NotFound
 from cluster.files import Files, add_file
+from cluster.fine_tuning_queue import FineTuningQueue
 from cluster.fine_tuning_records import (
     ACTIVE,
     CHECKPOINTS,
@@ -34,18 +35,15 @@ from cluster.fine_tuning_records import (
     FineTuningJob,
     JobRequest,
     JobStatus,
-    Process,
     position_of,
 )
+from cluster.fine_tuning_rows import EventType, Level, end, error_of, jobs_of, require_job, say
 from cluster.idempotency import IdempotencyKey, Identity, is_made, made_before
 from cluster.paging import Page, cut, page_of_rows
 from cluster.quotas import require_fewer_active
 from cluster.registry import add_card
 from cluster.step_metrics import RESULTS_PURPOSE, step_metrics_csv
 from cluster.webhook_outbox import announce
-
-Level = Literal["info", "warn", "error"]
-EventType = Literal["message", "metrics"]
 
 
 class FineTuningJobs:
@@ -55,6 +53,7 @@ class FineTuningJobs:
         self._engine = engine or open_database()
         self._clock = clock
         self._files = Files(self._engine, clock)
+        self.queue = FineTuningQueue(self._engine, clock)
 
     # For the HTTP API: by tenant.
 
@@ -69,26 +68,26 @@ class FineTuningJobs:
 
         Raises Overloaded where the tenant has `max_active` jobs that have not ended, and as `is_made`.
         """
-        identity = Identity.of("ftjob-", tenant, key)
+        identity, now = Identity.of(JOBS, tenant, key), self._clock()
         with self._engine.begin() as connection:
             if not is_made(connection, JOBS, tenant, identity):
                 if max_active is not None:
                     require_fewer_active(connection, JOBS, "jobs", tenant, ACTIVE, max_active)
-                values = {**vars(request), **vars(identity), "tenant": tenant, "created_at": self._clock()}
+                values = {**vars(request), **vars(identity), "tenant": tenant, "created_at": now}
                 connection.execute(insert(JOBS).values(**values))
-                self._say(connection, identity.id, f"Created fine-tuning job: {identity.id}")
-                self._say(connection, identity.id, f"Validating training file: {request.training_file}")
+                say(connection, identity.id, f"Created fine-tuning job: {identity.id}", now)
+                say(connection, identity.id, f"Validating training file: {request.training_file}", now)
         return self.get(tenant, identity.id)
 
     def made_before(self, tenant: str, key: IdempotencyKey | None) -> FineTuningJob | None:
         """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
-        job_id = made_before(self._engine, JOBS, "ftjob-", tenant, key)
+        job_id = made_before(self._engine, JOBS, tenant, key)
         return self.get(tenant, job_id) if job_id else None
 
     def get(self, tenant: str, job_id: str) -> FineTuningJob:
         """Raises NotFound for an id that is unknown or another tenant's."""
         with reading(self._engine) as connection:
-            return self._require(connection, _jobs_of(tenant), job_id)
+            return require_job(connection, jobs_of(tenant), job_id)
 
     def list(
         self,
@@ -99,7 +98,7 @@ class FineTuningJobs:
         metadata: Mapping[str, str] | None = None,
     ) -> Page[FineTuningJob]:
         """A page of jobs, newest first, of those whose metadata has all of `metadata`."""
-        query = _jobs_of(tenant)
+        query = jobs_of(tenant)
         for key, value in (metadata or {}).items():
             query = query.where(JOBS.c.labels[key].as_string() == value)
         with reading(self._engine) as connection:
@@ -114,11 +113,15 @@ class FineTuningJobs:
         """
         query = select(EVENTS).where(EVENTS.c.job_id == job_id)
         with reading(self._engine) as connection:
-            job = self._require(connection, _jobs_of(tenant), job_id)
+            job = require_job(connection, jobs_of(tenant), job_id)
             if after is not None:
                 position = position_of(after, job_id)
                 if position is None or not 0 < position <= job.num_events:
-                    raise NotFound(f"{job_id} has no event {after!r}", "after", "event_not_found")
+                    raise NotFound(
+                        f"{job_id} has no event {after!r}; give an id of a page before",
+                        "after",
+                        "event_not_found",
+                    )
                 query = query.where(EVENTS.c.position < position)
             ordered = query.order_by(EVENTS.c.position.desc()).limit(limit + 1)
             rows = connection.execute(ordered).all()
@@ -130,7 +133,7 @@ class FineTuningJobs:
         """A page of a job's checkpoints, newest first. Raises NotFound for an unknown job or `after`."""
         query = select(CHECKPOINTS).where(CHECKPOINTS.c.job_id == job_id)
         with reading(self._engine) as connection:
-            self._require(connection, _jobs_of(tenant), job_id)
+            require_job(connection, jobs_of(tenant), job_id)
             rows = page_of_rows(connection, query, CHECKPOINTS, limit=limit, after=after)
         return rows.map(Checkpoint.of_row)
 
@@ -174,8 +177,8 @@ class FineTuningJobs:
         Nothing is added to a job that has ended. Raises NotFound for an unknown job.
         """
         with self._engine.begin() as connection:
-            if not self._say(connection, job_id, message, level, type, data):
-                self._require(connection, select(JOBS), job_id)
+            if not say(connection, job_id, message, self._clock(), level, type, data):
+                require_job(connection, select(JOBS), job_id)
                 return
             if type == "metrics" and data and "step" in data:
                 progress = {name: data[name] for name in ("step", "total_steps") if name in data}
@@ -203,14 +206,14 @@ class FineTuningJobs:
             "metrics": dict(metrics),
         }
         with self._engine.begin() as connection:
-            job = self._require(connection, select(JOBS).with_for_update(), job_id)
+            job = require_job(connection, select(JOBS).with_for_update(), job_id)
             known = select(CHECKPOINTS.c.id).where(CHECKPOINTS.c.job_id == job_id, CHECKPOINTS.c.step == step)
             if job.status in ENDED or connection.scalar(known) is not None:
                 return
             if card is not None:
                 add_card(connection, card, job.tenant)
             connection.execute(insert(CHECKPOINTS).values(**checkpoint))
-            self._say(connection, job_id, f"Checkpoint created at step {step}: {model_id}")
+            say(connection, job_id, f"Checkpoint created at step {step}: {model_id}", self._clock())
 
     def succeed(self, job_id: str, card: ModelCard, trained_tokens: int) -> bool:
         """Register the model and end the job, in one transaction; whether the model is registered now.
@@ -219,7 +222,7 @@ class FineTuningJobs:
         weights. Raises NotFound for an unknown job, Conflict for a card whose parity was not proven.
         """
         with reading(self._engine) as connection:
-            job = self._require(connection, select(JOBS), job_id)
+            job = require_job(connection, select(JOBS), job_id)
             rows = connection.execute(_metrics_of(job_id)).all()
         if job.status in ENDED:
             return job.fine_tuned_model == card.id
@@ -227,11 +230,12 @@ class FineTuningJobs:
             job.tenant, "step_metrics.csv", RESULTS_PURPOSE, step_metrics_csv([row.data for row in rows])
         )
         with self._engine.begin() as connection:
-            ended = self._end(
+            ended = end(
                 connection,
                 job_id,
                 JobStatus.SUCCEEDED,
                 f"New fine-tuned model created: {card.id}",
+                self._clock(),
                 fine_tuned_model=card.id,
                 trained_tokens=trained_tokens,
                 result_files=[results.id],
@@ -240,93 +244,19 @@ class FineTuningJobs:
                 add_card(connection, card, job.tenant)
                 add_file(connection, results)
                 return True
-        return self._known(job_id).fine_tuned_model == card.id
+        with reading(self._engine) as connection:
+            return require_job(connection, select(JOBS), job_id).fine_tuned_model == card.id
 
     def fail(self, job_id: str, message: str, code: str = "job_failed", param: str | None = None) -> bool:
         """End the job with an error, in one sentence; whether it ends by this call. Raises NotFound."""
-        error = {"code": code, "message": message, "param": param}
+        error = error_of(code, message, param)
         with self._engine.begin() as connection:
-            if self._end(connection, job_id, JobStatus.FAILED, message, "error", error=error):
+            if end(connection, job_id, JobStatus.FAILED, message, self._clock(), "error", error=error):
                 return True
-            self._require(connection, select(JOBS), job_id)
+            require_job(connection, select(JOBS), job_id)
             return False
 
-    # For the conductor: all tenants.
-
-    def unsettled(self) -> Sequence[FineTuningJob]:
-        """Jobs that something must be done for, oldest first: not ended, or with a process that may still run."""
-        waiting = JOBS.c.status.in_(ACTIVE - {JobStatus.PAUSED}) | (JOBS.c.process != Process.NONE)
-        with reading(self._engine) as connection:
-            rows = connection.execute(
-                select(JOBS).where(waiting).order_by(JOBS.c.created_at, JOBS.c.id)
-            ).all()
-        return [FineTuningJob.of_row(row) for row in rows]
-
-    def queue(self, job_id: str, plan: Mapping[str, Any]) -> bool:
-        """Move a job whose files are good to the queue, with what it will take; whether this call did."""
-        return self._move(
-            job_id,
-            {"status": JobStatus.VALIDATING_FILES},
-            "Files validated, moving job to queued state",
-            status=JobStatus.QUEUED,
-            queued_at=self._clock(),
-            plan=dict(plan),
-        )
-
-    def tell_wait(self, job: FineTuningJob, reason: str) -> bool:
-        """Say why a queued job is not started; whether that is news."""
-        if job.waits_for == reason:
-            return False
-        return self._move(
-            job.id, {"status": JobStatus.QUEUED}, f"The job waits in the queue: {reason}", waits_for=reason
-        )
-
-    def give_up(self, job: FineTuningJob, message: str) -> bool:
-        """Fail a job that has waited too long, unless it is no longer queued; whether this call did."""
-        error = {"code": "queue_timeout", "message": message, "param": None}
-        waiting = (JOBS.c.id == job.id) & (JOBS.c.status == JobStatus.QUEUED)
-        with self._engine.begin() as connection:
-            if connection.execute(select(JOBS.c.id).where(waiting).with_for_update()).first() is None:
-                return False
-            return self._end(connection, job.id, JobStatus.FAILED, message, "error", error=error)
-
-    def start(self, job: FineTuningJob) -> bool:
-        """Decide that the next attempt of a queued job shall run; whether this call did.
-
-        The attempt is counted before its process is started, so that its number, and with it the name of its
-        process, is the same for whoever takes over after a crash in between.
-        """
-        return self._move(
-            job.id,
-            {"status": JobStatus.QUEUED, "attempt": job.attempt, "process": Process.NONE},
-            "Fine-tuning job started"
-            if job.attempt == 0
-            else f"Fine-tuning job goes on (attempt {job.attempt + 1})",
-            status=JobStatus.RUNNING,
-            attempt=job.attempt + 1,
-            process=Process.STARTING,
-            started_at=self._clock(),
-            waits_for=None,
-        )
-
-    def retry(self, job: FineTuningJob, reason: str) -> bool:
-        """Decide that another attempt shall run, as the process of this one was lost; whether this call did."""
-        return self._move(
-            job.id,
-            {"status": JobStatus.RUNNING, "attempt": job.attempt},
-            f"The training process was lost ({reason}); starting it again from its newest checkpoint",
-            "warn",
-            attempt=job.attempt + 1,
-            num_losses=job.num_losses + 1,
-            process=Process.STARTING,
-            started_at=self._clock(),
-        )
-
-    def set_process(self, job: FineTuningJob, process: Process) -> None:
-        """Note what is known of the process of this attempt."""
-        with self._engine.begin() as connection:
-            mine = (JOBS.c.id == job.id) & (JOBS.c.attempt == job.attempt)
-            connection.execute(update(JOBS).where(mine).values(process=process))
+    # For retention.
 
     def files_in_use(self) -> set[str]:
         """Ids of the files that jobs which have not ended were made from."""
@@ -334,38 +264,11 @@ class FineTuningJobs:
         with reading(self._engine) as connection:
             return {file for row in connection.execute(query) for file in row if file}
 
-    # What they have in common.
-
-    def _known(self, job_id: str) -> FineTuningJob:
-        with reading(self._engine) as connection:
-            return self._require(connection, select(JOBS), job_id)
-
-    def _require(self, connection: Connection, query: Select[Any], job_id: str) -> FineTuningJob:
-        row = connection.execute(query.where(JOBS.c.id == job_id)).first()
-        if row is None:
-            raise NotFound(
-                f"no fine-tuning job {job_id!r}; list them with GET /v1/fine_tuning/jobs",
-                "fine_tuning_job_id",
-                "job_not_found",
-            )
-        return FineTuningJob.of_row(row)
-
-    def _move(
-        self, job_id: str, required: Mapping[str, Any], message: str, level: Level = "info", **values: Any
-    ) -> bool:
-        """Change a job that is as `required`, and say so; whether it was."""
-        matches = [JOBS.c[name] == value for name, value in required.items()]
-        with self._engine.begin() as connection:
-            changed = connection.execute(update(JOBS).where(JOBS.c.id == job_id, *matches).values(**values))
-            if changed.rowcount:
-                self._say(connection, job_id, message, level)
-            return bool(changed.rowcount)
-
     def _turn(
         self,
         tenant: str,
         job_id: str,
-        allowed: frozenset[JobStatus] | set[JobStatus],
+        allowed: Set[JobStatus],
         status: JobStatus,
         message: str,
         again: bool = True,
@@ -373,7 +276,7 @@ class FineTuningJobs:
     ) -> FineTuningJob:
         """What a caller asks for: a change of status that only some states allow. `again`: repeating is no error."""
         with self._engine.begin() as connection:
-            job = self._require(connection, _jobs_of(tenant).with_for_update(), job_id)
+            job = require_job(connection, jobs_of(tenant).with_for_update(), job_id)
             if job.status is status and again:
                 return job
             if job.status not in allowed:
@@ -384,64 +287,11 @@ class FineTuningJobs:
                     "fine_tuning_job_id",
                     "invalid_state",
                 )
-            self._say(connection, job_id, message)
+            say(connection, job_id, message, self._clock())
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(status=status, **values))
             if status in ENDED:
                 announce(connection, f"fine_tuning.job.{status.value}", job_id, self._clock())
-            return self._require(connection, _jobs_of(tenant), job_id)
-
-    def _end(
-        self,
-        connection: Connection,
-        job_id: str,
-        status: JobStatus,
-        message: str,
-        level: Level = "info",
-        **values: Any,
-    ) -> bool:
-        """End a job that has not ended; whether this call did."""
-        if not self._say(connection, job_id, message, level):
-            return False
-        values |= {"status": status, "finished_at": self._clock()}
-        connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(**values))
-        announce(connection, f"fine_tuning.job.{status.value}", job_id, self._clock())
-        return True
-
-    def _say(
-        self,
-        connection: Connection,
-        job_id: str,
-        message: str,
-        level: Level = "info",
-        type: EventType = "message",
-        data: Mapping[str, Any] | None = None,
-    ) -> bool:
-        """Add an event to a job that has not ended; whether it had not. Others wait for the row until we commit."""
-        counted = (
-            update(JOBS)
-            .where(JOBS.c.id == job_id, JOBS.c.status.not_in(ENDED))
-            .values(num_events=JOBS.c.num_events + 1)
-            .returning(JOBS.c.num_events)
-        )
-        position = connection.scalar(counted)
-        if position is None:
-            return False
-        connection.execute(
-            insert(EVENTS).values(
-                job_id=job_id,
-                position=position,
-                created_at=self._clock(),
-                level=level,
-                type=type,
-                message=message,
-                data=dict(data) if data else None,
-            )
-        )
-        return True
-
-
-def _jobs_of(tenant: str) -> Select[Any]:
-    return select(JOBS).where(JOBS.c.tenant == tenant)
+            return require_job(connection, jobs_of(tenant), job_id)
 
 
 def _metrics_of(job_id: str) -> Select[Any]:

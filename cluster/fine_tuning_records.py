@@ -1,10 +1,10 @@
-"""Tables of fine-tuning jobs, and their rows as values. What changes them is in `fine_tuning_jobs`."""
+"""Tables of fine-tuning jobs, and their rows as values. `fine_tuning_jobs` and `fine_tuning_queue` change them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import (
     JSON,
@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from cluster.database import METADATA
+from cluster.idempotency import ID_PREFIX
 
 
 class JobStatus(StrEnum):
@@ -84,6 +85,7 @@ JOBS = Table(
     Column("waits_for", Text),
     Column("fingerprint", String(64)),
     Index("ix_fine_tuning_jobs_listing", "tenant", "created_at", "id"),
+    info={ID_PREFIX: "ftjob-"},
 )
 
 EVENTS = Table(
@@ -163,6 +165,18 @@ class FineTuningJob(JobRequest):
     def submission_id(self) -> str:
         """Name of the process of the newest attempt: a second start of the same attempt has the same name."""
         return f"{self.id}-{self.attempt}"
+
+
+class QueuedJob(NamedTuple):
+    """What decides about a job that waits; thousands may, whose requests need not be read again and again."""
+
+    id: str
+    tenant: str
+    process: str
+    attempt: int
+    created_at: float
+    queued_at: float | None
+    waits_for: str | None
 
 
 @dataclass(frozen=True)

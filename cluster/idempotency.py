@@ -20,6 +20,8 @@ from cluster.errors import Conflict, Unprocessable
 from cluster.paging import GONE
 
 HEADER = "Idempotency-Key"
+# Of a table's `info`: how the ids of its rows begin.
+ID_PREFIX = "id_prefix"
 # 96 bits: random ids never meet, and nobody finds a key whose id is that of another project's object.
 ID_DIGITS = 24
 
@@ -40,21 +42,20 @@ class Identity:
     fingerprint: str | None = None
 
     @classmethod
-    def of(cls, prefix: str, tenant: str, key: IdempotencyKey | None) -> Self:
-        """`prefix` names the kind. With a key the id is always the same, without one it is random."""
+    def of(cls, table: Table, tenant: str, key: IdempotencyKey | None) -> Self:
+        """Of a row of `table`. With a key the id is always the same, without one it is random."""
+        prefix = table.info[ID_PREFIX]
         if key is None:
             return cls(prefix + secrets.token_hex(ID_DIGITS // 2))
         named = "\0".join((tenant, prefix, key.name)).encode()
         return cls(prefix + hashlib.sha256(named).hexdigest()[:ID_DIGITS], key.fingerprint)
 
 
-def made_before(
-    engine: Engine, table: Table, prefix: str, tenant: str, key: IdempotencyKey | None
-) -> str | None:
+def made_before(engine: Engine, table: Table, tenant: str, key: IdempotencyKey | None) -> str | None:
     """The id of what the same request has made; None where it comes for the first time. Raises as `is_made`."""
     if key is None:
         return None
-    identity = Identity.of(prefix, tenant, key)
+    identity = Identity.of(table, tenant, key)
     with reading(engine) as connection:
         return identity.id if is_made(connection, table, tenant, identity) else None
 

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m cluster.install [--with test] [--retry]
 
-Runs before anything is installed, so it imports the standard library only. Each step that is done leaves
-a stamp in the environment and is skipped until what it depends on changes.
+Runs before anything is installed, so it imports the standard library, and of ours only what does the same. Each step
+that is done leaves a stamp in the environment and is skipped until what it depends on changes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cluster.last_words import last_line
 
 # Chooses our versions in a third of the time that the pip of Python 3.11 takes.
 PIP = "pip>=26,<27"
@@ -206,7 +208,7 @@ def _do(step: Step, stamp: str, retry: bool) -> bool:
             _say(f"failed\n{exc}\n(all of it is in {LOG})\n")
             return False
         outcome = "unavailable"
-        _say(f"not possible here ({_last_line(str(exc))}): {step.instead} instead\n")
+        _say(f"not possible here ({last_line(str(exc), 'no reason given')}): {step.instead} instead\n")
     stamp_file.parent.mkdir(exist_ok=True)
     stamp_file.write_text(f"{stamp} {outcome}\n")
     return True
@@ -247,10 +249,6 @@ def _pyproject() -> dict[str, Any]:
 
 def _name(requirement: str) -> str:
     return re.split(r"[^A-Za-z0-9._-]", requirement.strip(), maxsplit=1)[0].lower().replace("_", "-")
-
-
-def _last_line(text: str) -> str:
-    return ([line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"])[-1]
 
 
 @contextmanager

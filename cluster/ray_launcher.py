@@ -50,7 +50,8 @@ class RayLauncher:
         # Nothing was started, and nothing was killed: the same environment would fail again.
         if message.startswith(SETUP_FAILED):
             code = 1
-        return Run(RunState.ENDED, code, self._last_words(name, message))
+        # It ends with the last lines of the log, which itself may be long, and is looked for every second.
+        return Run(RunState.ENDED, code, last_line(message, ""))
 
     def stop(self, name: str) -> None:
         try:
@@ -58,13 +59,6 @@ class RayLauncher:
         except OUT_OF_REACH as exc:
             if "does not exist" not in str(exc):
                 raise Unavailable(f"Ray's jobs API does not answer: {_first_line(exc)}") from exc
-
-    def _last_words(self, name: str, message: str) -> str:
-        try:
-            log = self._jobs().get_job_logs(name)
-        except OUT_OF_REACH:
-            log = ""
-        return last_line(log or message, "")
 
     def _jobs(self) -> Any:
         if self._client is None:

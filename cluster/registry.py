@@ -174,7 +174,11 @@ class Registry:
             if row is None:
                 raise _no_alias(alias)
             if row.previous_id is None:
-                raise Conflict(f"{alias} has meant no other model before, or that one is deleted", "alias")
+                raise Conflict(
+                    f"{alias} has meant no other model before, or that one is deleted; promote the model that it "
+                    "shall mean",
+                    "alias",
+                )
             swapped = {"card_id": row.previous_id, "previous_id": row.card_id}
             connection.execute(update(ALIASES).where(mine).values(**swapped))
         return str(row.previous_id)
@@ -242,4 +246,6 @@ def _of(table: Table, tenant: str | None) -> ColumnElement[bool]:
 
 
 def _no_alias(alias: str) -> NotFound:
-    return NotFound(f"there is no alias {alias!r}", "alias", "alias_not_found")
+    return NotFound(
+        f"there is no alias {alias!r}; list them with GET /v1/aliases", "alias", "alias_not_found"
+    )

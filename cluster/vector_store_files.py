@@ -144,7 +144,7 @@ class StoreFiles:
 
         Raises NotFound, Conflict when the store has expired, and as `is_made`.
         """
-        identity, now = Identity.of("vsfb_", tenant, key), self._clock()
+        identity, now = Identity.of(FILE_BATCHES, tenant, key), self._clock()
         values = {**vars(identity), "store_id": store_id, "tenant": tenant, "created_at": now}
         with self._engine.begin() as connection:
             if not is_made(connection, FILE_BATCHES, tenant, identity):
@@ -155,7 +155,7 @@ class StoreFiles:
 
     def batch_made_before(self, tenant: str, store_id: str, key: IdempotencyKey | None) -> FileBatch | None:
         """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
-        batch_id = made_before(self._engine, FILE_BATCHES, "vsfb_", tenant, key)
+        batch_id = made_before(self._engine, FILE_BATCHES, tenant, key)
         return self.batch(tenant, store_id, batch_id) if batch_id else None
 
     def batch(self, tenant: str, store_id: str, batch_id: str) -> FileBatch:
@@ -218,7 +218,9 @@ def add_files(
             # What is being removed comes back, and its old chunks go first.
             "is_removing": False,
         }
-        row = connection.execute(select(STORE_FILES).where(is_file(store_id, file.id))).first()
+        # Locked: a worker that is just removing the row would take away what is said of it here.
+        found = select(STORE_FILES).where(is_file(store_id, file.id)).with_for_update()
+        row = connection.execute(found).first()
         if row is None:
             fresh = {
                 "store_id": store_id,

@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, exists, func, or_, select, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
 from cluster.files import FILES
 from cluster.paging import keep_places
 from cluster.vector_store_records import DAY_S, STORE_FILES, STORES, FileStatus, StoreFile
+from cluster.vector_store_rows import is_file
 
 # A file that ends the process which reads it would do so for ever.
 MAX_ATTEMPTS = 5
@@ -57,31 +59,8 @@ class VectorStoreQueue:
         Tenants take turns: of those that wait, the one with the fewest items in progress comes first.
         """
         now, lease = self._clock(), secrets.token_hex(16)
-        # Counted once for each tenant: counted for each item, a claim among 10,000 took 18 s.
-        leased = STORE_FILES.alias()
-        busy = (
-            select(leased.c.tenant, func.count().label("num_items"))
-            .where(leased.c.leased_until > now)
-            .group_by(leased.c.tenant)
-            .subquery()
-        )
-        query = (
-            select(STORE_FILES)
-            .outerjoin(busy, busy.c.tenant == STORE_FILES.c.tenant)
-            .where(
-                STORE_FILES.c.leased_until <= now,
-                or_(
-                    STORE_FILES.c.status == FileStatus.IN_PROGRESS.value,
-                    STORE_FILES.c.is_removing,
-                    STORE_FILES.c.needs_purge,
-                ),
-            )
-            .order_by(func.coalesce(busy.c.num_items, 0), STORE_FILES.c.created_at, STORE_FILES.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True, of=STORE_FILES)
-        )
         with self._engine.begin() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_next(now)).first()
             if row is None:
                 return None
             values = {
@@ -89,15 +68,8 @@ class VectorStoreQueue:
                 "leased_until": now + lease_s,
                 "num_attempts": row.num_attempts + 1,
             }
-            mine = (STORE_FILES.c.store_id == row.store_id) & (STORE_FILES.c.id == row.id)
-            connection.execute(update(STORE_FILES).where(mine).values(**values))
-        if row.is_removing:
-            task = Task.REMOVE
-        elif row.status == FileStatus.IN_PROGRESS.value:
-            task = Task.READ
-        else:
-            task = Task.PURGE
-        return Work(task, StoreFile.of_row(row), lease, row.needs_purge, row.num_attempts + 1)
+            connection.execute(update(STORE_FILES).where(is_file(row.store_id, row.id)).values(**values))
+        return Work(_task_of(row), StoreFile.of_row(row), lease, row.needs_purge, row.num_attempts + 1)
 
     def renew(self, work: Work, lease_s: float) -> bool:
         """Keep an item for so long from now; False when it is another's."""
@@ -143,9 +115,8 @@ class VectorStoreQueue:
 
     def is_known(self, work: Work) -> bool:
         """Whether the row of an item is still there."""
-        mine = and_(STORE_FILES.c.store_id == work.file.store_id, STORE_FILES.c.id == work.file.id)
         with reading(self._engine) as connection:
-            return bool(connection.scalar(select(exists().where(mine))))
+            return bool(connection.scalar(select(exists().where(is_file(work.file.store_id, work.file.id)))))
 
     def sweep(self) -> None:
         """Find what ended by itself: expired stores, files that were deleted, deleted stores without files."""
@@ -191,11 +162,37 @@ class VectorStoreQueue:
             return bool(connection.execute(update(STORE_FILES).where(_held(work)).values(**values)).rowcount)
 
 
+def _next(now: float) -> Select[Any]:
+    """The item that is claimed next, its row locked; one that another is claiming is passed over."""
+    # Counted once for each tenant: counted for each item, a claim among 10,000 took 18 s.
+    leased = STORE_FILES.alias()
+    busy = (
+        select(leased.c.tenant, func.count().label("num_items"))
+        .where(leased.c.leased_until > now)
+        .group_by(leased.c.tenant)
+        .subquery()
+    )
+    wanted = or_(
+        STORE_FILES.c.status == FileStatus.IN_PROGRESS.value,
+        STORE_FILES.c.is_removing,
+        STORE_FILES.c.needs_purge,
+    )
+    return (
+        select(STORE_FILES)
+        .outerjoin(busy, busy.c.tenant == STORE_FILES.c.tenant)
+        .where(STORE_FILES.c.leased_until <= now, wanted)
+        .order_by(func.coalesce(busy.c.num_items, 0), STORE_FILES.c.created_at, STORE_FILES.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=STORE_FILES)
+    )
+
+
+def _task_of(row: Row[Any]) -> Task:
+    if row.is_removing:
+        return Task.REMOVE
+    return Task.READ if row.status == FileStatus.IN_PROGRESS.value else Task.PURGE
+
+
 def _held(work: Work) -> ColumnElement[bool]:
     """The item's row, while the lease is still this worker's."""
-    file = work.file
-    return and_(
-        STORE_FILES.c.store_id == file.store_id,
-        STORE_FILES.c.id == file.id,
-        STORE_FILES.c.lease_owner == work.lease,
-    )
+    return and_(is_file(work.file.store_id, work.file.id), STORE_FILES.c.lease_owner == work.lease)

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from cluster.database import METADATA
+from cluster.idempotency import ID_PREFIX
 
 STORES = Table(
     "vector_stores",
@@ -42,6 +43,7 @@ STORES = Table(
     Column("deleted_at", Double),
     Column("fingerprint", String(64)),
     Index("ix_vector_stores_listing", "tenant", "created_at", "id"),
+    info={ID_PREFIX: "vs_"},
 )
 
 STORE_FILES = Table(
@@ -77,6 +79,7 @@ FILE_BATCHES = Table(
     Column("created_at", Double, nullable=False),
     Column("cancelled_at", Double),
     Column("fingerprint", String(64)),
+    info={ID_PREFIX: "vsfb_"},
 )
 
 DAY_S = 86_400.0

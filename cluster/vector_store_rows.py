@@ -53,7 +53,12 @@ def unknown_store(store_id: str) -> NotFound:
 def require_file(connection: Connection, store_id: str, file_id: str) -> Row[Any]:
     row = connection.execute(files_of(store_id).where(STORE_FILES.c.id == file_id)).first()
     if row is None:
-        raise NotFound(f"vector store {store_id!r} has no file {file_id!r}", "file_id", "file_not_found")
+        raise NotFound(
+            f"vector store {store_id!r} has no file {file_id!r}; list them with GET "
+            f"/v1/vector_stores/{store_id}/files",
+            "file_id",
+            "file_not_found",
+        )
     return row
 
 

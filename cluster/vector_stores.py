@@ -46,7 +46,7 @@ class VectorStores:
 
         Raises as `is_made`.
         """
-        identity, now = Identity.of("vs_", tenant, key), self._clock()
+        identity, now = Identity.of(STORES, tenant, key), self._clock()
         values = {
             **vars(identity),
             "tenant": tenant,
@@ -65,7 +65,7 @@ class VectorStores:
 
     def made_before(self, tenant: str, key: IdempotencyKey | None) -> VectorStore | None:
         """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
-        store_id = made_before(self._engine, STORES, "vs_", tenant, key)
+        store_id = made_before(self._engine, STORES, tenant, key)
         return self.get(tenant, store_id) if store_id else None
 
     def get(self, tenant: str, store_id: str) -> VectorStore:

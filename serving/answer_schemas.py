@@ -68,7 +68,9 @@ class FileCitation(BaseModel):
 class ChatTopLogprob(BaseModel):
     token: str
     logprob: float
-    bytes: list[int] | None
+    bytes: list[int] | None = Field(
+        description="UTF-8 of what the token adds to the text; the last token of a character has all of its bytes."
+    )
 
 
 class ChatTokenLogprob(ChatTopLogprob):

@@ -297,6 +297,9 @@ def _add_routes(app: FastAPI, front: Front) -> None:
         ("/readyz", front.readyz, "GET", "Cluster", "Check readiness", READY_ANSWERS),
     ):
         app.add_api_route(path, endpoint, methods=[method], tags=[tag], summary=summary, responses=said)
+    for path, endpoint in (("/healthz", front.healthz), ("/readyz", front.readyz)):
+        # As load balancers and monitors ask; FastAPI, unlike Starlette, gives a GET no HEAD by itself.
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _at_work(workers: Sequence[Worker]) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -125,11 +125,14 @@ def router(files: Files, commands: TrainingCommands, config: ServingConfig) -> A
         file = files.get(tenant_of(request), file_id)
         # Before the answer begins: later it could say no more that the bytes are missing or out of reach.
         stream = files.open(file)
-        headers = {
-            "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}",
-            "content-length": str(file.num_bytes),
-        }
-        return FileContent(_chunks(stream), headers=headers)
+        return FileContent(_chunks(stream), headers=_content_headers(file))
+
+    @api.head("/{file_id}/content", include_in_schema=False)
+    def content_head(file_id: str, request: Request) -> Response:
+        """How large a download will be, for whoever asks before it."""
+        file = files.get(tenant_of(request), file_id)
+        files.open(file).close()  # so that it fails as the download would
+        return Response(headers=_content_headers(file), media_type=FileContent.media_type)
 
     @api.delete("/{file_id}", summary="Delete file", responses=answers(shapes.DeletedFile))
     def delete(file_id: str, request: Request) -> dict[str, Any]:
@@ -202,6 +205,13 @@ def _purpose(upload: Upload) -> str:
             "unsupported_parameter",
         )
     return purpose
+
+
+def _content_headers(file: File) -> dict[str, str]:
+    return {
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}",
+        "content-length": str(file.num_bytes),
+    }
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:

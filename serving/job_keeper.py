@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import yaml
 
@@ -16,7 +17,7 @@ from cluster.blobs import place_bytes
 from cluster.errors import HamletError, InvalidInput, Unavailable
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
-from cluster.fine_tuning_records import FineTuningJob, JobStatus, Process
+from cluster.fine_tuning_records import FineTuningJob, Process, QueuedJob
 from cluster.launcher import Launcher
 from cluster.storage import storage_uri
 from serving.config import FineTuningConfig
@@ -25,6 +26,8 @@ from serving.job_policy import Step, next_step, reason_of, reason_to_wait, start
 from serving.training_commands import TrainingCommands
 
 log = logging.getLogger(__name__)
+
+Job = TypeVar("Job", FineTuningJob, QueuedJob)
 
 TRAINING = ("python", "-m", "training")
 
@@ -55,25 +58,21 @@ class JobKeeper:
 
     def validate(self) -> None:
         """Check each new job by planning it: then it is queued, or has failed with what is wrong."""
-        for job in self._jobs.unsettled():
-            is_due = self._clock() >= self._check_again_at.get(job.id, 0.0)
-            if job.status is JobStatus.VALIDATING_FILES and is_due:
+        for job in self._jobs.queue.unchecked():
+            if self._clock() >= self._check_again_at.get(job.id, 0.0):
                 self._for(job, self._check)
 
     def keep(self) -> None:
         """One round over all jobs that have begun or may begin."""
-        for job in self._jobs.unsettled():
-            if job.process is not Process.NONE:
-                self._for(job, self._follow)
-        for job in self._startable():
-            self._for(job, self._begin)
-        jobs = self._jobs.unsettled()
-        busy = [job for job in jobs if job.process is not Process.NONE]
-        for job in jobs:
-            if job.status is JobStatus.QUEUED:
-                self._for(job, lambda job: self._await_turn(job, busy))
+        for job in self._jobs.queue.busy():
+            self._for(job, self._follow)
+        for waiting in self._startable():
+            self._for(waiting, self._begin)
+        busy = self._jobs.queue.busy()
+        for waiting in self._jobs.queue.waiting():
+            self._for(waiting, lambda job: self._await_turn(job, busy))
 
-    def _for(self, job: FineTuningJob, work: Callable[[FineTuningJob], None]) -> None:
+    def _for(self, job: Job, work: Callable[[Job], None]) -> None:
         """What goes wrong with one job holds up no other; the next round tries again."""
         try:
             work(job)
@@ -99,7 +98,7 @@ class JobKeeper:
             self._jobs.fail(job.id, exc.message, exc.code)
             raise
         else:
-            self._jobs.queue(job.id, plan)
+            self._jobs.queue.add(job.id, plan)
 
     def _require_files(self, job: FineTuningJob) -> None:
         for param, file_id in (
@@ -109,14 +108,13 @@ class JobKeeper:
             if file_id is not None and not self._files.is_kept(job.tenant, file_id):
                 raise InvalidInput(f"{param} {file_id} was deleted before the job began", param)
 
-    def _startable(self) -> list[FineTuningJob]:
-        jobs = self._jobs.unsettled()
+    def _startable(self) -> list[QueuedJob]:
         # One that is being stopped still takes up room.
-        busy = [job for job in jobs if job.process is not Process.NONE]
-        queued = [job for job in jobs if job.status is JobStatus.QUEUED and job.process is Process.NONE]
+        busy = self._jobs.queue.busy()
+        queued = [job for job in self._jobs.queue.waiting() if job.process == Process.NONE]
         return startable(queued, busy, self._config.max_running, self._config.max_running_per_tenant)
 
-    def _await_turn(self, job: FineTuningJob, busy: Sequence[FineTuningJob]) -> None:
+    def _await_turn(self, job: QueuedJob, busy: Sequence[FineTuningJob]) -> None:
         """Say why a job is still queued beside the busy ones, and end it when that has lasted too long."""
         config = self._config
         reason = reason_to_wait(job, busy, config.max_running, config.max_running_per_tenant)
@@ -128,12 +126,12 @@ class JobKeeper:
                 f"the job waited {waited_s:.0f} s for its turn, longer than the {config.max_wait_s:g} s of "
                 f"fine_tuning.max_wait_s: {reason}; create it again later"
             )
-            self._jobs.give_up(job, message)
-        else:
-            self._jobs.tell_wait(job, reason)
+            self._jobs.queue.give_up(job.id, message)
+        elif job.waits_for != reason:
+            self._jobs.queue.tell_wait(job.id, reason)
 
-    def _begin(self, job: FineTuningJob) -> None:
-        if self._jobs.start(job):
+    def _begin(self, job: QueuedJob) -> None:
+        if self._jobs.queue.start(job.id, job.attempt):
             self._launch(self._jobs.get(job.tenant, job.id))
 
     def _follow(self, job: FineTuningJob) -> None:
@@ -144,8 +142,8 @@ class JobKeeper:
         elif step is Step.STOP:
             self._launcher.stop(job.submission_id)
         elif step is Step.SETTLE:
-            self._jobs.set_process(job, Process.NONE)
-        elif step is Step.RETRY and self._jobs.retry(job, reason_of(run)):
+            self._jobs.queue.set_process(job.id, job.attempt, Process.NONE)
+        elif step is Step.RETRY and self._jobs.queue.retry(job.id, job.attempt, reason_of(run)):
             self._launch(self._jobs.get(job.tenant, job.id))
         elif step is Step.FAIL:
             self._jobs.fail(job.id, f"training ended without a model: {reason_of(run)}")
@@ -161,7 +159,7 @@ class JobKeeper:
                 self._jobs.fail(job.id, f"training could not be started for {waited_s:.0f} s: {exc}")
                 return
             raise
-        self._jobs.set_process(job, Process.LIVE)
+        self._jobs.queue.set_process(job.id, job.attempt, Process.LIVE)
 
     @property
     def _program(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 
-from cluster.fine_tuning_records import FineTuningJob, JobStatus, Process
+from cluster.fine_tuning_records import FineTuningJob, JobStatus, Process, QueuedJob
 from cluster.launcher import Run, RunState
 
 # From here on a shell reports the number of the signal that ended a process.
@@ -77,15 +77,15 @@ def reason_of(run: Run) -> str:
 
 
 def startable(
-    queued: Sequence[FineTuningJob], busy: Sequence[FineTuningJob], max_running: int, max_per_tenant: int
-) -> list[FineTuningJob]:
+    queued: Sequence[QueuedJob], busy: Sequence[FineTuningJob], max_running: int, max_per_tenant: int
+) -> list[QueuedJob]:
     """The queued jobs that may start now beside the busy ones, oldest first.
 
     A tenant at its limit holds up nobody behind it.
     """
     room = max_running - len(busy)
     by_tenant = Counter(job.tenant for job in busy)
-    chosen: list[FineTuningJob] = []
+    chosen: list[QueuedJob] = []
     for job in queued:
         if len(chosen) < room and by_tenant[job.tenant] < max_per_tenant:
             chosen.append(job)
@@ -94,10 +94,10 @@ def startable(
 
 
 def reason_to_wait(
-    job: FineTuningJob, busy: Sequence[FineTuningJob], max_running: int, max_per_tenant: int
+    job: QueuedJob, busy: Sequence[FineTuningJob], max_running: int, max_per_tenant: int
 ) -> str | None:
     """Why a queued job may not start beside the busy ones, None when it may."""
-    if job.process is not Process.NONE:
+    if job.process != Process.NONE:
         return "its process of before the pause has not ended yet"
     if len(busy) >= max_running:
         return f"as many jobs train as may at a time ({max_running}, fine_tuning.max_running)"

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from cluster.batch_records import BatchStatus
-from cluster.fine_tuning_jobs import EventType, Level
 from cluster.fine_tuning_records import JobStatus
+from cluster.fine_tuning_rows import EventType, Level
 from cluster.reports import ReportStatus
 from cluster.vector_store_records import FileStatus
 from serving.answer_schemas import Created, absent_or

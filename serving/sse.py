@@ -20,7 +20,8 @@ HEADERS = {
     "x-accel-buffering": "no",
 }
 
-# How long a full connection may take nothing of an answer.
+# How long a full connection may take nothing of an answer. Under Ray Serve none is ever full for the application: all
+# messages go into a queue, unless user code shares the replica's event loop.
 STALLED_S = 60.0
 
 log = logging.getLogger(__name__)

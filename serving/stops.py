@@ -63,11 +63,18 @@ class TokenDecoder:
 
     def feed(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is unfinished."""
+        completed = self.peek(token_id)
         self._token_ids.append(token_id)
-        shown = self._decode(self._token_ids[self._context_start : self._shown_end])
-        text = self._decode(self._token_ids[self._context_start :])
-        num_held = len(self._token_ids) - self._shown_end
-        if text.endswith("\ufffd") and num_held < self.MAX_HELD_TOKENS:
+        if completed is None:
             return ""
         self._context_start, self._shown_end = self._shown_end, len(self._token_ids)
+        return completed
+
+    def peek(self, token_id: int) -> str | None:
+        """The text that this token would complete as the next one; None where it would leave a character unfinished."""
+        shown = self._decode(self._token_ids[self._context_start : self._shown_end])
+        text = self._decode([*self._token_ids[self._context_start :], token_id])
+        num_held = len(self._token_ids) + 1 - self._shown_end
+        if text.endswith("\ufffd") and num_held < self.MAX_HELD_TOKENS:
+            return None
         return text[len(shown) :]

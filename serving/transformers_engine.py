@@ -178,6 +178,8 @@ class TransformersEngine:
     def _advance(self, running: _Running, index: int, token_id: int, logprobs: torch.Tensor | None) -> Delta:
         row = running.rows[index]
         row.num_tokens += 1
+        # Before the token is fed: what it and its alternatives add is seen from there.
+        shown = () if logprobs is None else (self._logprob(row, token_id, logprobs, running.sampling),)
         ended = token_id in self._end_ids
         text = "" if ended else row.stop.feed(row.decoder.feed(token_id))
         finish: FinishReason | None = None
@@ -188,16 +190,23 @@ class TransformersEngine:
         if finish:
             row.finished = True
             text += row.stop.flush()
-        shown = () if logprobs is None else (self._logprob(token_id, logprobs, running.sampling),)
         return Delta(index, text, 1, finish, shown)
 
-    def _logprob(self, token_id: int, logprobs: torch.Tensor, sampling: Sampling) -> TokenLogprob:
+    def _logprob(self, row: _Row, token_id: int, logprobs: torch.Tensor, sampling: Sampling) -> TokenLogprob:
         values, ids = logprobs.topk(sampling.num_top_logprobs or 0)
-        top = [
-            (self._tokenizer.decode([i]), value)
-            for i, value in zip(ids.tolist(), values.tolist(), strict=True)
-        ]
-        return TokenLogprob(self._tokenizer.decode([token_id]), float(logprobs[token_id]), tuple(top))
+        alternatives = zip(ids.tolist(), values.tolist(), strict=True)
+        top = tuple((self._token_text(row, alternative), value) for alternative, value in alternatives)
+        return TokenLogprob(self._token_text(row, token_id), float(logprobs[token_id]), top)
+
+    def _token_text(self, row: _Row, token_id: int) -> str:
+        """What a token adds to the text: nothing where it leaves a character unfinished, as vLLM tells it too.
+
+        The last token of a character has all of its bytes, so that the bytes of all tokens are the text's.
+        """
+        completed = row.decoder.peek(token_id)
+        if completed == "":  # a token that is no text, such as the end, is told by its name
+            return str(self._tokenizer.decode([token_id]))
+        return completed or ""
 
 
 def _require_in_vocabulary(token_ids: Sequence[int], vocabulary_size: int) -> None:

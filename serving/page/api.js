@@ -162,6 +162,7 @@ export function upload(file, purpose, onProgress, signal) {
   const stopped = () => new ApiError("Upload stopped.", { code: "cancelled" });
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(stopped());
+    const stop = () => request.abort();
     const alive = endsSilent(request, reject);
     request.open("POST", url("v1/files"));
     for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
@@ -172,7 +173,8 @@ export function upload(file, purpose, onProgress, signal) {
     request.onload = () => settle(request, resolve, reject);
     request.onerror = () => reject(new ApiError("The service did not answer."));
     request.onabort = () => reject(stopped());
-    signal?.addEventListener("abort", () => request.abort());
+    signal?.addEventListener("abort", stop);
+    request.addEventListener("loadend", () => signal?.removeEventListener("abort", stop));
     request.send(form);
   });
 }

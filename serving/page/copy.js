@@ -5,7 +5,7 @@ import { Icon } from "./icon.js";
 
 const SHOWN_MS = 1500;
 
-/** @param {{text: () => string, label: string}} props `label` as in "Copy as curl" */
+/** @param {{text: () => string, label: string}} props `label` as in "Copy as curl for prod", its name among others */
 export function CopyButton({ text, label, children }) {
   const [state, setState] = useState("");
   const copy = async () => {

@@ -4,7 +4,7 @@ import { useEffect, useState } from "./vendor/preact-htm.js";
 /**
  * @typedef {object} Route
  * @property {string} part
- * @property {string} id empty for a part's front
+ * @property {string} id as it may stand in an address of the API, whatever was typed; empty for a part's front
  * @property {URLSearchParams} query
  */
 
@@ -12,7 +12,7 @@ import { useEffect, useState } from "./vendor/preact-htm.js";
 export function readRoute(hash = location.hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
   const [part = "", ...rest] = path.split("/");
-  return { part: part || "ask", id: decoded(rest.join("/")), query: new URLSearchParams(query) };
+  return { part: part || "ask", id: encodeURIComponent(decoded(rest.join("/"))), query: new URLSearchParams(query) };
 }
 
 /** An address may be typed, or cut where it was pasted. */
@@ -27,7 +27,7 @@ function decoded(text) {
 /** The address of a part, for `href`. */
 export function linkTo(part, id = "", query = {}) {
   const tail = new URLSearchParams(query).toString();
-  return `#/${part}${id ? `/${encodeURIComponent(id)}` : ""}${tail ? `?${tail}` : ""}`;
+  return `#/${part}${id ? `/${id}` : ""}${tail ? `?${tail}` : ""}`;
 }
 
 export function goTo(part, id = "", query = {}) {

@@ -160,8 +160,8 @@ def test_a_copied_request_runs_as_it_is(open_page: OpenPage, program: str) -> No
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
     ask(page, "It's \"quoted\" $HOME, isn't it?")
     answers_in(page)
-    answer_of(page, "handbook").get_by_role("button", name=f"Copy as {program}").click()
-    expect(page.get_by_role("button", name=f"Copy as {program}").get_by_text("Copied")).to_be_visible()
+    page.get_by_role("button", name=f"Copy as {program} for handbook", exact=True).click()
+    expect(answer_of(page, "handbook").get_by_text("Copied")).to_be_visible()
     text = page.evaluate("navigator.clipboard.readText()")
     command = ["bash", "-c", text] if program == "curl" else [sys.executable, "-c", text]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -212,7 +212,7 @@ def test_a_model_is_made_watched_tried_and_promoted(open_page: OpenPage, service
     expect(page.get_by_role("img", name=re.compile("Loss by step: train loss 0.0"))).to_be_visible()
     expect(page.get_by_text("New fine-tuned model created")).to_be_visible()
     checkpoint = page.get_by_role("row", name=re.compile(":ckpt-step-20 "))
-    expect(checkpoint.get_by_role("link", name="Try in Ask")).to_be_visible()
+    expect(checkpoint.get_by_role("link", name=re.compile("Try in Ask: .+:ckpt-step-20"))).to_be_visible()
 
     page.get_by_role("button", name="Promote to prod").click()
     expect(page.get_by_role("button", name="It is prod now")).to_be_visible()

@@ -97,6 +97,9 @@ CASES: list[tuple[str, str, list[Any], Any]] = [
         [{"steps": 1200, "train_seconds": 40, "memory": {"worker_bytes": 2**20}, "cost": {"workers": None}}],
         [["steps", "1,200"], ["training time", "40.0 s"], ["memory of a worker", "1.0 MiB"]],
     ),
+    # Put into an address of the API, whatever was typed leads to nothing but one object of its kind.
+    ("route.js", "readRoute", ["#/verdict/..%2Fa b"], {"part": "verdict", "id": "..%2Fa%20b", "query": {}}),
+    ("route.js", "linkTo", ["documents", "vs_manuals"], "#/documents/vs_manuals"),
     ("format.js", "milliseconds", [0.04], "0.0 ms"),
     ("format.js", "milliseconds", [90_000], "1 min 30 s"),
     ("format.js", "milliseconds", [7_200_000], "2 h"),

@@ -271,6 +271,27 @@ def test_what_one_reader_sends_and_fills_in_does_not_go_on_with_the_next(open_pa
     assert len(held) == 1
 
 
+def test_a_file_that_is_dropped_beside_its_place_is_not_opened_and_the_place_is_shown(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.html"
+    file.write_text("elsewhere")
+    page = open_page("/#/fine-tune")
+    place = page.locator(".dropzone", has_text="Training data")
+    expect(place).to_be_visible()
+    page.evaluate(
+        "addEventListener('dragover', (it) => { saw = [it.defaultPrevented, it.dataTransfer.dropEffect]; })"
+    )
+    mouse = page.context.new_cdp_session(page)
+    dragged = {"x": 640, "y": 10, "data": {"items": [], "files": [str(file)], "dragOperationsMask": 1}}
+    for step in ("dragEnter", "dragOver"):
+        mouse.send("Input.dispatchDragEvent", {"type": step, **dragged})
+    expect(place).to_have_class(re.compile("wanted"))
+    assert page.evaluate("saw") == [True, "none"]
+    mouse.send("Input.dispatchDragEvent", {"type": "drop", **dragged})
+    expect(place).not_to_have_class(re.compile("wanted"))
+
+
 def test_an_address_that_was_cut_shows_the_part_all_the_same(open_page: OpenPage) -> None:
     page = open_page("/#/documents/%E0%A4%A")
     expect(page.get_by_role("heading", level=1, name="Documents")).to_be_visible()

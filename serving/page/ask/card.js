@@ -96,8 +96,8 @@ function Actions({ turnId, answer, runs, again }) {
     ${runs
       ? html`<button class="small" aria-label=${`Stop ${answer.model}`} onClick=${() => stop(turnId, answer.model)}><${Icon} name="stop" />Stop</button>`
       : html`<button class="small plain" aria-label=${`Ask ${answer.model} again`} title="Ask again" onClick=${again}><${Icon} name="retry" /></button>`}
-    <${CopyButton} label="Copy as curl" text=${() => asCurl(answer.request, base, Boolean(apiKey()))}>curl<//>
-    <${CopyButton} label="Copy as Python" text=${() => asPython(answer.request, base, Boolean(apiKey()))}>Python<//>
+    <${CopyButton} label=${`Copy as curl for ${answer.model}`} text=${() => asCurl(answer.request, base, Boolean(apiKey()))}>curl<//>
+    <${CopyButton} label=${`Copy as Python for ${answer.model}`} text=${() => asPython(answer.request, base, Boolean(apiKey()))}>Python<//>
   </span>`;
 }
 

@@ -45,7 +45,7 @@ export function Search({ storeId }) {
 function Filters({ rows, onChange }) {
   const set = (index, change) => onChange(rows.map((row, at) => (at === index ? { ...row, ...change } : row)));
   return html`
-    ${rows.map((row, index) => html`<div class="row" key=${index}>
+    ${rows.map((row, index) => html`<div class="row" key=${index} role="group" aria-label=${`Filter ${index + 1}`}>
       <input aria-label="Attribute" placeholder="attribute" value=${row.key} onInput=${(e) => set(index, { key: e.target.value })} />
       <select aria-label="Comparison" value=${row.type} onChange=${(e) => set(index, { type: e.target.value })}>
         ${Object.entries(COMPARISONS).map(([type, name]) => html`<option value=${type}>${name}</option>`)}

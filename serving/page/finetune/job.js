@@ -20,7 +20,7 @@ const ENDED_EVERY_MS = 20_000;
 
 /** @param {{id: string, onChange: () => void}} props */
 export function Job({ id, onChange }) {
-  const job = useLoad((signal) => call(`v1/fine_tuning/jobs/${encodeURIComponent(id)}`, { signal }), [id], { everyMs: pace });
+  const job = useLoad((signal) => call(`v1/fine_tuning/jobs/${id}`, { signal }), [id], { everyMs: pace });
   const status = job.data?.status;
   useEffect(() => {
     if (!status) return;
@@ -170,7 +170,8 @@ function CheckpointTable({ checkpoints }) {
       <td class="number">${checkpoint.step_number}</td>
       <td class="small-text">${metricsOf(checkpoint).join(" · ")}</td>
       <td class="small-text"><code>${checkpoint.fine_tuned_model_checkpoint}</code></td>
-      <td class="number"><a class="button small" href=${linkTo("ask", "", { model: checkpoint.fine_tuned_model_checkpoint })}>Try in Ask</a></td>
+      <td class="number"><a class="button small" href=${linkTo("ask", "", { model: checkpoint.fine_tuned_model_checkpoint })}
+        aria-label=${`Try in Ask: ${checkpoint.fine_tuned_model_checkpoint}`}>Try in Ask</a></td>
     </tr>`)}</tbody>
   </table></div>`;
 }

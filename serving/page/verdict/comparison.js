@@ -18,7 +18,7 @@ export function StatusBadge({ status }) {
 /** @param {{id: string}} props */
 export function Comparison({ id }) {
   const pace = (one) => (one && !isRunning(one) ? null : EVERY_MS);
-  const evaluation = useLoad((signal) => call(`v1/evaluations/${encodeURIComponent(id)}`, { signal }), [id], { everyMs: pace });
+  const evaluation = useLoad((signal) => call(`v1/evaluations/${id}`, { signal }), [id], { everyMs: pace });
   const status = evaluation.data?.status;
   useEffect(() => {
     if (status) announce(`The comparison is ${status}`);

@@ -9,14 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, insert, text
 
+from cluster.audit_log import AUDIT_EVENTS, AuditLog
+from cluster.backup import ROWS_AT_ONCE
 from cluster.cards import ModelCard, ModelKind, Parity
+from cluster.database import open_database
 from cluster.files import Files
 from cluster.registry import Registry
 from cluster.settings import settings
 
 REPOSITORY = Path(__file__).parents[3]
+NUM_CALLS = 2 * ROWS_AT_ONCE + 1
 ROWS = '{"text": "Grüße", "label": 1}\n'.encode()
 QUESTION = "How many days of paid leave does the company grant?"
 
@@ -50,12 +54,15 @@ def card_of(weights: Path) -> ModelCard:
 
 @pytest.fixture
 def filled(home: Path) -> Path:
-    """A home with a model and its alias, and an uploaded file."""
+    """A home with a model and its alias, an uploaded file, and more audited calls than are read at once."""
     weights = home / "storage" / "models" / "ft-kept"
     weights.mkdir(parents=True)
     (weights / "model.safetensors").write_bytes(os.urandom(3000))
     Registry().register(card_of(weights))
     Registry().promote("prod", "ft:kept")
+    call = {"at": 1.0, "tenant": "default", "actor": "a", "action": "b", "object_id": "c", "status": 200}
+    with open_database().begin() as connection:
+        connection.execute(insert(AUDIT_EVENTS), [call | {"request_id": str(n)} for n in range(NUM_CALLS)])
     files = Files()
     files.add(files.stored("default", "Grüße\u2028rows.jsonl", "fine-tune", ROWS))
     return home
@@ -69,6 +76,7 @@ def searched() -> list[str]:
 def rows_of(backup: Path) -> dict[str, int]:
     rows: dict[str, int] = json.loads((backup / "manifest.json").read_text())["rows"]
     assert rows["model_cards"] == rows["files"] == 1
+    assert rows["audit_events"] == NUM_CALLS
     return rows
 
 
@@ -111,6 +119,8 @@ def test_what_was_backed_up_answers_from_another_home(
     assert again.weights_uri == str(second / "storage" / "models" / "ft-kept")
     weights = "model.safetensors"
     assert (Path(again.weights_uri) / weights).read_bytes() == (Path(card.weights_uri) / weights).read_bytes()
+    calls = AuditLog().newest(NUM_CALLS + 1)
+    assert [call.request_id for call in calls] == [str(n) for n in reversed(range(NUM_CALLS))]
     [file_again] = Files().list("default", limit=10).data
     assert (file_again.id, file_again.filename) == (file.id, file.filename)
     assert Files().local_path(file_again).read_bytes() == ROWS

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+from sqlalchemy import delete, text
 from sqlalchemy.engine import Engine
 
 from cluster.vector_store_queue import VectorStoreQueue
-from cluster.vector_store_records import Chunking, NewFile
+from cluster.vector_store_records import STORE_FILES, Chunking, FileStatus, NewFile
 from cluster.vector_stores import VectorStores
 
 
@@ -28,3 +30,26 @@ def test_workers_get_different_files_and_the_tenant_with_fewest_in_progress_come
     claimed = [first, second, *(work for work in found if work is not None)]
     assert len({work.file.id for work in claimed}) == len(claimed) == 10
     assert queue.claim(30) is None
+
+
+def _until_another_waits_for_a_lock(engine: Engine) -> None:
+    deadline = time.monotonic() + 30
+    with engine.connect() as connection:
+        while not connection.scalar(
+            text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        ):
+            assert time.monotonic() < deadline
+            connection.rollback()
+            time.sleep(0.01)
+
+
+def test_a_file_that_is_put_back_while_its_row_is_removed_is_there(engine: Engine) -> None:
+    stores = VectorStores(engine)
+    file = NewFile("file-1", "a.md", Chunking(192, 32), {})
+    store = stores.create("ann", files=[file])
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as connection:
+            connection.execute(delete(STORE_FILES).where(STORE_FILES.c.store_id == store.id))
+            attached = pool.submit(stores.files.attach, "ann", store.id, file)
+            _until_another_waits_for_a_lock(engine)
+        assert attached.result().status is FileStatus.IN_PROGRESS

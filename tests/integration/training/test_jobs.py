@@ -75,8 +75,8 @@ def config(tmp_path_factory: pytest.TempPathFactory, write_llama: Callable[[Path
 
 def new_job(jobs: FineTuningJobs) -> str:
     job = jobs.create("default", JobRequest("tiny", "file-1", None, {}, {}, None, 1, None, {}))
-    jobs.queue(job.id, {})
-    jobs.start(jobs.get("default", job.id))
+    jobs.queue.add(job.id, {})
+    jobs.queue.start(job.id, 0)
     return job.id
 
 

@@ -28,6 +28,8 @@ from cluster.working_dir import Package
         (checks.shared_memory(64 * 2**20, 24 * GIB), Level.WARNING, "64.0 MiB", "--shm-size=8g"),
         (checks.disk("/data", 100 * GIB), Level.OK, "100.0 GiB free for /data", ""),
         (checks.disk("/data", GIB), Level.WARNING, "1.0 GiB free", "HAMLET_HOME"),
+        (checks.processor(16, has_bf16=True), Level.OK, "16 cores, which multiply bfloat16", ""),
+        (checks.processor(2, has_bf16=False), Level.OK, "float32, at about half the speed", "AVX-512 BF16"),
         (checks.no_gpu(), Level.OK, "no NVIDIA GPU", ""),
         (
             checks.gpus("550.1, A100\n550.1, A100", "12.4", "2.21.5"),

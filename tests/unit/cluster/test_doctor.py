@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import doctor
 from cluster.checks import Level
 from cluster.doctor import examine
 from cluster.settings import settings
@@ -23,6 +24,15 @@ def test_every_question_is_answered(home: Path) -> None:
     for name in ("python", "vllm", "settings", "memory", "gpu", "head", "network", "storage", "database"):
         assert name in names
     assert not list((home / "storage").iterdir())  # what was written was deleted
+
+
+def test_the_processor_is_told_of_where_no_gpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "has_gpu", lambda: False)
+    monkeypatch.setattr(doctor, "has_bf16", lambda on_gpu: False)
+    finding = next(finding for finding in examine() if finding.name == "processor")
+    assert "float32" in finding.message
+    monkeypatch.setattr(doctor, "has_gpu", lambda: True)
+    assert "processor" not in [finding.name for finding in examine()]
 
 
 def test_a_planted_fault_is_found_and_the_other_questions_are_still_answered(

@@ -32,8 +32,8 @@ def _new(jobs: FineTuningJobs, tenant: str = "us", **labels: str) -> FineTuningJ
 
 def _running(jobs: FineTuningJobs) -> FineTuningJob:
     job = _new(jobs)
-    jobs.queue(job.id, {})
-    jobs.start(jobs.get("us", job.id))
+    jobs.queue.add(job.id, {})
+    jobs.queue.start(job.id, 0)
     return jobs.get("us", job.id)
 
 
@@ -44,24 +44,42 @@ def _messages(jobs: FineTuningJobs, job_id: str) -> list[str]:
 def test_a_job_goes_from_validation_to_the_queue_to_a_run(jobs: FineTuningJobs) -> None:
     job = _new(jobs)
     assert job.status is JobStatus.VALIDATING_FILES
-    assert jobs.queue(job.id, {"steps": 3})
-    assert not jobs.queue(job.id, {})  # once
+    assert jobs.queue.add(job.id, {"steps": 3})
+    assert not jobs.queue.add(job.id, {})  # once
     queued = jobs.get("us", job.id)
     assert (queued.status, queued.plan) == (JobStatus.QUEUED, {"steps": 3})
-    assert jobs.start(queued)
-    assert not jobs.start(queued)  # another who saw the same cannot start it again
+    assert jobs.queue.start(queued.id, queued.attempt)
+    assert not jobs.queue.start(queued.id, queued.attempt)  # another who saw the same cannot start it again
     running = jobs.get("us", job.id)
     assert (running.status, running.attempt, running.process) == (JobStatus.RUNNING, 1, Process.STARTING)
     assert running.submission_id == f"{job.id}-1"
 
 
+def test_the_queue_tells_apart_what_is_to_be_done(jobs: FineTuningJobs) -> None:
+    new, first, second, running = (_new(jobs) for _ in range(4))
+    for job in (first, second, running):
+        jobs.queue.add(job.id, {})
+    jobs.queue.start(running.id, 0)
+    jobs.queue.tell_wait(second.id, "no room")
+    assert [job.id for job in jobs.queue.unchecked()] == [new.id]
+    assert [job.id for job in jobs.queue.busy()] == [running.id]
+    waiting = jobs.queue.waiting()
+    assert [(job.id, job.process, job.waits_for) for job in waiting] == [
+        (first.id, Process.NONE, None),
+        (second.id, Process.NONE, "no room"),
+    ]
+    assert waiting[0].queued_at == jobs.get("us", first.id).queued_at
+
+
 def test_of_two_who_see_a_lost_run_one_starts_the_next(jobs: FineTuningJobs) -> None:
     job = _running(jobs)
-    assert jobs.retry(job, "its machine was lost")
-    assert not jobs.retry(job, "its machine was lost")
+    assert jobs.queue.retry(job.id, job.attempt, "its machine was lost")
+    assert not jobs.queue.retry(job.id, job.attempt, "its machine was lost")
     again = jobs.get("us", job.id)
     assert (again.attempt, again.num_losses) == (2, 1)
-    jobs.set_process(job, Process.NONE)  # what is learned of the first attempt says nothing of the second
+    jobs.queue.set_process(
+        job.id, job.attempt, Process.NONE
+    )  # what is learned of the first attempt says nothing of the second
     assert jobs.get("us", job.id).process is Process.STARTING
 
 
@@ -110,9 +128,9 @@ def test_a_cancelled_job_takes_no_model(jobs: FineTuningJobs, make_card: MakeCar
     jobs.add_checkpoint(job.id, 1, "ft:late:ckpt-step-1", {}, make_card(id="ft:late:ckpt-step-1"))
     assert Registry().list() == []
     assert _messages(jobs, job.id)[0] == "The job was cancelled"
-    [unsettled] = jobs.unsettled()  # until its process is gone
-    jobs.set_process(unsettled, Process.NONE)
-    assert jobs.unsettled() == []
+    [unsettled] = jobs.queue.busy()  # until its process is gone
+    jobs.queue.set_process(unsettled.id, unsettled.attempt, Process.NONE)
+    assert jobs.queue.busy() == []
 
 
 def test_a_failure_keeps_its_code_and_field(jobs: FineTuningJobs) -> None:
@@ -153,9 +171,9 @@ def test_what_can_be_asked_of_a_job_depends_on_its_state(
     job = _new(jobs)
     reach: dict[str, Callable[[], Any]] = {
         "validating_files": lambda: None,
-        "queued": lambda: jobs.queue(job.id, {}),
-        "running": lambda: (jobs.queue(job.id, {}), jobs.start(jobs.get("us", job.id))),
-        "paused": lambda: (jobs.queue(job.id, {}), jobs.pause("us", job.id)),
+        "queued": lambda: jobs.queue.add(job.id, {}),
+        "running": lambda: (jobs.queue.add(job.id, {}), jobs.queue.start(job.id, 0)),
+        "paused": lambda: (jobs.queue.add(job.id, {}), jobs.pause("us", job.id)),
         "cancelled": lambda: jobs.cancel("us", job.id),
         "failed": lambda: jobs.fail(job.id, "no"),
     }

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from cluster.batch_records import BatchRequest
+from cluster.batch_records import BATCHES, BatchRequest
 from cluster.batches import Batches
 from cluster.database import open_database
 from cluster.errors import Conflict, Overloaded, Unprocessable
-from cluster.files import Files
+from cluster.files import FILES, Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import JobRequest
 from cluster.idempotency import IdempotencyKey, Identity
@@ -65,15 +65,15 @@ def test_repeats_at_once_make_one(make: Make) -> None:
 
 
 def test_an_id_is_random_without_a_key_and_follows_from_one_otherwise() -> None:
-    ids = [Identity.of("file-", "ann", None).id for _ in range(2)]
+    ids = [Identity.of(FILES, "ann", None).id for _ in range(2)]
     named = [
-        Identity.of(prefix, tenant, replace(KEY, name=name)).id
-        for prefix in ("file-", "batch_")
+        Identity.of(table, tenant, replace(KEY, name=name)).id
+        for table in (FILES, BATCHES)
         for tenant in ("ann", "bob")
         for name in ("order-1", "order-2")
     ]
     assert len({*ids, *named}) == 10
-    assert Identity.of("file-", "ann", OTHER).id == named[0]
+    assert Identity.of(FILES, "ann", OTHER).id == named[0]
 
 
 def test_a_repeat_counts_for_nothing() -> None:

@@ -95,7 +95,6 @@ class JobsApi:
         self.job: dict[str, object] | None = None
         self.num_submitted = 0
         self.away = False
-        self.logs = "epoch 1\nerror: the loss is not a number\n"
 
     def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: object) -> None:
         if self.job is not None:
@@ -109,9 +108,6 @@ class JobsApi:
         if self.job is None:
             raise RuntimeError(f"Job {name} does not exist")
         return type("Info", (), self.job)
-
-    def get_job_logs(self, _name: str) -> str:
-        return self.logs
 
     def stop_job(self, _name: str) -> None:
         assert self.job is not None
@@ -128,11 +124,15 @@ def test_ray_jobs_are_told_as_local_runs_are() -> None:
     assert api.job is not None
     assert api.job["entrypoint"] == "python -m training run 'a b.yaml'"
     assert launcher.look("job-1").state is RunState.RUNNING
-    api.job |= {"status": "FAILED", "driver_exit_code": 1}
+    tail = "exit code 1, last available logs (truncated to 20,000 chars):\nepoch 1\nerror: the loss is not a number\n"
+    api.job |= {
+        "status": "FAILED",
+        "driver_exit_code": 1,
+        "message": f"Job entrypoint command failed with {tail}",
+    }
     assert launcher.look("job-1") == Run(RunState.ENDED, 1, "error: the loss is not a number")
     api.job |= {"driver_exit_code": None, "message": "Job supervisor actor died: its node was lost"}
-    assert launcher.look("job-1").exit_code is None
-    api.logs = ""
+    assert launcher.look("job-1") == Run(RunState.ENDED, None, "Job supervisor actor died: its node was lost")
     api.job |= {
         "message": "runtime_env setup failed: Failed to set up.\nERROR: No matching distribution for x\n"
     }

@@ -76,6 +76,12 @@ def test_probes_and_the_page_need_no_key(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/page/main.js"])
+def test_probes_may_ask_for_the_head_alone(client: TestClient, path: str) -> None:
+    assert client.head(path).status_code == 200
+    assert client.put(path).headers["allow"] == "GET, HEAD"
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1", "/reports", "//", "/healthz/", "/page"])
 def test_no_other_path_is_public(path: str) -> None:
     assert not is_public(path)

@@ -219,8 +219,8 @@ def test_job_shapes(client: TestClient, validate: Callable[[Any, str], None]) ->
     validate(job, "FineTuningJob")
     assert job["hyperparameters"] == {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 0.35}
     jobs = FineTuningJobs()
-    jobs.queue(job["id"], {"train_seconds": 10})
-    jobs.start(jobs.get("default", job["id"]))
+    jobs.queue.add(job["id"], {"train_seconds": 10})
+    jobs.queue.start(job["id"], 0)
     jobs.add_checkpoint(job["id"], 1, "ft:x:ckpt-step-1", {"train_loss": 0.5})
     running = client.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
     validate(running, "FineTuningJob")
@@ -348,6 +348,18 @@ def test_aliases_move_roll_back_and_go(client: TestClient, make_card: Callable[.
     assert client.delete("/v1/models/ft:smollm2:a:x:1").json()["deleted"]
     assert client.delete("/v1/models/ft:smollm2:a:x:1").status_code == 404
     assert client.get("/v1/aliases").json()["data"] == []
+
+
+def test_the_size_of_a_download_can_be_asked_for_before_it(client: TestClient, home: Path) -> None:
+    file = _upload(client, b"text", "user_data").json()
+    path = f"/v1/files/{file['id']}/content"
+    head, whole = client.head(path), client.get(path)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "4")
+    for name in ("content-type", "content-disposition", "content-length"):
+        assert head.headers[name] == whole.headers[name]
+    (kept,) = home.rglob(f"{file['id']}*")
+    kept.unlink()
+    assert client.head(path).status_code == client.get(path).status_code == 404
 
 
 def test_a_file_whose_bytes_are_gone_or_out_of_reach_is_told_before_the_answer_begins(

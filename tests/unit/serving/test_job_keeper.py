@@ -60,7 +60,7 @@ def keeper(jobs: FineTuningJobs, clock: Clock) -> JobKeeper:
 
 def queued(jobs: FineTuningJobs, tenant: str = "us") -> FineTuningJob:
     job = jobs.create(tenant, JobRequest("smollm2", "file-1", None, {}, {}, None, 1, None, {}))
-    jobs.queue(job.id, {})
+    jobs.queue.add(job.id, {})
     return jobs.get(tenant, job.id)
 
 
@@ -119,9 +119,9 @@ def test_a_pause_does_not_count_as_waiting(jobs: FineTuningJobs, keeper: JobKeep
 
 def test_a_job_that_was_begun_meanwhile_is_not_given_up(jobs: FineTuningJobs) -> None:
     job = queued(jobs)
-    assert jobs.start(job)
-    assert not jobs.give_up(job, "it waited")
-    assert not jobs.tell_wait(job, "no room")
+    assert jobs.queue.start(job.id, job.attempt)
+    assert not jobs.queue.give_up(job.id, "it waited")
+    assert not jobs.queue.tell_wait(job.id, "no room")
     assert jobs.get("us", job.id).status is JobStatus.RUNNING
 
 

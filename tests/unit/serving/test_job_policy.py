@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.fine_tuning_records import FineTuningJob, JobStatus, Process
+from cluster.fine_tuning_records import FineTuningJob, JobStatus, Process, QueuedJob
 from cluster.launcher import Run, RunState
 from serving.job_policy import Step, next_step, reason_of, reason_to_wait, startable
 
@@ -22,6 +22,10 @@ def _job(**changes: Any) -> FineTuningJob:
         "started_at": 1.0,
     }
     return FineTuningJob(**values | changes)
+
+
+def _queued(id: str = "1", tenant: str = "us", process: Process = Process.NONE) -> QueuedJob:
+    return QueuedJob(id, tenant, process, attempt=0, created_at=1.0, queued_at=1.0, waits_for=None)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ def test_each_state_of_job_and_process_has_one_next_step(
 
 
 def test_a_tenant_at_its_limit_holds_up_nobody_behind_it() -> None:
-    queued = [_job(id=name, tenant=name[0]) for name in ("a1", "a2", "b1", "c1")]
+    queued = [_queued(name, tenant=name[0]) for name in ("a1", "a2", "b1", "c1")]
     busy = [_job(id="a0", tenant="a")]
     assert [job.id for job in startable(queued, busy, 4, 2)] == ["a1", "b1", "c1"]
     assert [job.id for job in startable(queued, busy, 2, 1)] == ["b1"]
@@ -67,13 +71,13 @@ def test_the_reason_of_an_end_is_told_in_a_few_words() -> None:
 
 
 def test_a_queued_job_waits_for_the_cluster_for_its_project_or_for_its_own_process() -> None:
-    queued = _job(status=JobStatus.QUEUED, process=Process.NONE)
+    queued = _queued()
     ours, theirs = _job(), _job(tenant="them")
     assert reason_to_wait(queued, [theirs], max_running=2, max_per_tenant=1) is None
     reasons = [
         reason_to_wait(queued, [ours, theirs], 2, 2),
         reason_to_wait(queued, [ours], 2, 1),
-        reason_to_wait(_job(status=JobStatus.QUEUED), [], 2, 1),
+        reason_to_wait(_queued(process=Process.LIVE), [], 2, 1),
     ]
     for reason, word in zip(reasons, ("max_running)", "max_running_per_tenant)", "pause"), strict=True):
         assert reason is not None

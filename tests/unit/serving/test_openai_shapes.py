@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from cluster.cards import ModelCard
 from cluster.files import Files
-from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.fine_tuning_queue import FineTuningQueue
 from serving.scripted_parts import ScriptedApplication
 
 Ask = Callable[..., Any]
@@ -88,7 +88,7 @@ def test_every_operation_of_openais_document_is_there_and_answers_in_its_shape(
     two = two_tenants(make_card)
     client = TestClient(two.app, headers=two.headers["ann"])
     engine = two.world.platform.engine
-    FineTuningJobs(engine).queue(two.ids["job_id"], {})
+    FineTuningQueue(engine).add(two.ids["job_id"], {})
     files = Files(engine)
     rows = files.add(files.stored("ann", "rows.jsonl", "fine-tune", b"{}\n" * 9))
     bodies = bodies_by_route(two.ids) | {

@@ -60,6 +60,14 @@ def test_characters_split_over_tokens_come_whole(text: str) -> None:
     assert not any("\ufffd" in piece for piece in pieces)
 
 
+def test_what_a_token_would_complete_is_what_it_completes() -> None:
+    decoder = TokenDecoder(_decode)
+    for byte in "Größe 👍".encode():
+        decoder.peek(ord("x"))
+        peeked = decoder.peek(byte)
+        assert decoder.feed(byte) == (peeked or "")
+
+
 def test_bytes_that_are_no_character_do_not_hold_the_stream_for_ever() -> None:
     decoder = TokenDecoder(_decode)
     pieces = [decoder.feed(byte) for byte in b"\xff\xff\xff\xff\xff\xffab"]

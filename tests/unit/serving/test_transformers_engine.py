@@ -9,6 +9,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.errors import Unprocessable
@@ -50,6 +52,28 @@ def _asked(engine: TransformersEngine, adapter: Adapter | None) -> int:
         ]
 
     return sum(delta.num_tokens for delta in asyncio.run(tokens()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tokens_of_an_answer_are_together_its_text(base: Path, seed: int) -> None:
+    config = LlamaConfig.from_pretrained(base, vocab_size=257, eos_token_id=256, bos_token_id=None)
+    LlamaForCausalLM(config).save_pretrained(base)
+    alphabet = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    tokenizer.decoder = ByteLevelDecoder()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(base)
+    engine = TransformersEngine(GeneratorConfig(dtype="float32"), base)
+
+    async def answer() -> list[Delta]:
+        sampling = Sampling(seed=seed, num_top_logprobs=3)
+        return [delta async for step in engine.generate("r", [0], 60, sampling, None) for delta in step]
+
+    deltas = asyncio.run(answer())
+    # Random bytes: a step may end the one that was held, or hold the next.
+    text = "".join(delta.text for delta in deltas)
+    assert "".join(delta.logprobs[0].token for delta in deltas) in (text, text + "</s>")
+    assert any(delta.logprobs[0].token == "" for delta in deltas)
+    assert {len(delta.logprobs[0].top) for delta in deltas} == {3}
 
 
 def test_an_adapter_without_some_of_its_weights_is_refused_and_leaves_the_others_as_they_are(

@@ -47,8 +47,8 @@ def jobs() -> FineTuningJobs:
 def job_id(jobs: FineTuningJobs) -> str:
     request = JobRequest("builtin:smollm2", "file-1", None, {}, {}, "tuned", 1, None, {})
     job = jobs.create("default", request)
-    jobs.queue(job.id, {})
-    jobs.start(jobs.get("default", job.id))
+    jobs.queue.add(job.id, {})
+    jobs.queue.start(job.id, 0)
     return job.id
 
 
