@@ -1,12 +1,12 @@
 """Training on a GPU: speed, share of peak and memory by model and ZeRO stage, against transformers' Trainer.
 
     python benchmarks/gpu_training.py --json gpu.json
-    python benchmarks/gpu_training.py --quick
+    python benchmarks/gpu_training.py --quick --only llm_360m
 
 Needs a running head (`python -m cluster up`) that sees one NVIDIA GPU. BERT-base classifies pairs in batches
 of 64; a language model of 0.36 billion parameters (SmolLM2-360M's shape, random weights) trains all of them
 on rows of 1,024 tokens, 16 at a time. Everything in bf16. The peer is transformers' Trainer with `bf16=True`, the
-same batches padded to their longest row, in a process of its own.
+same batches padded to their longest row, in a process of its own. The file of figures is written after each row.
 
 Share of peak: 6 floating-point operations for each weight of a matrix product and token, and
 12 x layers x width x length for attention (Chowdhery et al., PaLM, 2022, appendix B), over what one product
@@ -20,6 +20,7 @@ import json
 import os
 import statistics
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,17 +146,19 @@ def matmul_flops() -> float:
     return float(2 * 8192**3 / min(seconds[3:]))
 
 
-def compare(scratch: Path, repeats: int, scale: int) -> list[dict[str, Any]]:
+def compare(scratch: Path, repeats: int, scale: int, only: str | None) -> Iterator[dict[str, Any]]:
+    """A row for each model and stage, as soon as it is known."""
     peak = in_process(matmul_flops)
-    print(f"a product of 8,192 x 8,192 in bf16: {peak / 1e12:.0f} TFLOP/s")
+    print(f"a product of 8,192 x 8,192 in bf16: {peak / 1e12:.0f} TFLOP/s", flush=True)
     pairs = write_pairs(scratch / "pairs.tsv", round(1.2 * 64 * 200 * scale))
     texts = write_texts(scratch / "texts.jsonl", round(1.2 * 16 * 40 * scale))
     cases = (
         ("bert_base", write_bert_base(scratch / "bert-base"), "classification", pairs, 64, 200 * scale),
         ("llm_360m", write_language_model(scratch / "llm"), "sft", texts, 16, 40 * scale),
     )
-    rows: list[dict[str, Any]] = []
     for name, folder, task, data, batch, steps in cases:
+        if only not in (None, name):
+            continue
         make = partial(
             config_of,
             str(folder),
@@ -186,14 +189,13 @@ def compare(scratch: Path, repeats: int, scale: int) -> list[dict[str, Any]]:
                 "share_of_peak": reached / peak,
                 "peak_memory_bytes": runs[-1]["peak_memory_bytes"],
             }
-            rows.append(row)
             print(
                 f"{row['metric']:16} {value:10,.0f} tokens/s  {row['examples_per_s']:8,.0f} examples/s  "
                 f"Trainer {baseline:10,.0f}  ratio {row['ratio']:.2f}  {row['share_of_peak']:.0%} of peak  "
                 f"{row['peak_memory_bytes'] / 2**30:.1f} GiB",
                 flush=True,
             )
-    return rows
+            yield row
 
 
 def in_process(function: Any) -> Any:
@@ -210,6 +212,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="once, half the steps")
+    parser.add_argument("--only", choices=("bert_base", "llm_360m"), help="one of the two models")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     import torch
@@ -218,16 +221,18 @@ def main() -> None:
         parser.error("no NVIDIA GPU is found; for processors there is benchmarks/train_throughput.py")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     prepare_client()
+    device = torch.cuda.get_device_properties(0)
+    report: dict[str, Any] = {
+        "machine": {"gpu": device.name, "memory_bytes": device.total_memory},
+        "versions": {name: version_of(name) for name in PACKAGES if name != "trl"},
+        "metrics": [],
+    }
+    repeats, scale = (1, 1) if arguments.quick else (3, 2)
     with tempfile.TemporaryDirectory() as scratch:
-        rows = compare(Path(scratch), *((1, 1) if arguments.quick else (3, 2)))
-    if arguments.json:
-        device = torch.cuda.get_device_properties(0)
-        report = {
-            "machine": {"gpu": device.name, "memory_bytes": device.total_memory},
-            "versions": {name: version_of(name) for name in PACKAGES if name != "trl"},
-            "metrics": rows,
-        }
-        arguments.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
+        for row in compare(Path(scratch), repeats, scale, arguments.only):
+            report["metrics"].append(row)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":
