@@ -249,3 +249,15 @@ def test_a_folder_without_backups_is_said_to_have_none(tmp_path: Path) -> None:
 def test_one_name_for_all_collections_is_refused() -> None:
     with pytest.raises(InvalidInput, match="--all"):
         restore_command("backups", collection="c", whole=True)
+
+
+def test_a_backup_with_a_changed_byte_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    collections = filled(ExactStore())
+    file = tmp_path / "c.parquet"
+    back_up(collections, "c", str(file))
+    changed = bytearray(file.read_bytes())
+    changed[len(changed) // 4] ^= 1
+    file.write_bytes(changed)
+    with pytest.raises(DataError, match=r"damaged .*; restore another copy"):
+        restore(collections, str(file), "copy")
+    assert [info.spec.name for info in collections.list_collections()] == ["c"]
