@@ -9,8 +9,11 @@ import pytest
 
 from cluster.errors import DataError, NotFound
 from retrieval.beir import read_beir
+from retrieval.console import print_evaluation
 from retrieval.evaluate import (
     COLLECTION,
+    METRICS,
+    Estimate,
     difference,
     estimate,
     evaluate,
@@ -115,3 +118,29 @@ def test_a_bad_folder_says_what_is_wrong_and_where(folder: Path) -> None:
         read_beir(folder)
     with pytest.raises(NotFound, match="dev"):
         read_beir(folder, "dev")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\n", "judges no question"),
+        ("corpus.jsonl", b"", "no document with a text"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "caf\xe9"}\n', "line 1 is not UTF-8"),
+        ("qrels/test.tsv", b"q1\tleave\t1\nq1\tcaf\xe9\t1\n", "line 2 is not UTF-8"),
+    ],
+)
+def test_a_folder_that_measures_nothing_or_is_not_utf_8_is_refused(
+    folder: Path, file: str, content: bytes, words: str
+) -> None:
+    (folder / file).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_beir(folder)
+
+
+def test_every_metric_is_shown_with_its_whole_name(capsys: pytest.CaptureFixture[str]) -> None:
+    print_evaluation(
+        {way: dict.fromkeys(METRICS, Estimate(0.5, 0.4, 0.6)) for way in ("dense", "bm25", "hybrid")}, 2, 3
+    )
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in METRICS)
+    assert shown.count("0.500 [0.40, 0.60]") == 15
