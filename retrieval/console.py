@@ -30,8 +30,14 @@ def print_report(collection: str, report: IngestReport) -> None:
     console.print(
         f"{report.num_chunks} chunks in {report.seconds:.1f} s ({report.chunks_per_s:.0f} chunks/s)"
     )
+    uris: dict[str, list[str]] = {}
     for skipped in report.skipped:
-        console.print(f"  skipped {skipped.uri}: {skipped.reason}", markup=False)
+        uris.setdefault(skipped.reason, []).append(skipped.uri)
+    for reason, those in uris.items():
+        # A reason that thousands of images share is read once.
+        console.print(f"  skipped, {reason}:", markup=False)
+        for uri in those:
+            console.print(f"    {uri}", markup=False)
     for warning in report.warnings:
         console.print(f"  warning {warning}", markup=False)
 
