@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,22 @@ def test_a_beir_folder_is_searched_in_every_way(folder: Path, tmp_path: Path) ->
     assert results["bm25"]["mrr_at_10"].mean == 1.0
     plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+class CountedEmbedder(HashEmbedder):
+    num_questions = 0
+
+    def embed_queries(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        self.num_questions += len(texts)
+        return super().embed_queries(texts, truncate)
+
+
+def test_a_question_is_embedded_once_for_all_ways(folder: Path) -> None:
+    judged, embedder = read_beir(folder), CountedEmbedder()
+    with indexed(judged, embedder) as collections:
+        for way in searches(collections, COLLECTION, embedder).values():
+            evaluate(judged, way)
+    assert embedder.num_questions == len(judged.questions)
 
 
 def test_a_document_without_a_word_is_left_out(folder: Path) -> None:
