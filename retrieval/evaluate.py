@@ -81,7 +81,8 @@ def searches(
 
     @cache  # every way asks the same questions
     def vector_of(question: str) -> np.ndarray:
-        return embedder.embed_queries([question], truncate=True)[0]
+        vector: np.ndarray = embedder.embed_queries([question], truncate=True)[0]
+        return vector
 
     def ask(question: str, mode: Mode) -> SearchResult:
         request = SearchRequest(question, vector_of(question), top_k=TOP_CHUNKS, mode=mode)
