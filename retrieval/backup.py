@@ -26,6 +26,8 @@ from retrieval.store import CollectionSpec, Scored
 
 FORMAT = "hamlet-collection-1"
 SUFFIX = ".parquet"
+# Of the name that a collection has until it is complete.
+RESTORING = "-restoring"
 
 
 def back_up(collections: CollectionsClient, collection: str, target: str) -> int:
@@ -70,10 +72,11 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
             raise DataError(f"{source} is not a backup of a collection", "path")
         raw = json.loads(metadata[b"spec"])
         name = retrieval_config(collection=collection or raw["name"]).collection
-        if any(info.spec.name == name for info in collections.list_collections()):
+        if name in _restored(collections):
             raise Conflict(f"collection {name!r} exists already; drop it or restore under another name")
-        spec = CollectionSpec(**{**raw, "name": f"{name}-restoring", "distance": Distance(raw["distance"])})
-        _drop_leftover(collections, spec.name)
+        spec = CollectionSpec(**{**raw, "name": f"{name}{RESTORING}", "distance": Distance(raw["distance"])})
+        for leftover in (name, spec.name):
+            _drop_leftover(collections, leftover)
         collections.ensure(spec)
         try:
             num_chunks = _fill(collections, spec.name, parquet)
@@ -103,7 +106,7 @@ def restore_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
     """
     with reaching(folder, "list", GIVEN_ADDRESS) as (filesystem, path):
         files = sorted(filesystem.glob(f"{path}/*{SUFFIX}")) if is_there(filesystem, path) else []
-    there = {info.spec.name for info in collections.list_collections()}
+    there = _restored(collections)
     if not files:
         raise NotFound(f"no backups (*{SUFFIX}) in {folder}; name the folder that backup --all wrote", "path")
     restored = {}
@@ -154,6 +157,12 @@ def _stored(parquet: pq.ParquetFile) -> Iterator[list[Scored]]:
         if exc.errno is not None:
             raise  # the file could not be reached; what pyarrow finds wrong in it has no number
         raise DataError(f"the backup is damaged ({exc}); restore another copy of it", "path") from exc
+
+
+def _restored(collections: CollectionsClient) -> set[str]:
+    """Names of the collections but those that a restore left empty, cut off just before the change-over."""
+    num_points = {info.spec.name: info.num_points for info in collections.list_collections()}
+    return {name for name, count in num_points.items() if count or f"{name}{RESTORING}" not in num_points}
 
 
 def _drop_leftover(collections: CollectionsClient, name: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -262,3 +263,17 @@ def test_a_backup_with_a_changed_byte_is_refused_and_leaves_nothing(tmp_path: Pa
     with pytest.raises(DataError, match=r"damaged .*; restore another copy"):
         restore(collections, str(file), "copy")
     assert [info.spec.name for info in collections.list_collections()] == ["c"]
+
+
+def test_a_restore_that_was_cut_off_at_its_end_is_simply_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up_all(filled(ExactStore()), str(tmp_path))
+    store = ExactStore()
+    collections = open_on(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "swap", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            restore_all(collections, str(tmp_path))
+    restore_all(collections, str(tmp_path))
+    assert collections.count("c", "ann") > 0
