@@ -170,13 +170,19 @@ def search(
     score_threshold: Annotated[
         float | None, typer.Option(help="Only hits at least this similar to the question (-1 to 1).")
     ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", "-m", help="KEY=VALUE that a document must have; may be repeated."),
+    ] = None,
     tenant: Project = DEFAULT_TENANT,
 ) -> None:
     """The passages that answer a question best.
 
     Example: [bold]python -m retrieval search "when does leave lapse?" --collection handbook --top-k 3[/]
     """
-    request = SearchRequest(question, top_k=top_k, mode=mode, score_threshold=score_threshold)
+    wanted = [{"type": "eq", "key": key, "value": value} for key, value in map(_key_value, metadata or [])]
+    where = {"type": "and", "filters": wanted} if wanted else None
+    request = SearchRequest(question, top_k=top_k, mode=mode, filter=where, score_threshold=score_threshold)
     with open_collections() as collections:
         results = [
             collections.search(name, _embedded(collections, name, request), tenant) for name in collection

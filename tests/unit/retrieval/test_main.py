@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
-from cluster.errors import NotFound
+from cluster.errors import InvalidInput, NotFound
 from retrieval.__main__ import _embedder_by_name, delete, explain, search
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
@@ -35,8 +37,10 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> type[CountedEmbedder]:
         content = Content(TEXT, (Section(0, len(TEXT)),))
         config = retrieval_config(collection=name)
         embedder = HashEmbedder(name="counted")
-        Ingestor(collections, embedder, config).add([Document("leave.md", "Leave", "leave.md", content)])
-    monkeypatch.setattr("retrieval.__main__.open_collections", lambda: collections)
+        Ingestor(collections, embedder, config).add(
+            [Document("leave.md", "Leave", "leave.md", content, {"year": 2026, "team": "hr"})]
+        )
+    monkeypatch.setattr("retrieval.__main__.open_collections", lambda: nullcontext(collections))
     monkeypatch.setattr("retrieval.embedding.Embedder", CountedEmbedder)
     monkeypatch.setattr(CountedEmbedder, "num_loaded", 0)
     _embedder_by_name.cache_clear()
@@ -57,6 +61,15 @@ def test_a_search_by_words_alone_loads_no_embedder(
     search("paid leave", ["a"], mode=Mode.BM25)
     assert "leave.md [0:22]" in capsys.readouterr().out
     assert loads.num_loaded == 0
+
+
+def test_a_search_is_narrowed_to_documents_with_some_metadata(capsys: pytest.CaptureFixture[str]) -> None:
+    search("paid leave", ["a"], mode=Mode.BM25, metadata=["year=2026", "team=hr"])
+    assert "leave.md [0:22]" in capsys.readouterr().out
+    search("paid leave", ["a"], mode=Mode.BM25, metadata=["year=2025"])
+    assert "no hits" in capsys.readouterr().out
+    with pytest.raises(InvalidInput, match="known keys: team, year"):
+        search("paid leave", ["a"], mode=Mode.BM25, metadata=["yaer=2026"])
 
 
 def test_a_document_that_is_not_there_is_said_to_be_none_and_where_they_are_listed(
