@@ -174,8 +174,6 @@ async def _at_once(
             await asyncio.gather(*workers)
         except openai.APIError as exc:
             raise _translated(exc, config.base_url) from exc
-        except httpx.HTTPError as exc:  # the stream broke off: past what the client tries again
-            raise Unavailable(f"{config.base_url} broke off: {exc!r}; {GO_ON}") from exc
         finally:
             for worker in workers:
                 worker.cancel()

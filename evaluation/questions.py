@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -118,21 +119,24 @@ def limited(questions: Sequence[Question], per_kind: int | None) -> list[Questio
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number, from 1, and object of each line that is not blank."""
+    """Line number, from 1, and object of each line that is not blank; one line is held at a time."""
     try:
-        # Not splitlines(), which also cuts at characters that JSON strings may hold.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                text = line.removeprefix(BOM_UTF8) if number == 1 else line
+                if text.strip():
+                    yield number, _row(text, f"{path} line {number}")
     except OSError as exc:
         raise DataError(f"cannot read {path}: {exc.strerror}; give a JSONL file with a row a line") from exc
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode())
     except UnicodeDecodeError as exc:
-        raise DataError(f"{path} is not UTF-8; convert the file to UTF-8") from exc
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as exc:
-            raise DataError(f"{path} line {number} is not JSON: {exc.msg}") from exc
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {number} must be an object, got {type(row).__name__}")
-        yield number, row
+        raise DataError(f"{where} is not UTF-8; convert the file to UTF-8") from exc
+    except json.JSONDecodeError as exc:
+        raise DataError(f"{where} is not JSON: {exc.msg}") from exc
+    if not isinstance(row, dict):
+        raise DataError(f"{where} must be an object, got {type(row).__name__}")
+    return row

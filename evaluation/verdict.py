@@ -150,7 +150,9 @@ def flips(rows: Mapping[str, Mapping[str, float]], shares: Mapping[str, float]) 
             if other == best or abs(slope) < 1e-12:
                 continue
             at = (rest[other] - rest[best]) / slope
-            if 0 <= at <= 1:
+            # At 1 cells of equal scores in this row are level, at 0 those of equal rests: beyond either lies no weight
+            # at which one is overtaken.
+            if 1e-9 < at < 1 - 1e-9:
                 crossings.append(Flip(row, weight, at, other))
         if crossings:
             found.append(min(crossings, key=lambda flip: abs(flip.at - flip.weight)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ from retrieval.console import (
 )
 from retrieval.documents import MetadataValue
 from retrieval.owner import open_collections
-from retrieval.search import Mode, SearchRequest, merge_results
+from retrieval.search import MAX_TOP_K, Mode, SearchRequest, merge_results
 from retrieval.sources import find_sources
 from retrieval.vectorizer import TextEmbedder
 
@@ -169,18 +170,23 @@ def search(
     score_threshold: Annotated[
         float | None, typer.Option(help="Only hits at least this similar to the question (-1 to 1).")
     ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", "-m", help="KEY=VALUE that a document must have; may be repeated."),
+    ] = None,
     tenant: Project = DEFAULT_TENANT,
 ) -> None:
     """The passages that answer a question best.
 
     Example: [bold]python -m retrieval search "when does leave lapse?" --collection handbook --top-k 3[/]
     """
+    wanted = [{"type": "eq", "key": key, "value": value} for key, value in map(_key_value, metadata or [])]
+    where = {"type": "and", "filters": wanted} if wanted else None
+    request = SearchRequest(question, top_k=top_k, mode=mode, filter=where, score_threshold=score_threshold)
     with open_collections() as collections:
-        results = []
-        for name in collection:
-            request = _request(collections, name, question)
-            asked = replace(request, top_k=top_k, mode=mode, score_threshold=score_threshold)
-            results.append(collections.search(name, asked, tenant))
+        results = [
+            collections.search(name, _embedded(collections, name, request), tenant) for name in collection
+        ]
     print_result(merge_results(results, top_k) if len(results) > 1 else results[0])
 
 
@@ -223,7 +229,7 @@ def delete(
         known = {record.document_id for record in collections.documents(collection, tenant)}
         unknown = [id_ for id_ in documents or [] if id_ not in known]
         if unknown:
-            raise NotFound(f"no document {unknown[0]!r} in {collection!r}; nothing was deleted", "documents")
+            raise _unknown_document(collection, unknown[0])
         num_chunks = collections.delete_documents(collection, documents or [], tenant)
     console.print(f"{len(documents or [])} documents with {num_chunks} chunks are gone")
 
@@ -242,10 +248,15 @@ def explain(
     from retrieval.explain import explain as explain_hit
 
     with open_collections() as collections:
-        request = _request(collections, collection, question)
+        if collections.document(collection, document, tenant) is None:
+            raise _unknown_document(collection, document)
+        request = _embedded(collections, collection, SearchRequest(question))
         found = explain_hit(collections, collection, request, document, tenant)
     if found is None:
-        raise NotFound(f"no stage has {document!r} among its first 1000 chunks", "document")
+        raise NotFound(
+            f"no stage has {document!r} among its first {MAX_TOP_K} chunks; ask with words that stand in it",
+            "document",
+        )
     for stage, rank in found.ranks.items():
         console.print(f"{stage:6} rank {rank}, score {found.hit.scores.get(stage, 0.0):.3f}")
     console.print(f"words found: {' '.join(found.shared_words) or '-'}", markup=False)
@@ -375,15 +386,29 @@ def evaluate(
         evaluation.plot(results, plot_file)
 
 
-def _request(collections: CollectionsClient, collection: str, question: str) -> SearchRequest:
-    """The question, embedded as the collection was."""
+def _embedded(collections: CollectionsClient, collection: str, request: SearchRequest) -> SearchRequest:
+    """The request with its question embedded as the collection was, unless words are all that is compared."""
     spec = collections.describe(collection).spec
+    if not request.needs_vector:
+        return request
+    embedder = _embedder_by_name(spec.embedder)
+    vector = embedder.embed_queries([request.query_text], truncate=True)[0]
+    return replace(request, query_vector=vector, fingerprint=embedder.fingerprint)
+
+
+@cache  # collections that are searched together mostly have the same one
+def _embedder_by_name(reference: str) -> TextEmbedder:
     # Imported late: torch takes seconds, and an unknown collection should be refused at once.
     from retrieval.embedding import Embedder
 
-    embedder = Embedder(spec.embedder)
-    vector = embedder.embed_queries([question], truncate=True)[0]
-    return SearchRequest(question, vector, fingerprint=embedder.fingerprint)
+    return Embedder(reference)
+
+
+def _unknown_document(collection: str, document: str) -> NotFound:
+    return NotFound(
+        f"no document {document!r} in {collection!r}; python -m retrieval list {collection} names those there are",
+        "document",
+    )
 
 
 def _embedder_of(collections: CollectionsClient, collection: str) -> str:

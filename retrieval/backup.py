@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.errors import Conflict, DataError, InvalidInput, NotFound
+from cluster.errors import Conflict, DataError, HamletError, InvalidInput, NotFound
 from cluster.storage import GIVEN_ADDRESS, is_there, reaching
 from retrieval.client import CollectionsClient
 from retrieval.config import Distance, retrieval_config
@@ -26,6 +26,8 @@ from retrieval.store import CollectionSpec, Scored
 
 FORMAT = "hamlet-collection-1"
 SUFFIX = ".parquet"
+# Of the name that a collection has until it is complete.
+RESTORING = "-restoring"
 
 
 def back_up(collections: CollectionsClient, collection: str, target: str) -> int:
@@ -45,7 +47,7 @@ def back_up(collections: CollectionsClient, collection: str, target: str) -> int
             raise InvalidInput(f"{target} is a folder; name the file, such as {file_name}", "target")
         with (
             filesystem.open(f"{path}.part", "wb") as file,
-            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+            pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
             for page in pages(collections, collection):
                 writer.write_table(pa.table(_columns(page), schema=schema))
@@ -58,11 +60,11 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
     """Make a collection from a backup, under its own or another name; returns how many chunks.
 
     It appears when complete. Raises Conflict when the name is taken, ConfigError when it cannot be one,
-    DataError for a file that is no backup.
+    DataError for a file that is no backup, or damaged.
     """
     with _opened(source) as file:
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
             metadata = parquet.schema_arrow.metadata or {}
         except pa.ArrowInvalid as exc:
             raise DataError(f"{source} is not a backup: {exc}", "path") from exc
@@ -70,16 +72,17 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
             raise DataError(f"{source} is not a backup of a collection", "path")
         raw = json.loads(metadata[b"spec"])
         name = retrieval_config(collection=collection or raw["name"]).collection
-        if any(info.spec.name == name for info in collections.list_collections()):
+        if name in _restored(collections):
             raise Conflict(f"collection {name!r} exists already; drop it or restore under another name")
-        spec = CollectionSpec(**{**raw, "name": f"{name}-restoring", "distance": Distance(raw["distance"])})
-        _drop_leftover(collections, spec.name)
+        spec = CollectionSpec(**{**raw, "name": f"{name}{RESTORING}", "distance": Distance(raw["distance"])})
+        for leftover in (name, spec.name):
+            _drop_leftover(collections, leftover)
         collections.ensure(spec)
-        num_chunks = 0
-        for stored in _stored(parquet):
-            points = [remade_point(chunk, chunk.vector) for chunk in stored if chunk.vector is not None]
-            collections.upsert(spec.name, points)
-            num_chunks += len(points)
+        try:
+            num_chunks = _fill(collections, spec.name, parquet)
+        except HamletError:
+            collections.drop(spec.name)
+            raise
     collections.optimize(spec.name)
     collections.ensure(CollectionSpec(**{**asdict(spec), "name": name}))
     collections.swap(name, spec.name)
@@ -103,7 +106,7 @@ def restore_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
     """
     with reaching(folder, "list", GIVEN_ADDRESS) as (filesystem, path):
         files = sorted(filesystem.glob(f"{path}/*{SUFFIX}")) if is_there(filesystem, path) else []
-    there = {info.spec.name for info in collections.list_collections()}
+    there = _restored(collections)
     if not files:
         raise NotFound(f"no backups (*{SUFFIX}) in {folder}; name the folder that backup --all wrote", "path")
     restored = {}
@@ -134,12 +137,32 @@ def _columns(page: list[Scored]) -> dict[str, list[object]]:
     }
 
 
+def _fill(collections: CollectionsClient, collection: str, parquet: pq.ParquetFile) -> int:
+    num_chunks = 0
+    for stored in _stored(parquet):
+        points = [remade_point(chunk, chunk.vector) for chunk in stored if chunk.vector is not None]
+        collections.upsert(collection, points)
+        num_chunks += len(points)
+    return num_chunks
+
+
 def _stored(parquet: pq.ParquetFile) -> Iterator[list[Scored]]:
-    for batch in parquet.iter_batches(batch_size=256):
-        yield [
-            Scored(row["id"], 0.0, json.loads(row["payload"]), np.asarray(row["dense"], dtype=np.float32))
-            for row in batch.to_pylist()
-        ]
+    try:
+        for batch in parquet.iter_batches(batch_size=256):
+            yield [
+                Scored(row["id"], 0.0, json.loads(row["payload"]), np.asarray(row["dense"], dtype=np.float32))
+                for row in batch.to_pylist()
+            ]
+    except OSError as exc:
+        if exc.errno is not None:
+            raise  # the file could not be reached; what pyarrow finds wrong in it has no number
+        raise DataError(f"the backup is damaged ({exc}); restore another copy of it", "path") from exc
+
+
+def _restored(collections: CollectionsClient) -> set[str]:
+    """Names of the collections but those that a restore left empty, cut off just before the change-over."""
+    num_points = {info.spec.name: info.num_points for info in collections.list_collections()}
+    return {name for name, count in num_points.items() if count or f"{name}{RESTORING}" not in num_points}
 
 
 def _drop_leftover(collections: CollectionsClient, name: str) -> None:

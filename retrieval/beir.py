@@ -7,7 +7,6 @@ qrels/test.tsv   query-id <tab> corpus-id <tab> score, with a header line
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ class JudgedQuestions:
 def read_beir(folder: Path, split: str = "test") -> JudgedQuestions:
     """The questions of a split and all documents that have a title or a text.
 
-    Raises NotFound for a missing file and DataError naming file and line of a bad one.
+    Raises NotFound for a missing file, and DataError naming file and line of a bad one, or what has nothing in it.
     """
     everything = (_document(where, record) for where, record in _records(folder / "corpus.jsonl"))
     # Benchmarks hold documents without a word, which nothing can find.
@@ -40,6 +39,13 @@ def read_beir(folder: Path, split: str = "test") -> JudgedQuestions:
         for where, record in _records(folder / "queries.jsonl")
     }
     relevant = _judgements(folder / "qrels" / f"{split}.tsv")
+    if not documents or not relevant:
+        empty = (
+            "corpus.jsonl has no document with a text"
+            if not documents
+            else f"qrels/{split}.tsv judges no question"
+        )
+        raise DataError(f"{folder}: {empty}, so there is nothing to measure")
     unknown = sorted(set(relevant) - set(texts))
     if unknown:
         raise DataError(f"{folder}: qrels name questions that queries.jsonl lacks, such as {unknown[0]!r}")
@@ -64,32 +70,40 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file, each with its file and line."""
     if not path.is_file():
         raise NotFound(f"no file {path}; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/")
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                where = f"{path.name} line {number}"
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as exc:
-                    raise DataError(f"{where} is not JSON: {exc.msg}") from exc
-                if not isinstance(record, dict):
-                    raise DataError(f"{where} is a {type(record).__name__}, not an object")
-                yield where, record
+    for number, line in _lines(path):
+        if line.strip():
+            where = f"{path.name} line {number}"
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as exc:
+                raise DataError(f"{where} is not JSON: {exc.msg}") from exc
+            if not isinstance(record, dict):
+                raise DataError(f"{where} is a {type(record).__name__}, not an object")
+            yield where, record
 
 
 def _judgements(path: Path) -> dict[str, dict[str, int]]:
     if not path.is_file():
         raise NotFound(f"no file {path}; a BEIR folder has qrels/<split>.tsv")
     relevant: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.reader(file, delimiter="\t"), start=1):
-            if number == 1 and row[-1:] and not row[-1].lstrip("-").isdigit():
-                continue
-            try:
-                question, document, score = row
-                relevant.setdefault(question, {})[document] = int(score)
-            except ValueError as exc:
-                raise DataError(
-                    f"{path.name} line {number}: {row} is not query-id, corpus-id, score"
-                ) from exc
+    for number, line in _lines(path):
+        row = line.split("\t")
+        is_header = number == 1 and not row[-1].lstrip("-").isdigit()
+        if is_header or not line.strip():
+            continue
+        try:
+            question, document, score = row
+            relevant.setdefault(question, {})[document] = int(score)
+        except ValueError as exc:
+            raise DataError(f"{path.name} line {number}: {row} is not query-id, corpus-id, score") from exc
     return relevant
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line, without its end."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as exc:
+                raise DataError(f"{path.name} line {number} is not UTF-8; save the file as such") from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,8 +30,14 @@ def print_report(collection: str, report: IngestReport) -> None:
     console.print(
         f"{report.num_chunks} chunks in {report.seconds:.1f} s ({report.chunks_per_s:.0f} chunks/s)"
     )
+    uris: dict[str, list[str]] = {}
     for skipped in report.skipped:
-        console.print(f"  skipped {skipped.uri}: {skipped.reason}", markup=False)
+        uris.setdefault(skipped.reason, []).append(skipped.uri)
+    for reason, those in uris.items():
+        # A reason that thousands of images share is read once.
+        console.print(f"  skipped, {reason}:", markup=False)
+        for uri in those:
+            console.print(f"    {uri}", markup=False)
     for warning in report.warnings:
         console.print(f"  warning {warning}", markup=False)
 
@@ -38,13 +45,12 @@ def print_report(collection: str, report: IngestReport) -> None:
 def print_evaluation(
     results: Mapping[str, Mapping[str, Estimate]], num_questions: int, num_documents: int
 ) -> None:
-    table = Table(title=f"{num_questions} questions, {num_documents} documents; mean and 95 % interval")
-    table.add_column("stages")
+    title = f"{num_questions} questions, {num_documents} documents; mean and 95 % interval"
+    # There are more metrics than stages: as rows they fit a terminal of 80 columns, names and all.
+    table = Table("metric", *results, title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for name in next(iter(results.values())):
-        table.add_column(name)
-    for stage, estimates in results.items():
-        cells = [f"{found.mean:.3f} [{found.low:.2f}, {found.high:.2f}]" for found in estimates.values()]
-        table.add_row(stage, *map(escape, cells))
+        found = [estimates[name] for estimates in results.values()]
+        table.add_row(name, *(escape(f"{one.mean:.3f} [{one.low:.2f}, {one.high:.2f}]") for one in found))
     console.print(table)
 
 

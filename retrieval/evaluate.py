@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import ir_measures
@@ -78,9 +79,14 @@ def searches(
 ) -> dict[str, Search]:
     """A way to rank documents for each combination of stages: dense, bm25, hybrid, hybrid + rerank."""
 
+    @cache  # every way asks the same questions
+    def vector_of(question: str) -> np.ndarray:
+        vector: np.ndarray = embedder.embed_queries([question], truncate=True)[0]
+        return vector
+
     def ask(question: str, mode: Mode) -> SearchResult:
-        vector = embedder.embed_queries([question], truncate=True)[0]
-        return collections.search(collection, SearchRequest(question, vector, top_k=TOP_CHUNKS, mode=mode))
+        request = SearchRequest(question, vector_of(question), top_k=TOP_CHUNKS, mode=mode)
+        return collections.search(collection, request)
 
     ways: dict[str, Search] = {
         mode.value: lambda question, mode=mode: documents_of(ask(question, mode).hits)  # type: ignore[misc]

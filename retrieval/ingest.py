@@ -18,7 +18,7 @@ from retrieval.chunks import Chunk, Chunker
 from retrieval.client import CollectionsClient
 from retrieval.config import RetrievalConfig
 from retrieval.documents import Document, MetadataValue
-from retrieval.points import DocumentRecord, make_point
+from retrieval.points import DocumentRecord, joined_fields, make_point
 from retrieval.readers import read_document
 from retrieval.sources import Source, find_sources, is_below
 from retrieval.store import CollectionSpec
@@ -123,7 +123,8 @@ class Ingestor:
         `optimize` False leaves the search index to be built when more has been written. `leaving` are ids that will
         be removed: what has their content is no copy.
         Everything written is durable and searchable window by window. Raises StoreUnavailable when the store
-        fails for good; the same call later goes on where it ended.
+        fails for good; the same call later goes on where it ended. Raises DataError for metadata that the collection
+        cannot hold, and for a chunk that the embedder fails on.
         """
         report = IngestReport()
         start = time.perf_counter()
@@ -176,7 +177,10 @@ class Ingestor:
         # Only deduplication has to know all of them; one by one they need not be counted before.
         known = self._known() if self._config.deduplicate else {}
         owners = _Owners({id_: record.content_sha256 for id_, record in known.items() if id_ not in leaving})
+        fields = self._collections.describe(self._config.collection).fields
         for document, sha256 in self._in_order(documents, owners):
+            # Before anything is embedded, or taken from what is indexed of the document.
+            fields = joined_fields(fields, document.id, document.metadata)
             report.warnings += [f"{document.uri}: {warning}" for warning in document.content.warnings]
             before = known.get(document.id) if self._config.deduplicate else self._indexed(document.id)
             if before is not None and before.content_sha256 == sha256:
@@ -272,8 +276,12 @@ def _readable(
             if shown != source.id:
                 raise DataError(f"{shown}: its name is not UTF-8; rename it")
             yield read_document(source.read(), source.id, source.id, metadata)
-        except (DataError, Unprocessable, OSError) as exc:
-            unreadable.append(Skipped(shown, str(exc)))
+        except (DataError, Unprocessable) as exc:
+            # The message names the file, for those who see nothing else of it.
+            unreadable.append(Skipped(shown, exc.message.removeprefix(f"{shown}: ")))
+            on_document(source.id)
+        except OSError as exc:
+            unreadable.append(Skipped(shown, exc.strerror or str(exc)))
             on_document(source.id)
 
 

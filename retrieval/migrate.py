@@ -38,17 +38,22 @@ class _State:
     payload_sha256: bytes
 
 
+def _untold(num_chunks: int) -> None:
+    """What is done with the number of chunks when nobody is to be told it."""
+
+
 def migrate(
     collections: CollectionsClient,
     collection: str,
     embedder: TextEmbedder,
-    on_chunks: Callable[[int], None] = lambda _: None,
+    on_chunks: Callable[[int], None] = _untold,
 ) -> int:
     """Make `collection` one of `embedder`; returns how many chunks were embedded.
 
     None are when the embedder is the same model by another name: the vectors are kept.
     Raises ContextLengthExceeded when a chunk is too long for the new embedder (ingest the documents into a new
     collection then), and Conflict when the collection does not come to rest.
+    `on_chunks` is called with the number of chunks that were dealt with, once for each.
     """
     old = collections.describe(collection).spec
     is_same_model = old.fingerprint == embedder.fingerprint
@@ -67,6 +72,7 @@ def migrate(
     is_optimized = False
     for _ in range(MAX_PASSES):
         num_changed, seen = _pass(collections, collection, new.name, vectors_of, on_chunks)
+        on_chunks = _untold  # later passes go over the same chunks
         num_copied += num_changed
         if num_changed:
             continue

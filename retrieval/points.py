@@ -98,18 +98,29 @@ def make_point(
     return Point(id_, dense, weigh_document(chunk.indexed_text), payload)
 
 
-def checked_fields(metadata: Mapping[str, Any]) -> dict[str, FieldType]:
-    """The type of each metadata key. Raises DataError naming a key that cannot be filtered by."""
-    fields = {}
+def joined_fields(
+    known: Mapping[str, FieldType], document_id: str, metadata: Mapping[str, Any]
+) -> dict[str, FieldType]:
+    """The types of a collection's metadata keys, and of a document's among them.
+
+    Raises DataError naming a key that cannot be filtered by, or that holds another type in the collection.
+    """
+    fields = dict(known)
     for key, value in metadata.items():
         if not METADATA_KEY.fullmatch(key):
             raise DataError(
                 f"metadata key {key!r} must be 1 to 64 letters, digits, _ or -", f"metadata.{key}"
             )
         try:
-            fields[key] = field_type(value)
+            kind = field_type(value)
         except TypeError as exc:
             raise DataError(f"metadata.{key}: {exc}", f"metadata.{key}") from exc
+        if fields.setdefault(key, kind) is not kind:
+            raise DataError(
+                f"metadata.{key} of document {document_id!r} is a {kind}, but the collection holds {fields[key]}s "
+                "under that key",
+                f"metadata.{key}",
+            )
     return fields
 
 

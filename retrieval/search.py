@@ -44,7 +44,7 @@ class SearchRequest:
     """A question to one collection.
 
     `query_vector`: [dimension] float32, L2-normalised, by the collection's embedder; needed unless the mode is
-    bm25. `filter` is OpenAI's vector-store form (`filters.py`). `score_threshold`: only hits whose similarity
+    bm25 alone. `filter` is OpenAI's vector-store form (`filters.py`). `score_threshold`: only hits whose similarity
     to the question is at least this, in every mode. `diversity` above 0 (to 1) picks hits unlike each other,
     by maximal marginal relevance. `fingerprint`, when given, must be that of the collection's embedder.
     """
@@ -57,6 +57,10 @@ class SearchRequest:
     score_threshold: float | None = None
     diversity: float = 0.0
     fingerprint: str | None = None
+
+    @property
+    def needs_vector(self) -> bool:
+        return self.mode is not Mode.BM25 or self.score_threshold is not None or self.diversity > 0
 
 
 @dataclass(frozen=True)
@@ -146,9 +150,8 @@ def check_request(request: SearchRequest, info: CollectionInfo) -> None:
         raise InvalidInput(f"diversity is {request.diversity}; it must be 0 to 1", "diversity")
     if not request.query_text.strip():
         raise InvalidInput("the query is empty; give a question", "query")
-    needs_vector = request.mode is not Mode.BM25 or request.score_threshold is not None or request.diversity
     if request.query_vector is None:
-        if needs_vector:
+        if request.needs_vector:
             raise InvalidInput("the query has no vector; embed it, or search with mode bm25", "query_vector")
         return
     spec = info.spec

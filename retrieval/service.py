@@ -14,7 +14,7 @@ from retrieval.filters import And, Filter, at_least, equals, one_of
 from retrieval.points import (
     DocumentRecord,
     Hit,
-    checked_fields,
+    joined_fields,
     make_hit,
     make_record,
     redescribed,
@@ -61,19 +61,14 @@ class Collections:
         Raises DataError for a vector of another size, or a metadata value of another type than the key has.
         """
         info = self._store.describe(collection)
-        fields = dict(info.fields)
+        fields = info.fields
         for point in points:
             if point.dense.shape != (info.spec.dimension,):
                 raise DataError(
                     f"a vector of {point.dense.shape} for collection {collection!r} of {info.spec.dimension}"
                 )
-            for key, kind in checked_fields(point.payload.get("metadata", {})).items():
-                if fields.setdefault(key, kind) is not kind:
-                    raise DataError(
-                        f"metadata.{key} of document {point.payload['document_id']!r} is a {kind}, but the "
-                        f"collection holds {fields[key]}s under that key",
-                        f"metadata.{key}",
-                    )
+            payload = point.payload
+            fields = joined_fields(fields, payload.get("document_id", point.id), payload.get("metadata", {}))
         if len(fields) > len(info.fields):
             self._store.add_fields(collection, fields)
         self._store.upsert(collection, points)

@@ -31,7 +31,14 @@ class Source:
         Raises OSError or DataError for a file that cannot be read, Unavailable for a store that is away.
         """
         if "://" not in self.root:
-            return Path(self.location.removeprefix("file://")).read_bytes()
+            file = Path(self.location.removeprefix("file://"))
+            # To read a pipe would wait for whoever writes to it.
+            if not file.is_file():
+                raise DataError(
+                    f"{self.id}: it is no file, but a pipe, a device, or a link to a folder or to nothing; leave it "
+                    "out, or name what the link shows"
+                )
+            return file.read_bytes()
         with reaching(self.location, "read", GIVEN_ADDRESS) as (filesystem, path):
             try:
                 return bytes(filesystem.cat_file(path))

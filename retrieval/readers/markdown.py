@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -95,6 +96,7 @@ def _tables(tokens: list[Token], text: str, line_starts: list[int]) -> Iterator[
 
 def _sections(text: str, start: int, headings: list[_Heading], tables: list[Table]) -> Iterator[Section]:
     path: list[_Heading] = []
+    table_starts = [table.start for table in tables]
     for heading, after in zip([None, *headings], [*headings, None], strict=True):
         if heading is not None:
             path = [above for above in path if above.level < heading.level] + [heading]
@@ -104,8 +106,8 @@ def _sections(text: str, start: int, headings: list[_Heading], tables: list[Tabl
         if not _has_body(body, heading) and after is not None:
             continue
         if text[start:end].strip():
-            inside = tuple(table for table in tables if start <= table.start < end)
-            yield Section(start, end, tuple(h.text for h in path), tables=inside)
+            inside = tables[bisect_left(table_starts, start) : bisect_left(table_starts, end)]
+            yield Section(start, end, tuple(h.text for h in path), tables=tuple(inside))
         start = end
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Iterator
+from datetime import datetime, time
 from typing import Any
 
 from cluster.errors import DataError, Unprocessable
@@ -16,6 +17,9 @@ from retrieval.readers.html import to_markdown
 from retrieval.readers.markdown import parse_markdown
 from retrieval.readers.parsing import parsing
 from retrieval.readers.text import clean
+
+# Headings are known to the library; the style of what stands above them all is not.
+TITLE_STYLE = "p[style-name='Title'] => h1:fresh\np.Title => h1:fresh"
 
 # A few kilobytes of zip can claim to hold terabytes.
 MAX_UNPACKED_BYTES = 1 << 30
@@ -26,7 +30,7 @@ def read_docx(data: bytes) -> Content:
     import mammoth
 
     with parsing("Word"):
-        html = mammoth.convert_to_html(io.BytesIO(data)).value
+        html = mammoth.convert_to_html(io.BytesIO(data), style_map=TITLE_STYLE).value
     return parse_markdown(to_markdown(html))
 
 
@@ -148,5 +152,14 @@ def _shape_texts(shapes: Any) -> Iterator[str]:
 
 
 def _cells(values: Iterable[Any]) -> list[str]:
-    texts = ("" if value is None else clean(str(value)) for value in values)
+    texts = (clean(_shown(value)) for value in values)
     return [" ".join(text.replace("|", " ").split()) for text in texts]
+
+
+def _shown(value: Any) -> str:
+    """A cell's value as a reader of the sheet sees it: nothing where it is empty, a day without its midnight."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime) and value.time() == time.min:
+        return str(value.date())
+    return str(value)

@@ -198,6 +198,8 @@ def test_search_time_is_projected_with_the_logarithm_of_the_size() -> None:
     ]
     assert project_search(sizes, [100_000]) == pytest.approx({100_000: 2.5})
     assert project_search(sizes[:1], [100_000]) == {}
+    faster = [IndexSize(num_chunks=100, search_p50_ms=2), IndexSize(num_chunks=10_000, search_p50_ms=1)]
+    assert project_search(faster, [100_000]) == pytest.approx({100_000: 1.5})
 
 
 @pytest.mark.parametrize(

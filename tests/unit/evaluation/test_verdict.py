@@ -111,6 +111,8 @@ def test_the_weight_that_flips_the_verdict_is_where_two_lines_cross() -> None:
 def test_a_cell_that_is_better_in_every_row_has_no_flip() -> None:
     rows = {"customization": {"a": 1.0, "b": 0.5}, "inference_time": {"a": 0.9, "b": 0.6}}
     assert flips(rows, {"customization": 0.8, "inference_time": 0.2}) == []
+    level = {"customization": {"a": 1.0, "b": 0.5}, "scalability": {"a": 1.0, "b": 1.0}}
+    assert flips(level, {"customization": 0.9, "scalability": 0.1}) == []
 
 
 def test_cells_that_answered_different_questions_are_not_compared() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 
 from cluster.errors import DataError, NotFound
 from retrieval.beir import read_beir
+from retrieval.console import print_evaluation
 from retrieval.evaluate import (
     COLLECTION,
+    METRICS,
+    Estimate,
     difference,
     estimate,
     evaluate,
@@ -83,6 +87,22 @@ def test_a_beir_folder_is_searched_in_every_way(folder: Path, tmp_path: Path) ->
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+class CountedEmbedder(HashEmbedder):
+    num_questions = 0
+
+    def embed_queries(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        self.num_questions += len(texts)
+        return super().embed_queries(texts, truncate)
+
+
+def test_a_question_is_embedded_once_for_all_ways(folder: Path) -> None:
+    judged, embedder = read_beir(folder), CountedEmbedder()
+    with indexed(judged, embedder) as collections:
+        for way in searches(collections, COLLECTION, embedder).values():
+            evaluate(judged, way)
+    assert embedder.num_questions == len(judged.questions)
+
+
 def test_a_document_without_a_word_is_left_out(folder: Path) -> None:
     with (folder / "corpus.jsonl").open("a") as file:
         file.write('\n{"_id": "empty", "title": " ", "text": ""}\n')
@@ -115,3 +135,29 @@ def test_a_bad_folder_says_what_is_wrong_and_where(folder: Path) -> None:
         read_beir(folder)
     with pytest.raises(NotFound, match="dev"):
         read_beir(folder, "dev")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\n", "judges no question"),
+        ("corpus.jsonl", b"", "no document with a text"),
+        ("queries.jsonl", b'{"_id": "q1", "text": "caf\xe9"}\n', "line 1 is not UTF-8"),
+        ("qrels/test.tsv", b"q1\tleave\t1\nq1\tcaf\xe9\t1\n", "line 2 is not UTF-8"),
+    ],
+)
+def test_a_folder_that_measures_nothing_or_is_not_utf_8_is_refused(
+    folder: Path, file: str, content: bytes, words: str
+) -> None:
+    (folder / file).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_beir(folder)
+
+
+def test_every_metric_is_shown_with_its_whole_name(capsys: pytest.CaptureFixture[str]) -> None:
+    print_evaluation(
+        {way: dict.fromkeys(METRICS, Estimate(0.5, 0.4, 0.6)) for way in ("dense", "bm25", "hybrid")}, 2, 3
+    )
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in METRICS)
+    assert shown.count("0.500 [0.40, 0.60]") == 15

@@ -15,7 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from cluster.errors import DataError, NotFound, StoreUnavailable, Unavailable
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
-from retrieval.documents import Content, Document, Section
+from retrieval.console import print_report
+from retrieval.documents import Content, Document, MetadataValue, Section
 from retrieval.exact_store import ExactStore
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
@@ -271,7 +272,7 @@ def test_a_folder_is_mirrored(client: CollectionsClient, tmp_path: Path) -> None
     ingestor(client).add([document("elsewhere", "Not from the folder.")])
     report = ingestor(client).add_paths([str(folder)])
     assert (report.num_added, report.num_removed) == (2, 0)
-    assert [(Path(skipped.uri).name, skipped.reason.split(": ")[1][:17]) for skipped in report.skipped] == [
+    assert [(Path(skipped.uri).name, skipped.reason[:17]) for skipped in report.skipped] == [
         ("empty.txt", "the file is empty"),
         ("photo.png", "no reader for .pn"),
     ]
@@ -352,7 +353,7 @@ def test_a_damaged_file_and_a_name_that_is_not_utf_8_do_not_keep_out_the_rest(
     (tmp_path / "z.md").write_text("Zeta.")
     report = ingestor(client).add_paths([str(tmp_path)])
     assert ids(client) == [str(tmp_path / "z.md")]
-    assert [(Path(skipped.uri).name, skipped.reason.split(": ")[1]) for skipped in report.skipped] == [
+    assert [(Path(skipped.uri).name, skipped.reason.split(": ")[0]) for skipped in report.skipped] == [
         ("a.docx", "the Word file is damaged"),
         (r"caf\udce9.md", "its name is not UTF-8; rename it"),
     ]
@@ -402,3 +403,46 @@ def test_a_store_that_goes_away_while_files_are_read_takes_nothing_from_the_inde
 def test_a_file_is_read_by_its_name_whatever_is_in_it(client: CollectionsClient, tmp_path: Path) -> None:
     (tmp_path / "std::vector.md").write_text("A vector grows.")
     assert ingestor(client).add_paths([str(tmp_path)]).num_added == 1
+
+
+def test_what_is_no_file_is_skipped_and_never_waited_for(client: CollectionsClient, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("Alpha.")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "shown").symlink_to(tmp_path / "folder")
+    (tmp_path / "dangling.md").symlink_to(tmp_path / "nothing.md")
+    os.mkfifo(tmp_path / "pipe.txt")
+    report = ingestor(client).add_paths([str(tmp_path)])
+    assert ids(client) == [str(tmp_path / "a.md")]
+    assert [Path(skipped.uri).name for skipped in report.skipped] == ["dangling.md", "pipe.txt", "shown"]
+    assert all(skipped.reason.startswith("it is no file, but a pipe") for skipped in report.skipped)
+
+
+def test_a_report_names_each_file_once_and_each_reason_once(
+    client: CollectionsClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG")
+    (tmp_path / "empty.md").write_bytes(b"")
+    print_report("c", ingestor(client).add_paths([str(tmp_path)]))
+    shown = capsys.readouterr().out
+    assert shown.count("no reader for .png") == 1
+    assert "skipped, the file is empty:\n" in shown
+    assert [shown.count(name) for name in ("a.png", "b.png", "empty.md")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("metadata", "words"), [({"a b": 1}, "'a b'"), ({"year": "new"}, "is a string")])
+def test_metadata_that_cannot_be_stored_is_refused_before_anything_is_embedded_or_removed(
+    client: CollectionsClient, metadata: dict[str, MetadataValue], words: str
+) -> None:
+    before = replace(document("a", LONG), metadata={"year": 2026})
+    ingestor(client).add([before])
+    with pytest.raises(DataError, match=words):
+        ingestor(client, Refusing()).add([replace(before, metadata=metadata)])
+    assert ingestor(client).add([before]).num_unchanged == 1
+
+
+class Refusing(HashEmbedder):
+    """Is never asked."""
+
+    def embed_documents(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        raise AssertionError

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def filled(store: VectorStore) -> CollectionsClient:
 def test_a_migrated_collection_answers_the_new_embedder_and_keeps_everything_else(tmp_path: Path) -> None:
     collections = filled(EdgeStore(tmp_path / "collections"))
     before = [collections.count("c", tenant) for tenant in ("ann", "bob")]
-    assert migrate(collections, "c", NEW) == sum(before)
+    told: list[int] = []
+    assert migrate(collections, "c", NEW, told.append) == sum(before) == sum(told)
     assert [collections.count("c", tenant) for tenant in ("ann", "bob")] == before
     spec = collections.describe("c").spec
     assert (spec.name, spec.embedder, spec.dimension) == ("c", "new", 32)
@@ -249,3 +251,29 @@ def test_a_folder_without_backups_is_said_to_have_none(tmp_path: Path) -> None:
 def test_one_name_for_all_collections_is_refused() -> None:
     with pytest.raises(InvalidInput, match="--all"):
         restore_command("backups", collection="c", whole=True)
+
+
+def test_a_backup_with_a_changed_byte_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    collections = filled(ExactStore())
+    file = tmp_path / "c.parquet"
+    back_up(collections, "c", str(file))
+    changed = bytearray(file.read_bytes())
+    changed[len(changed) // 4] ^= 1
+    file.write_bytes(changed)
+    with pytest.raises(DataError, match=r"damaged .*; restore another copy"):
+        restore(collections, str(file), "copy")
+    assert [info.spec.name for info in collections.list_collections()] == ["c"]
+
+
+def test_a_restore_that_was_cut_off_at_its_end_is_simply_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up_all(filled(ExactStore()), str(tmp_path))
+    store = ExactStore()
+    collections = open_on(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "swap", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            restore_all(collections, str(tmp_path))
+    restore_all(collections, str(tmp_path))
+    assert collections.count("c", "ann") > 0

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 
 import openpyxl
 import pptx
@@ -466,3 +467,25 @@ def test_an_archive_that_claims_to_hold_terabytes_is_not_unpacked(monkeypatch: p
     monkeypatch.setattr("retrieval.readers.office.MAX_UNPACKED_BYTES", 1000)
     with pytest.raises(DataError, match="unpacks to"):
         read(make_xlsx(), "a.xlsx")
+
+
+def test_the_title_of_a_word_file_is_what_has_the_style_of_one() -> None:
+    body = paragraph("Handover", "Title") + paragraph("Keys", "Heading1") + paragraph("In cabinet 12.")
+    document = read(make_docx(body), "a.docx")
+    assert document.title == "Handover"
+    assert [section.headings for section in document.content.sections] == [("Keys",)]
+
+
+def test_the_title_of_a_drawing_is_not_that_of_its_page() -> None:
+    page = "<html><body><svg><title>Icon</title></svg><h1>Alarm plan</h1><p>Use the north gate.</p></body></html>"
+    assert read(page, "a.html").title == "Alarm plan"
+
+
+def test_a_day_in_a_sheet_is_shown_without_its_midnight() -> None:
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    book.active.append(["when", "at"])
+    book.active.append([datetime(2026, 3, 31), datetime(2026, 3, 31, 9, 30)])
+    buffer = io.BytesIO()
+    book.save(buffer)
+    assert read(buffer.getvalue(), "a.xlsx").text.endswith("| 2026-03-31 | 2026-03-31 09:30:00 |")

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import qdrant_edge as edge
 from qdrant_client import QdrantClient
 
 from cluster.capacity import HNSW_LINKS
@@ -83,6 +84,27 @@ def test_a_collection_describes_what_it_was_made_for(store: VectorStore) -> None
     assert info.fields["year"] is FieldType.NUMBER
     assert info.num_points == 1
     assert store.names() == ["things"]
+
+
+def test_the_number_of_points_follows_overwriting_and_deleting(store: VectorStore) -> None:
+    fill(store, [point(number, [1, 0, 0, number]) for number in range(1, 8)])
+    store.upsert("things", [point(number, [0, 1, 0, number]) for number in range(4, 10)])
+    store.delete("things", one_of("document_id", ["d1", "d5"]))
+    store.optimize("things")
+    assert store.describe("things").num_points == store.count("things", EVERYTHING) == 7
+
+
+def test_describing_a_collection_walks_over_none_of_its_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EdgeStore(tmp_path / "collections")
+    fill(store, [point(1, [1, 0, 0, 0])])
+    asked: list[bool] = []
+    request = edge.CountRequest
+    monkeypatch.setattr(edge, "CountRequest", lambda exact: asked.append(exact) or request(exact=exact))
+    assert store.describe("things").num_points == 1
+    assert asked == [False]
+    store.close()
 
 
 def test_a_name_that_is_taken_is_a_conflict_and_an_unknown_one_is_not_found(store: VectorStore) -> None:

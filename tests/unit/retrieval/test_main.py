@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+
+from cluster.errors import InvalidInput, NotFound
+from retrieval.__main__ import _embedder_by_name, delete, explain, search
+from retrieval.client import CollectionsClient
+from retrieval.config import retrieval_config
+from retrieval.documents import Content, Document, Section
+from retrieval.exact_store import ExactStore
+from retrieval.ingest import Ingestor
+from retrieval.owner import InProcess
+from retrieval.search import Mode
+from retrieval.service import Collections
+from retrieval.vectorizer import HashEmbedder
+
+TEXT = "Paid leave is 27 days."
+
+
+class CountedEmbedder(HashEmbedder):
+    """Counts how often a model was loaded."""
+
+    num_loaded = 0
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(name=reference)
+        type(self).num_loaded += 1
+
+
+@pytest.fixture(autouse=True)
+def loads(monkeypatch: pytest.MonkeyPatch) -> type[CountedEmbedder]:
+    """Collections `a` and `b` of one embedder, opened by every command."""
+    collections = CollectionsClient(InProcess(Collections(ExactStore())))
+    for name in ("a", "b"):
+        content = Content(TEXT, (Section(0, len(TEXT)),))
+        config = retrieval_config(collection=name)
+        embedder = HashEmbedder(name="counted")
+        Ingestor(collections, embedder, config).add(
+            [Document("leave.md", "Leave", "leave.md", content, {"year": 2026, "team": "hr"})]
+        )
+    monkeypatch.setattr("retrieval.__main__.open_collections", lambda: nullcontext(collections))
+    monkeypatch.setattr("retrieval.embedding.Embedder", CountedEmbedder)
+    monkeypatch.setattr(CountedEmbedder, "num_loaded", 0)
+    _embedder_by_name.cache_clear()
+    return CountedEmbedder
+
+
+def test_collections_of_one_embedder_are_searched_by_one(
+    loads: type[CountedEmbedder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    search("paid leave", ["a", "b"])
+    assert capsys.readouterr().out.count("leave.md [0:22]") == 2
+    assert loads.num_loaded == 1
+
+
+def test_a_search_by_words_alone_loads_no_embedder(
+    loads: type[CountedEmbedder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    search("paid leave", ["a"], mode=Mode.BM25)
+    assert "leave.md [0:22]" in capsys.readouterr().out
+    assert loads.num_loaded == 0
+
+
+def test_a_search_is_narrowed_to_documents_with_some_metadata(capsys: pytest.CaptureFixture[str]) -> None:
+    search("paid leave", ["a"], mode=Mode.BM25, metadata=["year=2026", "team=hr"])
+    assert "leave.md [0:22]" in capsys.readouterr().out
+    search("paid leave", ["a"], mode=Mode.BM25, metadata=["year=2025"])
+    assert "no hits" in capsys.readouterr().out
+    with pytest.raises(InvalidInput, match="known keys: team, year"):
+        search("paid leave", ["a"], mode=Mode.BM25, metadata=["yaer=2026"])
+
+
+def test_a_document_that_is_not_there_is_said_to_be_none_and_where_they_are_listed(
+    loads: type[CountedEmbedder],
+) -> None:
+    remedy = r"no document 'laeve\.md' in 'a'; python -m retrieval list a"
+    with pytest.raises(NotFound, match=remedy):
+        explain("paid leave", "laeve.md", "a")
+    assert loads.num_loaded == 0
+
+
+def test_nothing_is_deleted_where_one_of_the_ids_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NotFound, match=r"no document 'laeve\.md' in 'a'"):
+        delete("a", ["leave.md", "laeve.md"])
+    assert "gone" not in capsys.readouterr().out
