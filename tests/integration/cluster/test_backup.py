@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
+from cluster.backup import back_up
 from cluster.cards import ModelCard, ModelKind, Parity
 from cluster.files import Files
 from cluster.registry import Registry
@@ -75,7 +76,7 @@ def rows_of(backup: Path) -> dict[str, int]:
 @pytest.fixture
 def backup(filled: Path, tmp_path: Path) -> Path:
     target = tmp_path / "backup"
-    hamlet("cluster", "backup", str(target))
+    back_up(str(target))
     return target
 
 
