@@ -45,7 +45,7 @@ def test_small_talk_is_not_retrieved_for(client: openai.OpenAI) -> None:
 
 
 def test_a_stream_arrives_piece_by_piece_and_equals_the_whole_answer(client: openai.OpenAI) -> None:
-    whole = ask(client, "smollm2", "Count to ten.", max_tokens=48)
+    whole = ask(client, "smollm2", "Count to ten.", max_tokens=24)
     spreads_s = []
     for _ in range(5):
         times, text, usage = [], "", None
@@ -53,7 +53,7 @@ def test_a_stream_arrives_piece_by_piece_and_equals_the_whole_answer(client: ope
             client,
             "smollm2",
             "Count to ten.",
-            max_tokens=48,
+            max_tokens=24,
             stream=True,
             stream_options={"include_usage": True},
         ):
@@ -135,7 +135,8 @@ def test_functions_are_called_by_a_model_that_was_made_for_them(
     assert streamed.function.arguments == call.function.arguments
 
     result: Any = {"role": "tool", "tool_call_id": call.id, "content": "18"}
-    answered = asked | {"messages": [*asked["messages"], choice.message, result], "tool_choice": "auto"}
+    messages = [*asked["messages"], choice.message, result]
+    answered = asked | {"messages": messages, "tool_choice": "auto", "max_tokens": 4}
     assert client.chat.completions.create(**answered).choices[0].message
     with pytest.raises(openai.BadRequestError, match="chat template leaves tools out"):
         client.chat.completions.create(**asked | {"model": "smollm2"})
