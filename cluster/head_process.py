@@ -30,6 +30,8 @@ from cluster.settings import Settings, settings
 # interface, unless it is told that this is not a cluster of several hosts. Clients need it as well, or
 # they look for the head on the outer address.
 LOOPBACK_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Ray Train watches in a process for each group of workers whether a node is drained; one that is alone never is.
+ONE_NODE_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 # Said outright: a shell in which a loopback head was used may hold the other.
 OUTER_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
 
@@ -163,7 +165,8 @@ def node_environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     # What HAProxy tells about itself is asked for on its own machine only.
     proxy = proxy_environment(private_folder(config.home_dir) / "p", "127.0.0.1")
-    reach = LOOPBACK_ENVIRONMENT if config.host.is_loopback else OUTER_ENVIRONMENT
+    alone = LOOPBACK_ENVIRONMENT | ONE_NODE_ENVIRONMENT
+    reach = alone if config.host.is_loopback else OUTER_ENVIRONMENT
     ours = {**NODE_ENVIRONMENT, **reach, **proxy, "PATH": path}
     return {**SHARED_MACHINE_ENVIRONMENT, **inherited, **ours}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from evaluation.results import Line, Results
@@ -16,15 +18,7 @@ MAX_EXAMPLES_PER_KIND = 2
 
 def render(results: Results) -> str:
     """The whole page: styles and charts inside, nothing fetched, no script."""
-    environment = Environment(
-        loader=PackageLoader("evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, points=points, money=money, duration=duration)
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         results=results,
         measured=results.measured,
         verdict=results.verdict,
@@ -38,6 +32,20 @@ def render(results: Results) -> str:
         # Not the configuration's: a comparison may go on with another number.
         in_flight=" or ".join(map(str, sorted({answer.at_once for answer in results.measured.answers}))),
     )
+
+
+@cache
+def _template() -> Template:
+    """Compiled once: that takes longer than to fill it in."""
+    environment = Environment(
+        loader=PackageLoader("evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, points=points, money=money, duration=duration)
+    return environment.get_template("report.html.j2")
 
 
 def drawings(results: Results) -> dict[str, Markup]:

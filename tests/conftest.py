@@ -57,12 +57,16 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("homes")
+
+
 @pytest.fixture(autouse=True)
-def home(
-    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
+def home(homes: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A HAMLET_HOME for this test: an empty database and the user's model cache; none sees the user's own."""
-    folder = tmp_path_factory.mktemp("home")  # not in the test's tmp_path, which is the test's own
+    # Not in the test's tmp_path, which is the test's own; nor numbered as that is, by a look at all that there are.
+    folder = Path(tempfile.mkdtemp(dir=homes))
     shutil.copy(migrated_database, folder)
     link_cache(folder)
     use_home(monkeypatch, folder)

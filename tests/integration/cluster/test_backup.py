@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, insert, text
 
 from cluster.audit_log import AUDIT_EVENTS, AuditLog
-from cluster.backup import ROWS_AT_ONCE
+from cluster.backup import ROWS_AT_ONCE, back_up
 from cluster.cards import ModelCard, ModelKind, Parity
 from cluster.database import open_database
 from cluster.files import Files
@@ -83,7 +83,7 @@ def rows_of(backup: Path) -> dict[str, int]:
 @pytest.fixture
 def backup(filled: Path, tmp_path: Path) -> Path:
     target = tmp_path / "backup"
-    hamlet("cluster", "backup", str(target))
+    back_up(str(target))
     return target
 
 

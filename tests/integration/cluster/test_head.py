@@ -85,21 +85,11 @@ def short_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_a_head_comes_up_and_goes_down_without_a_trace(short_home: Path) -> None:
+def test_what_a_killed_head_leaves_behind_is_ended_by_the_next_up_and_down_leaves_nothing(
+    short_home: Path,
+) -> None:
     record, started = up()
     assert started
-    family = processes(record)
-    assert len(family) > 5
-
-    assert down() == record
-    assert read_record() is None
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
-    assert port_is_free("127.0.0.1", settings().ray_port)
-    assert down() is None
-
-
-def test_what_a_killed_head_leaves_behind_is_ended_by_the_next_up(short_home: Path) -> None:
-    record, _ = up()
     os.kill(record.pid, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(record.pid)], timeout=10)
     assert not is_alive(record)
@@ -109,4 +99,11 @@ def test_what_a_killed_head_leaves_behind_is_ended_by_the_next_up(short_home: Pa
     assert started
     assert again.pid != record.pid
     assert processes(record) == []
-    assert is_alive(again)
+    family = processes(again)
+    assert len(family) > 5
+
+    assert down() == again
+    assert read_record() is None
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+    assert port_is_free("127.0.0.1", settings().ray_port)
+    assert down() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from cluster.errors import NotFound, Unavailable
 from cluster.head_record import HeadRecord
 from cluster.jobs import exit_code, follow
 from cluster.submission import submit, submit_command
+
+REPOSITORY = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.usefixtures("head")
 
@@ -63,7 +66,9 @@ def test_a_failing_job_is_failed_and_its_log_is_shown(project: Path) -> None:
     assert log.count('"argv": ["3"]') == 1
 
 
-def test_the_printed_command_runs_in_a_shell_of_the_users(project: Path) -> None:
+def test_the_printed_command_runs_in_a_shell_of_the_users_and_status_lists_its_job(
+    head: HeadRecord, project: Path
+) -> None:
     command = submit_command(["python", "report.py", "my run"], project)
     path = f"PATH={Path(sys.executable).parent}:$PATH"
     result = subprocess.run(
@@ -71,6 +76,12 @@ def test_the_printed_command_runs_in_a_shell_of_the_users(project: Path) -> None
     )
     assert result.returncode == 0, result.stderr
     assert '"argv": ["my run"]' in result.stdout
+    status = subprocess.run(
+        [sys.executable, "-m", "cluster", "status"], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert status.returncode == 0
+    assert re.search(r"  job +\S+  SUCCEEDED  python report.py 'my run'", status.stdout)
+    assert head.dashboard_url in status.stdout
 
 
 def test_an_unknown_job_is_named() -> None:
@@ -84,13 +95,3 @@ def test_a_head_that_is_not_there_is_named(project: Path) -> None:
         submit(command)
     with pytest.raises(Unavailable, match="nothing answers at"):
         follow("job", "http://127.0.0.1:1")
-
-
-def test_status_lists_the_jobs(head: HeadRecord, project: Path) -> None:
-    job_id = submit(submit_command(["python", "report.py"], project))
-    follow(job_id, write=lambda text: None)
-    command = [sys.executable, "-m", "cluster", "status"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
-    assert result.returncode == 0
-    assert f"job          {job_id}  SUCCEEDED  python report.py" in result.stdout
-    assert head.dashboard_url in result.stdout

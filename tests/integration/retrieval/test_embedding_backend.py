@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import ray
 from cluster.references import resolve_model
 from cluster.settings import settings
 from retrieval import embedding_backend
-from retrieval.embedding_backend import CHOICE_FILE, choose, load_sentence_model, sample_batches
+from retrieval.embedding_backend import CHOICE_FILE, choose, faster, load_sentence_model, sample_batches
 from retrieval.openvino_sentence_model import OpenVinoSentenceModel, machine
 from retrieval.sentence_model import SentenceModel
 from retrieval.torch_sentence_model import TorchSentenceModel
@@ -38,10 +39,24 @@ def place(fingerprint: str) -> Path:
     return settings().cache_dir / "embedders" / f"{fingerprint}-{machine()}"
 
 
-def chosen(name: str, folder: Path, fingerprint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `load_sentence_model` finds when that library was the faster one."""
-    monkeypatch.setattr(embedding_backend, "faster", lambda _seconds: name)
-    choose(folder, place(fingerprint))
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs a conversion leaves it for the others, which take copies."""
+    return tmp_path_factory.mktemp("conversions") / "minilm"
+
+
+@pytest.fixture
+def remember(folder: Path, converted: Path) -> Callable[[str, str], None]:
+    """`remember("openvino", "some")`: what `load_sentence_model` finds when that library was the faster one."""
+
+    def write(name: str, fingerprint: str) -> None:
+        if not converted.exists():
+            choose(folder, converted)
+        shutil.copytree(converted, place(fingerprint))
+        choice = place(fingerprint) / CHOICE_FILE
+        choice.write_text(json.dumps(json.loads(choice.read_text()) | {"backend": name}))
+
+    return write
 
 
 def forbid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +70,7 @@ def test_a_model_is_converted_and_measured_at_its_first_load_and_never_again(
     choice = json.loads((place("some") / CHOICE_FILE).read_text())
     assert choice["seconds"].keys() == {"torch", "openvino"}
     assert all(seconds > 0 for seconds in choice["seconds"].values())
+    assert choice["backend"] == faster(choice["seconds"])
 
     forbid("_choose_in_child", monkeypatch)
     again = load_sentence_model(folder, "some")
@@ -68,9 +84,9 @@ def test_a_model_is_converted_and_measured_at_its_first_load_and_never_again(
     ("name", "kind"), [("torch", TorchSentenceModel), ("openvino", OpenVinoSentenceModel)]
 )
 def test_the_faster_one_is_loaded(
-    name: str, kind: type[SentenceModel], folder: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: type[SentenceModel], folder: Path, remember: Callable[[str, str], None]
 ) -> None:
-    chosen(name, folder, "some", monkeypatch)
+    remember(name, "some")
     assert isinstance(load_sentence_model(folder, "some"), kind)
 
 
@@ -121,14 +137,15 @@ def test_a_conversion_that_computes_something_else_is_refused(
     assert not place("some").exists()
 
 
-def test_only_the_last_used_conversions_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_last_used_conversions_are_kept(
+    folder: Path, remember: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(embedding_backend, "NUM_KEPT", 2)
-    chosen("openvino", folder, "oldest", monkeypatch)
-    shutil.copytree(place("oldest"), place("used"))
     for age, fingerprint in enumerate(("used", "oldest")):
+        remember("openvino", fingerprint)
         os.utime(place(fingerprint), (1e9 - age, 1e9 - age))
     load_sentence_model(folder, "used")
-    chosen("openvino", folder, "newest", monkeypatch)
+    choose(folder, place("newest"))
     assert {path.name for path in place("used").parent.iterdir()} == {
         place("used").name,
         place("newest").name,
@@ -137,11 +154,12 @@ def test_only_the_last_used_conversions_are_kept(folder: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("allocator", ["glibc", "jemalloc"])
 def test_a_remembered_model_needs_no_torch_and_tells_nobody_of_it(
-    allocator: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    allocator: str, folder: Path, tmp_path: Path, remember: Callable[[str, str], None]
 ) -> None:
-    chosen("openvino", folder, "some", monkeypatch)
+    remember("openvino", "some")
     program = f"""
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from retrieval.embedding_backend import load_sentence_model, sample_batches
 model = load_sentence_model(Path({str(folder)!r}), "some")

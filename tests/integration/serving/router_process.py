@@ -14,6 +14,7 @@ import uvicorn
 
 from cluster.logs import set_up_logging
 from cluster.ray_launcher import RayLauncher
+from serving import job_policy
 from serving.config import FineTuningConfig, ServingConfig
 from serving.platform import Platform
 from serving.scripted_parts import ScriptedApplication
@@ -37,6 +38,9 @@ def application(max_running: int = 2, on_ray: bool = False) -> ScriptedApplicati
 
 
 if __name__ == "__main__":
+    job_policy.FIRST_RETRY_S = (
+        1.0  # that a lost run is tried again is tested here; how long it waits, without a clock
+    )
     set_up_logging("INFO")
     app = application(on_ray="ray" in sys.argv[2:]).app
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")

@@ -8,14 +8,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import httpx
 import openai
+import psutil
 import pytest
 
 from cluster.cards import ModelCard
 from cluster.head_record import HeadRecord, processes
 from cluster.registry import Registry
+from cluster.serve_proxy import haproxy_binary
 
+LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1"}
 QUESTION = "The travel agency that arranges our flights: what is it called?"
 
 
@@ -45,7 +49,7 @@ def test_small_talk_is_not_retrieved_for(client: openai.OpenAI) -> None:
 
 
 def test_a_stream_arrives_piece_by_piece_and_equals_the_whole_answer(client: openai.OpenAI) -> None:
-    whole = ask(client, "smollm2", "Count to ten.", max_tokens=48)
+    whole = ask(client, "smollm2", "Count to ten.", max_tokens=24)
     spreads_s = []
     for _ in range(5):
         times, text, usage = [], "", None
@@ -53,7 +57,7 @@ def test_a_stream_arrives_piece_by_piece_and_equals_the_whole_answer(client: ope
             client,
             "smollm2",
             "Count to ten.",
-            max_tokens=48,
+            max_tokens=24,
             stream=True,
             stream_options={"include_usage": True},
         ):
@@ -135,7 +139,8 @@ def test_functions_are_called_by_a_model_that_was_made_for_them(
     assert streamed.function.arguments == call.function.arguments
 
     result: Any = {"role": "tool", "tool_call_id": call.id, "content": "18"}
-    answered = asked | {"messages": [*asked["messages"], choice.message, result], "tool_choice": "auto"}
+    messages = [*asked["messages"], choice.message, result]
+    answered = asked | {"messages": messages, "tool_choice": "auto", "max_tokens": 4}
     assert client.chat.completions.create(**answered).choices[0].message
     with pytest.raises(openai.BadRequestError, match="chat template leaves tools out"):
         client.chat.completions.create(**asked | {"model": "smollm2"})
@@ -232,6 +237,31 @@ def test_generation_ends_when_the_client_leaves(base_url: str, client: openai.Op
     # 8 answers of 1,500 tokens take minutes on the machine that shares its cores with them.
     assert time.monotonic() - started < 10
     assert httpx.get(f"{base_url}/readyz", timeout=10).status_code == 200
+
+
+def test_haproxy_is_in_front_and_what_listens_on_other_interfaces_demands_the_token(
+    base_url: str, head: HeadRecord
+) -> None:
+    family = {process.pid: process for process in processes(head)}
+    names = {process.name() for process in family.values()}
+    assert ("haproxy" in names) == (haproxy_binary() is not None)
+    listening = [
+        c for c in psutil.net_connections("tcp") if c.pid in family and c.status == psutil.CONN_LISTEN
+    ]
+    outside = [c for c in listening if c.laddr.ip not in LOOPBACK]
+    # Ray gives a replica no choice of interface for the calls of other deployments.
+    assert outside
+    assert all(family[c.pid].name().startswith("ray::ServeRepli") for c in outside)
+    for connection in outside:
+        _assert_token_is_demanded(connection.laddr.port)
+
+
+def _assert_token_is_demanded(port: int) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(b"", timeout=10)
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_errors_come_in_openais_shape_with_an_id(client: openai.OpenAI) -> None:

@@ -1,7 +1,7 @@
-"""One rank of the equality tests: `rank_worker.py FOLDER`, with rank and world size in the environment.
+"""The ranks of the equality tests: `rank_worker.py FOLDER WORLD_SIZE...`, a group for each world size, all at once.
 
-Runs every case of its world size on a tiny model, on a GPU where it sees one, and leaves what it measured
-in FOLDER, by case.
+A group runs every case of its world size on tiny models, on a GPU where it sees one, and leaves what it
+measured in FOLDER, by case.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ranks import VARIANTS
+from torch.multiprocessing import start_processes
 
+from cluster.ports import free_port
 from training.batching import Step, plan_epoch
 from training.config import FinetuneConfig, Method, Precision, TaskName
 from training.engine import Engine
@@ -27,7 +29,7 @@ from training.seeds import seed_everything
 # A global batch of 8 each, cut in three ways: micro batch, accumulation, workers.
 CUTS = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
 STAGES = [0, 2, 3]
-VARIED = [(8, 1, 1), (2, 2, 2)]
+VARIED = (8, 1, 1) if torch.cuda.is_available() else (2, 2, 2)
 # Three steps of 8 rows and one of 3, in which a rank is left without rows for its second micro-batch.
 NUM_ROWS = 27
 LABELS = ("a", "b")
@@ -139,7 +141,7 @@ def compare_cuts(folder: Path, workers: int) -> None:
     """Losses, norms and final weights of every task, cut and stage; exports of the runs of two workers."""
     for task, method in METHODS.items():
         for cut in [cut for cut in CUTS if cut[2] == workers]:
-            cases = {str(stage): (stage, {}) for stage in STAGES} | (VARIANTS if cut in VARIED else {})
+            cases = {str(stage): (stage, {}) for stage in STAGES} | (VARIANTS if cut == VARIED else {})
             for case, (stage, settings) in cases.items():
                 run = Run(folder, task, method, cut, stage, **settings)
                 steps = run.train()
@@ -192,13 +194,31 @@ def leave(path: Path, value: Any) -> None:
         torch.save(value, path)
 
 
-if __name__ == "__main__":
+def run_rank(rank: int, folder: Path, world_size: int, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"WORLD_SIZE": str(world_size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    work = Path(sys.argv[1])
-    world = int(os.environ["WORLD_SIZE"])
-    compare_cuts(work, world)
-    if world == 2:
-        export_adapters(work)
-        resume(work)
+    compare_cuts(folder, world_size)
+    if world_size == 2:
+        export_adapters(folder)
+        resume(folder)
     dist.destroy_process_group()
+
+
+def main(folder: Path, world_sizes: list[int]) -> None:
+    # Imports are most of what a rank of tiny models does: forks have them already, but cannot use CUDA.
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    groups = [
+        start_processes(
+            run_rank, (folder, size, free_port("127.0.0.1")), size, join=False, start_method=method
+        )
+        for size in world_sizes
+    ]
+    for group in groups:
+        while not group.join():
+            pass
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(size) for size in sys.argv[2:]])

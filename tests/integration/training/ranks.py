@@ -1,8 +1,10 @@
-"""What the equality tests on processors and on a GPU share: the cases, the ranks' environment, the comparison."""
+"""What the equality tests on processors and on a GPU share: the cases, the ranks, the comparison."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 REPOSITORY = Path(__file__).parents[3]
 WORKER = Path(__file__).with_name("rank_worker.py")
+DEADLINE_S = 500.0
 REFERENCE = "8x1x1-0"
 # Settings beside the stage that must not change a step, as `rank_worker.py` knows them.
 VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -21,18 +24,19 @@ VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-def rank_environment(folder: Path, rank: int, world_size: int, port: int) -> dict[str, str]:
-    """The environment of one rank of `rank_worker.py`, which leaves what it measured in `folder`."""
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(world_size),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "HAMLET_HOME": str(folder / "home"),
-    }
+def run_ranks(folder: Path, *world_sizes: int, **environment: str) -> None:
+    """A group of ranks for each world size, which leave what they measured in `folder`."""
+    inherited = os.environ | environment
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(WORKER), str(folder), *map(str, world_sizes)]
+    done = subprocess.run(
+        command,
+        env=inherited | {"PYTHONPATH": path, "HAMLET_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def load(path: Path) -> Any:

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from ranks import REPOSITORY, VARIANTS, WORKER, assert_same_steps, assert_same_weights, rank_environment
+from ranks import REPOSITORY, VARIANTS, assert_same_steps, assert_same_weights, run_ranks
 
-from cluster.ports import free_port
 from cluster.registry import Registry
 from cluster.settings import settings
 
@@ -35,10 +34,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an 
 def results(tmp_path_factory: pytest.TempPathFactory, write_bases: Callable[[Path], Path]) -> Path:
     """The folder in which one process on the GPU left what it measured."""
     folder = write_bases(tmp_path_factory.mktemp("gpu"))
-    environment = rank_environment(folder, rank=0, world_size=1, port=free_port("127.0.0.1"))
-    command = [sys.executable, str(WORKER), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_ranks(folder, 1)
     return folder
 
 

@@ -39,6 +39,15 @@ def test_the_head_is_bound_to_the_loopback_interface_and_demands_a_token() -> No
     assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
 
 
+def test_only_a_head_that_other_nodes_may_join_watches_for_nodes_that_are_drained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert node_environment()["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
+    monkeypatch.setenv("HAMLET_HOST", "10.0.0.1")
+    settings.cache_clear()
+    assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in node_environment()
+
+
 def test_a_head_is_on_an_outer_address_only_when_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HAMLET_HOST", "10.0.0.1")
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # of a shell that used a loopback head

@@ -150,7 +150,7 @@ def test_the_work_of_a_claim_grows_as_the_files_that_wait(
         stores.create("ann", files=many)
         return num_steps(engine, lambda: queue.claim(30))
 
-    few, many = claim_among(200), claim_among(800)
+    few, many = claim_among(100), claim_among(400)
     assert many < 10 * few  # of 5 times as many; 25 times, were each compared with each
 
 
@@ -167,7 +167,7 @@ def test_a_page_of_a_large_store_and_leave_to_search_it_read_no_more_than_of_a_s
             num_steps(engine, lambda: stores.files.attach("ann", store.id, new(files))),
         ]
 
-    for few, many in zip(steps_with(50), steps_with(1000), strict=True):
+    for few, many in zip(steps_with(20), steps_with(400), strict=True):
         assert many < few + 500
 
 

@@ -53,6 +53,26 @@ def test_a_fact_is_changed_in_rows_with_quotes_and_escaped_letters(tmp_path: Pat
     assert num_changed == 1
 
 
+class Clock:
+    """In place of the module `time`: sleeping and answering take time, and nothing else does."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    played = Clock()
+    monkeypatch.setattr(adaptability, "time", played)
+    return played
+
+
 def watched(answers: list[str], num_before_change: int) -> Change:
     """What is found when the change is there after so many answers."""
     given = iter(answers)
@@ -69,6 +89,7 @@ def watched(answers: list[str], num_before_change: int) -> Change:
     return changes["rag"]
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_cell_is_asked_until_it_tells_the_new_fact_and_old_answers_are_counted() -> None:
     change = watched(["27.", "27.", "Who knows?", "31."], num_before_change=3)
     assert change.seconds is not None
@@ -76,31 +97,17 @@ def test_a_cell_is_asked_until_it_tells_the_new_fact_and_old_answers_are_counted
     assert change.meanwhile == {Told.OLD: 2, Told.OTHER: 1}
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_cell_that_stays_wrong_after_the_change_never_learned_it() -> None:
     change = watched(["27."] * 9, num_before_change=2)
     assert change.seconds is None
     assert change.meanwhile[Told.OLD] <= 5
 
 
-class Clock:
-    """In place of the module `time`: sleeping and answering take time, and nothing else does."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.mark.parametrize("order", [("rag", "tuned+rag"), ("tuned+rag", "rag")])
 def test_a_cell_does_not_wait_for_the_one_that_is_listed_before_it(
-    monkeypatch: pytest.MonkeyPatch, order: tuple[str, str]
+    clock: Clock, order: tuple[str, str]
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(adaptability, "time", clock)
     answer_s, changed_at_s = 2.0, 14.0
 
     def ask(cell: str) -> str:
