@@ -78,6 +78,7 @@ class TransformersEngine:
             )
         self._model: Any = whole.to(self._device).eval()
         self._vocabulary_size = int(self._model.config.vocab_size)
+        self._special_ids = frozenset(self._tokenizer.all_special_ids)
         self._end_ids = _end_ids(self._model, self._tokenizer)
         self._adapters: set[str] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
@@ -203,10 +204,9 @@ class TransformersEngine:
 
         The last token of a character has all of its bytes, so that the bytes of all tokens are the text's.
         """
-        completed = row.decoder.peek(token_id)
-        if completed == "":  # a token that is no text, such as the end, is told by its name
+        if token_id in self._special_ids:  # no text, such as the end: told by its name
             return str(self._tokenizer.decode([token_id]))
-        return completed or ""
+        return row.decoder.peek(token_id) or ""
 
 
 def _require_in_vocabulary(token_ids: Sequence[int], vocabulary_size: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
@@ -57,6 +58,7 @@ def _asked(engine: TransformersEngine, adapter: Adapter | None) -> int:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_tokens_of_an_answer_are_together_its_text(base: Path, seed: int) -> None:
     config = LlamaConfig.from_pretrained(base, vocab_size=257, eos_token_id=256, bos_token_id=None)
+    torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(base)
     alphabet = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
