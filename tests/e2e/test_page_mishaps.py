@@ -319,6 +319,17 @@ def test_what_waits_for_memory_says_how_much_in_words(open_page: OpenPage) -> No
     expect(page.get_by_text("Waiting for room: 2 × 1 CPU + 4.0 GiB memory")).to_be_visible()
 
 
+def test_a_script_that_is_lost_on_the_way_leaves_no_blank_page(open_page: OpenPage) -> None:
+    page = open_page()
+    page.route("**/page/ask/ask.js", lambda route: route.abort("internetdisconnected"))
+    page.reload()
+    expect(page.get_by_text("The page is not there yet")).to_be_visible()
+    page.unroute("**/page/ask/ask.js")
+    page.get_by_role("link", name="load it again").click()
+    expect(page.get_by_label("Question")).to_be_visible()
+    expect(page.get_by_text("The page is not there yet")).to_have_count(0)
+
+
 def test_a_part_that_cannot_be_drawn_says_so_and_leaves_the_others(open_page: OpenPage) -> None:
     page = open_page()
     page.route("**/v1/cluster", lambda route: route.fulfill(json={"resources": {}}))
