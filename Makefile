@@ -29,7 +29,7 @@ check: lint  ## format, lint, types and unit tests: what must pass before every 
 lint: setup-test  ## format, lint and types alone
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary --num-workers auto
 
 # Of every version of Ray: its jobs API asks for no proof of identity. Ours asks for a token (docs/operations.md).
 KNOWN_VULNERABILITIES := CVE-2023-48022
