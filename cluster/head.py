@@ -46,7 +46,7 @@ def up() -> tuple[HeadRecord, bool]:
         record = read_record()
         if record is not None and is_alive(record):
             _require_same_versions(record)
-            _wait_until_ready(record)
+            wait_until_ready(record)
             return record, False
         if record is not None:
             log.info("the head in %s is gone; starting a new one", record_path())
@@ -56,7 +56,7 @@ def up() -> tuple[HeadRecord, bool]:
         ensure_token()
         record = start_head()
         try:
-            _wait_until_ready(record)
+            wait_until_ready(record)
         except BaseException:  # also Ctrl-C: what was started is never left half up
             _end(record)
             raise
@@ -90,17 +90,19 @@ def is_ready(record: HeadRecord) -> bool:
         return False
 
 
-def _wait_until_ready(record: HeadRecord) -> None:
+def wait_until_ready(record: HeadRecord) -> None:
+    """Raises Unavailable, with what was said last, when the head ended or did not answer in time."""
     deadline = time.monotonic() + START_DEADLINE_S
     while not is_ready(record):
         if not is_alive(record):
-            raise Unavailable(
-                f"the Ray head ended while starting: {last_words()}; all of it is in {log_path()}"
-            )
+            words = last_words(log_path())
+            raise Unavailable(f"the Ray head ended while starting: {words}; all of it is in {log_path()}")
         if time.monotonic() > deadline:
+            # The jobs API is the dashboard's. Where that failed alone the head waits for it, and says nothing.
+            logs = record.temp_dir / "session_latest" / "logs"
             raise Unavailable(
-                f"the Ray head did not answer at {record.dashboard_url} within {START_DEADLINE_S:.0f} s: "
-                f"{last_words()}; see {log_path()} and {record.temp_dir}/session_latest/logs"
+                f"the Ray head did not answer at {record.dashboard_url} within {START_DEADLINE_S:.0f} s; its "
+                f"dashboard said last: {last_words(logs / 'dashboard.log')}; see {log_path()} and {logs}"
             )
         time.sleep(0.1)
 

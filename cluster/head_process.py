@@ -148,10 +148,10 @@ def log_path() -> Path:
     return settings().home_dir / "ray" / "head.log"
 
 
-def last_words() -> str:
-    """The last line of that log, for an error message."""
+def last_words(path: Path) -> str:
+    """The last line of a log, for an error message."""
     try:
-        log = log_path().read_text(errors="replace")
+        log = path.read_text(errors="replace")
     except OSError:
         log = ""
     return last_line(log, "it said nothing")

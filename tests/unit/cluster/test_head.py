@@ -12,7 +12,7 @@ import pytest
 
 from cluster.dashboard import TokenRefused
 from cluster.errors import Conflict, Unavailable
-from cluster.head import down, up
+from cluster.head import down, up, wait_until_ready
 from cluster.head_record import HeadRecord, read_record, record_path, write_record
 from cluster.settings import settings
 
@@ -168,3 +168,14 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
     settings.cache_clear()
     with pytest.raises(Unavailable, match=r"cannot write to .*file/home .*HAMLET_HOME"):
         up()
+
+
+def test_a_dashboard_that_failed_alone_is_quoted(
+    running: HeadRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = tmp_path / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "dashboard.log").write_text("Traceback\nImportError: cannot import name 'web'\n")
+    monkeypatch.setattr("cluster.head.START_DEADLINE_S", 0.0)
+    with pytest.raises(Unavailable, match="dashboard said last: ImportError: cannot import name 'web'; see"):
+        wait_until_ready(running.model_copy(update={"temp_dir": tmp_path}))

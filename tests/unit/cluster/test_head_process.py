@@ -12,7 +12,6 @@ from cluster.head_process import (
     MAX_FOLDER_LENGTH,
     SHARED_MACHINE_ENVIRONMENT,
     last_words,
-    log_path,
     logical_cpus,
     node_environment,
     private_folder,
@@ -93,8 +92,8 @@ def test_the_longest_folder_leaves_room_for_every_socket_name() -> None:
     assert len(f"{folder}/p/{'0' * 56}/s") <= 97
 
 
-def test_the_last_words_of_a_head_are_its_last_line_that_says_something() -> None:
-    assert last_words() == "it said nothing"
-    log_path().parent.mkdir(parents=True)
-    log_path().write_text("Traceback\n  line\nValueError: no such port\n\n")
-    assert last_words() == "ValueError: no such port"
+def test_the_last_words_of_a_log_are_its_last_line_that_says_something(tmp_path: Path) -> None:
+    log = tmp_path / "head.log"
+    assert last_words(log) == "it said nothing"
+    log.write_text("Traceback\n  line\nValueError: no such port\n\n")
+    assert last_words(log) == "ValueError: no such port"
