@@ -20,7 +20,7 @@ from ranks import REPOSITORY, VARIANTS, assert_same_steps, assert_same_weights, 
 from cluster.registry import Registry
 from cluster.settings import settings
 
-DEADLINE_S = 200.0
+DEADLINE_S = 400.0
 CASES = [
     *("8x1x1-2", "8x1x1-3", "2x4x1-0", "2x4x1-2", "2x4x1-3"),
     *(f"8x1x1-{variant}" for variant in VARIANTS),
