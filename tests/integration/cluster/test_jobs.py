@@ -80,7 +80,8 @@ def test_the_printed_command_runs_in_a_shell_of_the_users_and_status_lists_its_j
         [sys.executable, "-m", "cluster", "status"], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert status.returncode == 0
-    assert re.search(r"  job +\S+  SUCCEEDED  python report.py 'my run'", status.stdout)
+    (job_id,) = set(re.findall(r"raysubmit_\w+", result.stdout))
+    assert f"job          {job_id}  SUCCEEDED  python report.py" in status.stdout
     assert head.dashboard_url in status.stdout
 
 
