@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -247,4 +248,16 @@ def _import_deepspeed() -> Any:
     # On CPU it would compile a C++ all-reduce at first use: half a minute, a compiler, and a lock file
     # that makes every later run wait for ever once a worker was killed while it held it. gloo needs none.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_muon_uncompiled()
     return deepspeed
+
+
+def _import_muon_uncompiled() -> None:
+    """Import an optimizer that is not used here, but by which ZeRO starts.
+
+    It would be compiled by torch, which loads its whole compiler for that: 2 s of every worker's start.
+    """
+    from deepspeed.runtime import compiler
+
+    with patch.object(compiler, "compile", lambda: lambda function: function):
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -151,8 +152,10 @@ class _Run:
                 f"{self._resume_command()}"
             )
         self._say("checking the exported model in a fresh process")
-        card = self._prove(result)
-        self._write_folder(card, result)
+        check = self._begin_check(result)
+        plots = plot_run(self._folder.events(), self._folder.path)  # meanwhile
+        card = self._proven(result, ray.get(check))
+        self._write_folder(card, result, plots)
         self._register(card, result)
         _say(_closing(card, self._config, result, time.monotonic() - started))
         return card
@@ -187,12 +190,16 @@ class _Run:
             if self._record is not None:
                 self._record.drain()
 
-    def _prove(self, result: LoopResult) -> ModelCard:
+    def _begin_check(self, result: LoopResult) -> Any:
+        """A reference to the coming Parity."""
         inputs = self._parity_inputs(self._identity.export_uri, result)
-        # On the device of training, which rounds as it did. Never run twice in one process: a reused worker
-        # would not prove a fresh load.
-        check = ray.remote(num_cpus=1, num_gpus=int(result.used_gpu), max_calls=1)(check_parity)
-        parity: Parity = ray.get(check.remote(inputs))
+        # On what a worker had: its threads, and its device, which rounds as it did. Never run twice in one process: a
+        # reused worker would not prove a fresh load.
+        num_cpus, num_gpus = self._config.scaling.cpus_per_worker, int(result.used_gpu)
+        return ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_calls=1)(check_parity).remote(inputs)
+
+    def _proven(self, result: LoopResult, parity: Parity) -> ModelCard:
+        """The card of a model that passed. Raises JobFailed for another, whose weights are deleted."""
         if not parity.passed:
             delete_folder(self._identity.export_uri)
             raise JobFailed(f"the model is not registered: {parity.detail}", code="parity_failed")
@@ -210,9 +217,8 @@ class _Run:
         if self._config.output.alias:
             Registry().promote(self._config.output.alias, card.id)
 
-    def _write_folder(self, card: ModelCard, result: LoopResult) -> None:
+    def _write_folder(self, card: ModelCard, result: LoopResult, plots: list[str]) -> None:
         self._folder.write_json("measured.json", measured(result))
-        plots = plot_run(self._folder.events(), self._folder.path)
         text = readme(card, self._config, self._prepared, result, plots)
         (self._folder.path / "README.md").write_text(text, encoding="utf-8")
 
