@@ -51,7 +51,8 @@ FROM cpu-environment AS cpu
 # What cluster/head_process.py says to the processes of a head, which KubeRay starts without it.
 ENV GOMP_SPINCOUNT=10000 RAY_LD_PRELOAD_ON_WORKERS=1 \
     MALLOC_CONF=oversize_threshold:0,dirty_decay_ms:60000,muzzy_decay_ms:60000,background_thread:true \
-    RAY_SERVE_CONTROL_LOOP_INTERVAL_S=0.5 RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=2000
+    RAY_SERVE_CONTROL_LOOP_INTERVAL_S=0.5 RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=2000 \
+    RAY_JOB_STOP_WAIT_TIME_S=120
 COPY --from=models --chown=hamlet:hamlet /var/lib/hamlet /var/lib/hamlet
 COPY . .
 USER 1000:1000

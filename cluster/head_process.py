@@ -36,8 +36,8 @@ ONE_NODE_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 OUTER_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
 
 # What a user's own environment may say otherwise. Training, serving and their helpers share the cores and the
-# memory of this machine.
-SHARED_MACHINE_ENVIRONMENT = {
+# memory of this machine, and runs end by themselves.
+DEFAULT_ENVIRONMENT = {
     # A thread of OpenMP's that waits for its team spins for a millisecond by default, on a core that the others
     # need: beside one busy process, steps of training take about ten times as long. Sleeping sooner costs 4 %
     # when nothing else runs.
@@ -50,6 +50,9 @@ SHARED_MACHINE_ENVIRONMENT = {
     # Serve looks round ten times a second by default, on the cores on which models compute.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
+    # Seconds after which a job that was asked to stop is killed; 3 by default, which is less than the step and the
+    # checkpoint by which a run of a larger model ends.
+    "RAY_JOB_STOP_WAIT_TIME_S": "120",
 }
 
 NODE_ENVIRONMENT = {
@@ -168,7 +171,7 @@ def node_environment() -> dict[str, str]:
     alone = LOOPBACK_ENVIRONMENT | ONE_NODE_ENVIRONMENT
     reach = alone if config.host.is_loopback else OUTER_ENVIRONMENT
     ours = {**NODE_ENVIRONMENT, **reach, **proxy, "PATH": path}
-    return {**SHARED_MACHINE_ENVIRONMENT, **inherited, **ours}
+    return {**DEFAULT_ENVIRONMENT, **inherited, **ours}
 
 
 def prepare_folder() -> Path:

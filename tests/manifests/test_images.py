@@ -10,7 +10,7 @@ from job_rules import KNOWN_SETTINGS
 from manifests import REPOSITORY
 from ray_rules import Versions
 
-from cluster.head_process import SHARED_MACHINE_ENVIRONMENT
+from cluster.head_process import DEFAULT_ENVIRONMENT
 
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
@@ -37,7 +37,7 @@ def test_a_final_stage_is_unprivileged_reaps_children_and_can_be_probed(target: 
 
 
 def test_processes_of_the_cpu_image_share_a_machine_as_those_of_a_local_head_do() -> None:
-    for name, value in SHARED_MACHINE_ENVIRONMENT.items():
+    for name, value in DEFAULT_ENVIRONMENT.items():
         assert f" {name}={value}" in STAGES["cpu"], name
 
 

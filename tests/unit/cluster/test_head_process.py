@@ -10,7 +10,7 @@ import pytest
 
 from cluster.head_process import (
     MAX_FOLDER_LENGTH,
-    SHARED_MACHINE_ENVIRONMENT,
+    DEFAULT_ENVIRONMENT,
     last_words,
     logical_cpus,
     node_environment,
@@ -64,7 +64,7 @@ def test_a_users_own_thread_and_memory_settings_stay(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     environment = node_environment()
     assert environment["GOMP_SPINCOUNT"] == "7"
-    assert environment["MALLOC_CONF"] == SHARED_MACHINE_ENVIRONMENT["MALLOC_CONF"]
+    assert environment["MALLOC_CONF"] == DEFAULT_ENVIRONMENT["MALLOC_CONF"]
 
 
 def test_the_head_runs_in_this_environments_python() -> None:
