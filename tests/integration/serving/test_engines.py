@@ -25,7 +25,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[GenerationEngine]:
     if request.param == "scripted":
         yield ScriptedEngine([f" w{number}" for number in range(100)])
         return
-    engine = TransformersEngine(GeneratorConfig(dtype="float32"), resolve_model("builtin:smollm2"))
+    # One thread: beside another busy process two would wait for each other, up to a minute for eight tokens.
+    config = GeneratorConfig(dtype="float32", num_threads=1)
+    engine = TransformersEngine(config, resolve_model("builtin:smollm2"))
     yield engine
     asyncio.run(engine.close())
 
