@@ -127,6 +127,7 @@ def _check(file: Path, package: Package) -> None:
 
 
 def _convert_gguf(gguf: Path, folder: Path, package: Package) -> None:
+    log.info("converting %s to safetensors, once", package.weights)
     # In a process of its own: the libraries draw bars and give advice, in the middle of a first run's output.
     result = run_module("cluster.gguf", gguf, folder)
     if result.returncode:
