@@ -89,8 +89,8 @@ def compare(
 ) -> None:
     """Train for each seed, ask every question of every cell, then write verdict and report.
 
-    It asks a service that runs. The same command goes on after an interruption: what was trained and
-    answered is not done again.
+    It asks a service that runs. The same command goes on after an
+    interruption: what was trained and answered is not done again.
 
     Example: [bold]python -m evaluation compare examples/compare-handbook.yaml --quick[/]
     """

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from cluster.errors import DataError
+from cluster.errors import DataError, some_of
 from cluster.json_lines import read_rows
 from evaluation.metrics import normalise
 
@@ -97,10 +97,9 @@ def check_documents(questions: Sequence[Question], folder: Path) -> None:
         if question.document is not None and question.document_name not in names
     ]
     if strays:
-        named = ", ".join(strays[:MAX_FAULTS_NAMED])
         raise DataError(
-            f"{len(strays)} questions name a document that is not below {folder}: {named}; correct `document`, or "
-            "leave it out where nothing holds the answer",
+            f"no document below {folder} is called {some_of(strays, MAX_FAULTS_NAMED)}; correct `document` of these "
+            "questions, or leave it out where nothing holds the answer",
             "questions",
         )
 

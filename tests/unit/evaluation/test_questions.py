@@ -42,7 +42,7 @@ def test_a_document_that_is_not_there_is_refused_with_its_question(tmp_path: Pat
     (tmp_path / "hr" / "l.md").touch()
     questions = [Question.model_validate(ROW), Question.model_validate(ROW | {"id": "b", "document": "L.md"})]
     check_documents(questions[:1], tmp_path)
-    with pytest.raises(DataError, match=r"1 questions name a document .*: L\.md \(b\)"):
+    with pytest.raises(DataError, match=r"no document below .* is called L\.md \(b\); correct"):
         check_documents(questions, tmp_path)
 
 
