@@ -1,9 +1,11 @@
 """Reports of evaluations in storage, where every replica of the router finds them.
 
-    reports/<id>/state.json    who owns it, what it is, how far it is
-    reports/<id>/report.html   the page, once it is finished
-    reports/<id>/results.json  every figure
+    reports/<tenant>/<id>/config.yaml   what is compared, when it was asked for over HTTP
+    reports/<tenant>/<id>/state.json    what it is, how far it is
+    reports/<tenant>/<id>/report.html   the page, once it is finished
+    reports/<tenant>/<id>/results.json  every figure
 
+By tenant, so that a listing reads nothing of others. A report from before lies at reports/<id>, and is read there.
 A report is unknown until its state is there. The page is written before the state says that it is finished.
 """
 
@@ -56,37 +58,34 @@ class Reports:
 
     def save(self, report: Report) -> Report:
         """Write the state of a report."""
-        place_bytes(report.model_dump_json(indent=2).encode(), _uri(report.id, "state.json"))
+        place_bytes(report.model_dump_json(indent=2).encode(), report_uri(report, "state.json"))
         return report
 
     def finish(self, report: Report, html: bytes, results: bytes) -> Report:
         """Write page and figures, then the state that says so."""
-        place_bytes(results, _uri(report.id, "results.json"))
-        place_bytes(html, _uri(report.id, "report.html"))
+        place_bytes(results, report_uri(report, "results.json"))
+        place_bytes(html, report_uri(report, "report.html"))
         done = {"status": ReportStatus.SUCCEEDED, "stage": "", "finished_at": datetime.now(UTC)}
         return self.save(report.model_copy(update=done))
 
-    def find(self, report_id: str) -> Report | None:
-        """The report of this id, whoever owns it: for the job that makes it."""
-        content = read_blob(_uri(report_id, "state.json")) if REPORT_ID.match(report_id) else None
-        return Report.model_validate_json(content) if content else None
+    def find(self, report_id: str, tenant: str = DEFAULT_TENANT) -> Report | None:
+        """The report of this id; None for an unknown one, and for one of another tenant."""
+        content = _read(report_id, tenant, "state.json")
+        report = Report.model_validate_json(content) if content else None
+        return report if report is not None and report.tenant == tenant else None
 
     def get(self, report_id: str, tenant: str = DEFAULT_TENANT) -> Report:
         """Raises NotFound for an unknown id, and for one of another tenant in the same words."""
-        report = self.find(report_id)
-        if report is None or report.tenant != tenant:
+        report = self.find(report_id, tenant)
+        if report is None:
             raise NotFound(f"no evaluation {report_id!r}; see /v1/evaluations", "id", "evaluation_not_found")
         return report
 
     def list(self, tenant: str = DEFAULT_TENANT) -> list[Report]:
         """The reports of a tenant, newest first."""
-        found = []
-        for name in folder_names(storage_uri("reports")):
-            content = read_blob(_uri(name, "state.json"))
-            if content is not None:
-                found.append(Report.model_validate_json(content))
-        own = [report for report in found if report.tenant == tenant]
-        return sorted(own, key=lambda report: (report.created_at, report.id), reverse=True)
+        ids = {*folder_names(storage_uri("reports", tenant)), *folder_names(storage_uri("reports"))}
+        found = [report for id_ in ids if (report := self.find(id_, tenant)) is not None]
+        return sorted(found, key=lambda report: (report.created_at, report.id), reverse=True)
 
     def page(self, report_id: str, tenant: str = DEFAULT_TENANT) -> bytes:
         """The HTML page. Raises NotFound while it is not finished too."""
@@ -98,11 +97,19 @@ class Reports:
 
     def _finished(self, report_id: str, tenant: str, name: str) -> bytes:
         report = self.get(report_id, tenant)
-        content = read_blob(_uri(report_id, name))
+        content = _read(report_id, tenant, name)
         if content is None:
             raise NotFound(f"{report_id} has no {name} yet: it is {report.status}", "id", "report_not_ready")
         return content
 
 
-def _uri(report_id: str, name: str) -> str:
-    return storage_uri("reports", report_id, name)
+def report_uri(report: Report, name: str) -> str:
+    """Where a file of a report is kept."""
+    return storage_uri("reports", report.tenant, report.id, name)
+
+
+def _read(report_id: str, tenant: str, name: str) -> bytes | None:
+    if not REPORT_ID.match(report_id):
+        return None
+    content = read_blob(storage_uri("reports", tenant, report_id, name))
+    return read_blob(storage_uri("reports", report_id, name)) if content is None else content

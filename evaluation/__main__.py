@@ -22,7 +22,7 @@ from cluster.registry import Registry
 from cluster.reports import Report, Reports, ReportStatus
 from cluster.router_policy import remove_policy, write_policy
 from cluster.storage import local_copy
-from cluster.tenants import DEFAULT_TENANT
+from cluster.tenants import DEFAULT_TENANT, require_tenant
 from cluster.yaml_config import validated
 from evaluation.answers import AnswerLog
 from evaluation.asking import ask_all
@@ -83,11 +83,14 @@ def compare(
     report: Annotated[
         str | None, typer.Option(help="Id of a report that /v1/evaluations announced. Used by the service.")
     ] = None,
+    project: Annotated[
+        str, typer.Option(callback=require_tenant, help="Whose report it is, and whose key asks.")
+    ] = DEFAULT_TENANT,
 ) -> None:
     """Train for each seed, ask every question of every cell, then write verdict and report.
 
-    It asks a service that runs. The same command goes on after an interruption: what was trained and
-    answered is not done again.
+    It asks a service that runs. The same command goes on after an
+    interruption: what was trained and answered is not done again.
 
     Example: [bold]python -m evaluation compare examples/compare-handbook.yaml --quick[/]
     """
@@ -95,7 +98,7 @@ def compare(
     loaded = quick_form(loaded) if quick else loaded
     if report is not None:
         write_whole(loaded.output / "run-id", report.encode())
-    with _kept_report(loaded) as state, _own_key(state.tenant), TerminalWatcher() as terminal:
+    with _kept_report(loaded, project) as state, _own_key(state.tenant), TerminalWatcher() as terminal:
         questions = prepare(loaded)
         watcher = ReportWatcher(state, terminal)
         results = run_comparison(loaded, questions, watcher)
@@ -263,10 +266,10 @@ def _own_key(tenant: str) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_report(config: CompareConfig) -> Iterator[Report]:
+def _kept_report(config: CompareConfig, tenant: str) -> Iterator[Report]:
     """The state of this comparison's report; a fault on the way is written into it too."""
     reports, report_id = Reports(), run_id_of(config.output)
-    announced = reports.find(report_id) or Report(id=report_id, name=config.name)
+    announced = reports.find(report_id, tenant) or Report(id=report_id, tenant=tenant, name=config.name)
     state = announced.model_copy(update={"error": None})
     try:
         yield state

@@ -13,12 +13,13 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.errors import DataError
+from cluster.json_lines import read_rows
 from evaluation.asking import ask_again, cell_request
 from evaluation.config import AdaptabilityConfig, CompareConfig, retrieves
 from evaluation.indexing import ingest
 from evaluation.kept import Kept
 from evaluation.metrics import contains_answer
-from evaluation.questions import Kind, Question, read_rows
+from evaluation.questions import Kind, Question
 from evaluation.tuning import TrainedModel, Trainer, named, runs_of, train_all
 
 # Answers are greedy: what is wrong this often after the change is there stays wrong.

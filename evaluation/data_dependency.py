@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.json_lines import read_rows
 from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, cell_request
 from evaluation.config import CompareConfig, retrieves
 from evaluation.indexing import ingest
-from evaluation.questions import Kind, Question, limited, read_rows
+from evaluation.questions import Kind, Question, limited
 from evaluation.scores import score_all
 from evaluation.tuning import TrainedModel, Trainer, named, train_all
 

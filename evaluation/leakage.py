@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError, some_of
+from cluster.json_lines import read_rows
 from evaluation.metrics import contains_answer, words
-from evaluation.questions import Question, read_rows
+from evaluation.questions import Question
 
 MAX_LEAKS_NAMED = 5
 # Shorter questions are looked for as whole turns only: "How are you?" inside another one is no leak.

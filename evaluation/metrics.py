@@ -32,8 +32,8 @@ _ARTICLES = re.compile(r"\b(?:an|the)\b|\ba\b(?= )")
 # A number's sign and its decimal point are no punctuation.
 _OF_A_NUMBER = re.compile(r"((?<!\S)-(?=\d)|(?<=\d)\.(?=\d))")
 _WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
-_LETTER = rf"[^\W{UNSPACED}]"
-_NUMBER = re.compile(rf"(?<!{_LETTER})(?<!\.)-?\d+(?:\.\d+)?(?!\.?\d)")
+LETTER = rf"[^\W{UNSPACED}]"
+_NUMBER = re.compile(rf"(?<!{LETTER})(?<!\.)-?\d+(?:\.\d+)?(?!\.?\d)")
 
 # How models say that they have no answer, folded. Whole phrases, and of whom they are said: "not" alone stands in
 # right answers, and what "is not provided" or "does not cover" something may be lunch or an insurance.
@@ -164,8 +164,8 @@ def contains_answer(answer: str, right_answers: Collection[str]) -> bool:
 
 def _whole(right: str) -> str:
     """Pattern of a text with nothing beside it that would make it part of another word or number."""
-    before = "" if re.match(f"[{UNSPACED}]", right) else f"(?<!{_LETTER})"
-    behind = "" if re.match(f"[{UNSPACED}]", right[-1:]) else f"(?!{_LETTER})"
+    before = "" if re.match(f"[{UNSPACED}]", right) else f"(?<!{LETTER})"
+    behind = "" if re.match(f"[{UNSPACED}]", right[-1:]) else f"(?!{LETTER})"
     if right[:1].isdigit():
         before += r"(?<!\d[.:])(?<!\W-)(?<!^-)"
     if right[-1:].isdigit():

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from evaluation.metrics import normalise, words
+from evaluation.metrics import LETTER, UNSPACED, normalise, words
 
 MIN_QUESTION_CHARACTERS, MAX_QUESTION_CHARACTERS = 10, 300
+# These make a question too, however short: of scripts that do not part words, each character counts as one.
+MIN_QUESTION_WORDS = 3
 MAX_ANSWER_CHARACTERS = 400
 # Of a question's words that stand anywhere in the documents. Questions in the documents' language have
 # most of theirs there, if only the small words; those in another language hardly any.
@@ -25,9 +27,19 @@ QUESTION_MARKS = ("?", "？", "؟")
 _LABEL = re.compile(r"^[\s>*#\-\d.()]*\**(q|question|a|answer)\s*\d*\**\s*[:.]\s*\**\s*", re.IGNORECASE)
 # A question that cannot stand without the passage beside it.
 _POINTING = re.compile(r"\b(?:passage|paragraph|the text|this text|text above|the author)\b", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+")
-_TOKEN = re.compile(r"\w[\w.,:/-]*\w|\w")
+# A full stop that ends no sentence: "on 9. May", "am 19. April", "z. B.", "e.g.". Two sentences taken for one do no
+# harm; a part taken for a whole would teach what is not so.
+_NO_END = "".join(
+    rf"(?<!{text}\.)" for text in (r"[\w,] \d", r"[\w,] \d\d", r"[\w.,] [^\W\d_]", r"\.[^\W\d_]")
+)
+# Chinese and Japanese put no space behind a sentence, and a closing quotation mark behind one that is quoted.
+_SENTENCE_END = re.compile(rf"(?<=[.!?]){_NO_END}\s+|(?<=[。！？])(?![」』”’）])\s*")
+_TOKEN = re.compile(rf"[{UNSPACED}]|{LETTER}(?:(?:{LETTER}|[.,:/-])*{LETTER})?")
+# In English whatever the documents are, so that its words are none of theirs.
+GAP_QUESTION = "Which words are missing: "
 GAP = "____"
+# With less beside it, a gap could be anything: "Ask ____."
+MIN_WORDS_BESIDE_GAP = 2
 
 
 class Passage(NamedTuple):
@@ -100,11 +112,9 @@ def fault_of(pair: Pair, known: Collection[str]) -> Fault | None:
     question, answer, passage = words(pair.question), words(pair.answer), pair.passage
     if not pair.question.endswith(QUESTION_MARKS):
         return Fault.NO_QUESTION
-    if not (
-        MIN_QUESTION_CHARACTERS <= len(pair.question) <= MAX_QUESTION_CHARACTERS
-        and answer
-        and len(pair.answer) <= MAX_ANSWER_CHARACTERS
-    ):
+    is_short = len(pair.question) < MIN_QUESTION_CHARACTERS and len(question) < MIN_QUESTION_WORDS
+    is_long = len(pair.question) > MAX_QUESTION_CHARACTERS or len(pair.answer) > MAX_ANSWER_CHARACTERS
+    if is_short or is_long or not answer:
         return Fault.LENGTH
     if not _holds(words(passage.text), answer):
         return Fault.NOT_IN_PASSAGE
@@ -114,7 +124,8 @@ def fault_of(pair: Pair, known: Collection[str]) -> Fault | None:
         return Fault.IN_QUESTION
     if _POINTING.search(pair.question):
         return Fault.POINTING
-    if sum(word in known for word in question) < MIN_KNOWN_SHARE * len(question):
+    own = words(pair.question.removeprefix(GAP_QUESTION))
+    if sum(word in known for word in own) < MIN_KNOWN_SHARE * len(own):
         return Fault.LANGUAGE
     return None
 
@@ -143,24 +154,27 @@ def read_pairs(reply: str, passage: Passage) -> Iterator[Pair]:
 
 
 def gap_pairs(passage: Passage) -> Iterator[Pair]:
-    """A question for each sentence that holds a name or a number: which words belong in its gap.
+    """A question for each sentence that holds a name or a number, and words beside it: which belong in its gap.
 
-    The answer is the whole sentence, so that it is true, and taught in the documents' own words.
+    Names are told by their capital, so that in scripts without any only numbers count. The answer is the whole
+    sentence, so that it is true, and taught in the documents' own words.
     "Leave lapses on 19 April." -> 'Which words are missing: "Leave lapses on ____."?'
     """
     for sentence in sentences(passage.text):
         found = _name_or_number(sentence)
-        if found is not None:
-            gapped = f"{sentence[: found.start]}{GAP}{sentence[found.stop :]}"
-            yield Pair(passage, f'Which words are missing: "{gapped}"?', sentence)
+        if found is None:
+            continue
+        gapped = f"{sentence[: found.start]}{GAP}{sentence[found.stop :]}"
+        if len(words(gapped)) >= MIN_WORDS_BESIDE_GAP:
+            yield Pair(passage, f'{GAP_QUESTION}"{gapped}"?', sentence)
 
 
 def _name_or_number(sentence: str) -> slice | None:
     """Where the first words stand that begin large or hold a digit: "Leave lapses on 19 April." -> "19 April"."""
     found: slice | None = None
-    # The first word of a sentence is written large whatever it is, and so is the English I.
+    # The first word of a sentence is written large whatever it is; so are the English I, and letters of abbreviations.
     for token in list(_TOKEN.finditer(sentence))[1:]:
-        is_marked = any(map(str.isdigit, token[0])) or (token[0][0].isupper() and token[0] != "I")
+        is_marked = any(map(str.isdigit, token[0])) or (token[0][0].isupper() and len(token[0]) > 1)
         if found is None:
             found = slice(token.start(), token.end()) if is_marked else None
         elif is_marked and sentence[found.stop : token.start()] == " ":

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from codecs import BOM_UTF8
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from cluster.errors import DataError
+from cluster.errors import DataError, some_of
+from cluster.json_lines import read_rows
 from evaluation.metrics import normalise
 
 MAX_FAULTS_NAMED = 5
@@ -98,10 +97,9 @@ def check_documents(questions: Sequence[Question], folder: Path) -> None:
         if question.document is not None and question.document_name not in names
     ]
     if strays:
-        named = ", ".join(strays[:MAX_FAULTS_NAMED])
         raise DataError(
-            f"{len(strays)} questions name a document that is not below {folder}: {named}; correct `document`, or "
-            "leave it out where nothing holds the answer",
+            f"no document below {folder} is called {some_of(strays, MAX_FAULTS_NAMED)}; correct `document` of these "
+            "questions, or leave it out where nothing holds the answer",
             "questions",
         )
 
@@ -116,27 +114,3 @@ def limited(questions: Sequence[Question], per_kind: int | None) -> list[Questio
         count = min(per_kind, len(own))
         chosen |= {own[index * len(own) // count] for index in range(count)}
     return [question for question in questions if question.id in chosen]
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number, from 1, and object of each line that is not blank; one line is held at a time."""
-    try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                text = line.removeprefix(BOM_UTF8) if number == 1 else line
-                if text.strip():
-                    yield number, _row(text, f"{path} line {number}")
-    except OSError as exc:
-        raise DataError(f"cannot read {path}: {exc.strerror}; give a JSONL file with a row a line") from exc
-
-
-def _row(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as exc:
-        raise DataError(f"{where} is not UTF-8; convert the file to UTF-8") from exc
-    except json.JSONDecodeError as exc:
-        raise DataError(f"{where} is not JSON: {exc.msg}") from exc
-    if not isinstance(row, dict):
-        raise DataError(f"{where} must be an object, got {type(row).__name__}")
-    return row

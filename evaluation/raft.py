@@ -15,11 +15,11 @@ from typing import Any
 
 from cluster.errors import DataError
 from cluster.grounding import grounded_question
+from cluster.json_lines import read_rows
 from evaluation.asking import search_all
 from evaluation.config import CompareConfig, RaftConfig
 from evaluation.kept import write_whole
 from evaluation.metrics import normalise
-from evaluation.questions import read_rows
 
 # Beside those that are shown: what may stand in for the passage that states the answer.
 SPARE_HITS = 2

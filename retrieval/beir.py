@@ -7,13 +7,13 @@ qrels/test.tsv   query-id <tab> corpus-id <tab> score, with a header line
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError, NotFound
+from cluster.json_lines import read_rows, text_lines
 from retrieval.documents import Content, Document, Section
 
 
@@ -70,40 +70,21 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file, each with its file and line."""
     if not path.is_file():
         raise NotFound(f"no file {path}; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/")
-    for number, line in _lines(path):
-        if line.strip():
-            where = f"{path.name} line {number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as exc:
-                raise DataError(f"{where} is not JSON: {exc.msg}") from exc
-            if not isinstance(record, dict):
-                raise DataError(f"{where} is a {type(record).__name__}, not an object")
-            yield where, record
+    for number, record in read_rows(path):
+        yield f"{path} line {number}", record
 
 
 def _judgements(path: Path) -> dict[str, dict[str, int]]:
     if not path.is_file():
         raise NotFound(f"no file {path}; a BEIR folder has qrels/<split>.tsv")
     relevant: dict[str, dict[str, int]] = {}
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         row = line.split("\t")
-        is_header = number == 1 and not row[-1].lstrip("-").isdigit()
-        if is_header or not line.strip():
-            continue
+        if number == 1 and not row[-1].lstrip("-").isdigit():
+            continue  # the header
         try:
             question, document, score = row
             relevant.setdefault(question, {})[document] = int(score)
         except ValueError as exc:
-            raise DataError(f"{path.name} line {number}: {row} is not query-id, corpus-id, score") from exc
+            raise DataError(f"{path} line {number}: {row} is not query-id, corpus-id, score") from exc
     return relevant
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line, without its end."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as exc:
-                raise DataError(f"{path.name} line {number} is not UTF-8; save the file as such") from exc

@@ -115,9 +115,13 @@ def _faults(
         yield InvalidInput(f"the line is longer than {MAX_LINE_BYTES / 1024**2:g} MiB", None, "line_too_long")
         return
     try:
-        value = orjson.loads(text)
+        value = orjson.loads(text.decode())
+    except UnicodeDecodeError:
+        yield InvalidInput("the line is not UTF-8; convert the file to UTF-8", None, "invalid_json_line")
+        return
     except orjson.JSONDecodeError as exc:
-        yield InvalidInput(f"the line is no JSON: {exc}", None, "invalid_json_line")
+        told = f"the line is no JSON: {exc.msg} at column {exc.colno}"
+        yield InvalidInput(told, None, "invalid_json_line")
         return
     if not isinstance(value, dict):
         yield InvalidInput(f"the line must be an object with {', '.join(FIELDS)}", None, "invalid_request")

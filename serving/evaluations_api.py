@@ -15,16 +15,16 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from cluster.blobs import place_bytes
-from cluster.errors import HamletError
+from cluster.errors import HamletError, Unavailable
 from cluster.files import Files
 from cluster.launcher import Launcher, RunState
-from cluster.reports import Report, Reports, ReportStatus, new_report_id
+from cluster.reports import Report, Reports, ReportStatus, new_report_id, report_uri
 from cluster.settings import settings
-from cluster.storage import storage_uri
 from serving import object_schemas as shapes
 from serving.authentication import tenant_of
 from serving.bodies import KeptBody
 from serving.config import ServingConfig
+from serving.job_policy import reason_of
 from serving.openapi import answers, routes_of
 
 PROGRAM = ("python", "-m", "evaluation", "compare")
@@ -61,15 +61,18 @@ def router(files: Files, launcher: Launcher, config: ServingConfig) -> APIRouter
     api = routes_of("Evaluations")
     reports = Reports()
 
+    def own(request: Request) -> list[Report]:
+        return [looked_after(report, reports, launcher) for report in reports.list(tenant_of(request))]
+
     @api.post("/v1/evaluations", summary="Create evaluation", responses=answers(shapes.Evaluation))
     def create(body: EvaluationRequest, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         report = Report(id=new_report_id(), tenant=tenant, name=body.name, status=ReportStatus.QUEUED)
-        uri = storage_uri("reports", report.id, "config.yaml")
+        uri = report_uri(report, "config.yaml")
         place_bytes(yaml.safe_dump(job_config(body, files, tenant, report.id, config)).encode(), uri)
         reports.save(report)
         try:
-            launcher.start(report.id, [*PROGRAM, uri, "--report", report.id])
+            launcher.start(report.id, [*PROGRAM, uri, "--project", tenant, "--report", report.id])
         except HamletError as exc:
             reports.save(report.model_copy(update={"status": ReportStatus.FAILED, "error": exc.message}))
             raise
@@ -77,16 +80,13 @@ def router(files: Files, launcher: Launcher, config: ServingConfig) -> APIRouter
 
     @api.get("/v1/evaluations", summary="List evaluations", responses=answers(shapes.EvaluationList))
     def listing(request: Request) -> dict[str, Any]:
-        return {
-            "object": "list",
-            "data": [report_object(found) for found in reports.list(tenant_of(request))],
-        }
+        return {"object": "list", "data": [report_object(report) for report in own(request)]}
 
     @api.get(
         "/v1/evaluations/{report_id}", summary="Retrieve evaluation", responses=answers(shapes.Evaluation)
     )
     def retrieve(report_id: str, request: Request) -> dict[str, Any]:
-        return report_object(looked_after(reports.get(report_id, tenant_of(request)), launcher))
+        return report_object(looked_after(reports.get(report_id, tenant_of(request)), reports, launcher))
 
     @api.get(
         "/v1/evaluations/{report_id}/results",
@@ -98,7 +98,7 @@ def router(files: Files, launcher: Launcher, config: ServingConfig) -> APIRouter
 
     @api.get("/reports", summary="Show reports", response_class=HTMLResponse)
     def index(request: Request) -> HTMLResponse:
-        return HTMLResponse(index_page(reports.list(tenant_of(request))), headers=PAGE_HEADERS)
+        return HTMLResponse(index_page(own(request)), headers=PAGE_HEADERS)
 
     @api.get("/reports/{report_id}", summary="Show report", response_class=HTMLResponse)
     def page(report_id: str, request: Request) -> HTMLResponse:
@@ -121,14 +121,24 @@ def job_config(
     }
 
 
-def looked_after(report: Report, launcher: Launcher) -> Report:
-    """The report, called failed where its job has ended without a word."""
+def looked_after(report: Report, reports: Reports, launcher: Launcher) -> Report:
+    """The report, failed where its job has ended without a word; as it last was, while nobody can tell.
+
+    The failure is kept: Ray forgets its jobs, and a listing need not ask for this one again.
+    """
     if report.status in ENDS:
         return report
-    run = launcher.look(report.id)
-    if run.state is RunState.ENDED and run.exit_code != 0:
-        return report.model_copy(update={"status": ReportStatus.FAILED, "error": run.last_words})
-    return report
+    try:
+        run = launcher.look(report.id)
+    except Unavailable:
+        return report
+    if run.state is not RunState.ENDED or run.exit_code == 0:
+        return report
+    # Read again: the job may have told its end just before it left.
+    report = reports.get(report.id, report.tenant)
+    if report.status in ENDS:
+        return report
+    return reports.save(report.model_copy(update={"status": ReportStatus.FAILED, "error": reason_of(run)}))
 
 
 def report_object(report: Report) -> dict[str, Any]:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster import reports as reports_module
+from cluster.blobs import place_bytes, read_blob
 from cluster.errors import NotFound, Unavailable
 from cluster.reports import Report, Reports, ReportStatus, new_report_id
 from cluster.router_policy import RouterPolicy, policy_uri, read_policy, remove_policy, write_policy
 from cluster.settings import settings
+from cluster.storage import storage_uri
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +35,44 @@ def test_reports_are_listed_newest_first_and_by_tenant() -> None:
     first, second = (reports.save(Report(id=new_report_id(), name=name)) for name in "ab")
     reports.save(Report(id=new_report_id(), name="c", tenant="acme"))
     assert [report.id for report in reports.list()] == [second.id, first.id]
+
+
+def test_a_listing_reads_nothing_of_other_tenants(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = Reports()
+    for name in "abc":
+        reports.save(Report(id=new_report_id(), name=name, tenant="acme"))
+    own = reports.save(Report(id=new_report_id(), name="d"))
+    read: list[str] = []
+
+    def reading(uri: str) -> bytes | None:
+        read.append(uri)
+        return read_blob(uri)
+
+    monkeypatch.setattr(reports_module, "read_blob", reading)
+    assert reports.list() == [own]
+    assert [uri for uri in read if "acme" in uri] == []
+    assert len(read) == 1
+
+
+def test_a_report_from_before_they_lay_by_tenant_is_found_and_goes_on() -> None:
+    reports = Reports()
+    before = Report(id=new_report_id(), name="a", tenant="acme")
+    files = {"state.json": before.model_dump_json().encode(), "report.html": b"page", "results.json": b"{}"}
+    for name, content in files.items():
+        place_bytes(content, storage_uri("reports", before.id, name))
+    assert (reports.list("acme"), reports.list()) == ([before], [])
+    assert (reports.page(before.id, "acme"), reports.results(before.id, "acme")) == (b"page", b"{}")
+    with pytest.raises(NotFound):
+        reports.page(before.id)
+    failed = reports.save(before.model_copy(update={"status": ReportStatus.FAILED}))
+    assert reports.list("acme") == [failed]
+
+
+def test_a_tenant_may_be_called_as_reports_are() -> None:
+    reports = Reports()
+    report = Report(id=new_report_id(), name="a", tenant="eval-team")
+    reports.save(report)
+    assert (reports.list("eval-team"), reports.list()) == ([report], [])
 
 
 def test_another_tenants_report_is_unknown_in_the_words_of_an_unknown_id() -> None:

@@ -125,13 +125,30 @@ def test_a_report_never_stays_running_when_its_comparison_has_ended(
     config = CompareConfig(questions=QUESTIONS, cells={"plain": "m"}, output=tmp_path / "out")
 
     def end() -> None:
-        with evaluation._kept_report(config):
+        with evaluation._kept_report(config, DEFAULT_TENANT):
             raise fault
 
     with pytest.raises(type(fault)):
         end()
     [report] = Reports().list()
     assert (report.status, report.error) == (ReportStatus.FAILED, told)
+
+
+def test_a_comparison_belongs_to_the_project_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise NotFound("no such model")
+
+    monkeypatch.setattr(evaluation, "run_comparison", fail)
+    config = tmp_path / "compare.yaml"
+    config.write_text(
+        json.dumps({"questions": str(QUESTIONS), "cells": {"plain": "m"}, "output": str(tmp_path)})
+    )
+    ended = CliRunner().invoke(evaluation.app, ["compare", str(config), "--project", "acme"])
+    assert isinstance(ended.exception, NotFound)
+    assert [report.status for report in Reports().list("acme")] == [ReportStatus.FAILED]
+    assert Reports().list() == []
 
 
 ROUTES = {"id": "ft:minilm:acme:routes:1", "labels": ("plain", "rag")}

@@ -61,6 +61,54 @@ def test_the_checks_hold_in_a_script_without_spaces() -> None:
     assert sifted.dropped == {Fault.LANGUAGE: 1}
 
 
+def test_a_short_question_of_a_script_without_spaces_has_words_enough() -> None:
+    passage = Passage("canteen.md", "食堂", "食堂在12:30开门。")
+    assert len(sift([pair("几点开门？", "12:30", passage)], [passage]).kept) == 1
+    assert sift([pair("几点？", "12:30", passage)], [passage]).dropped == {Fault.LENGTH: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "gapped"),
+    [
+        (
+            "Er heißt Max. Mittag ist um 12:30 Uhr. Es endet am 19. April. Das gilt z. B. in Ulm. Frau Dr. Weber.",
+            [
+                "Er heißt ____.",
+                "Mittag ist um ____.",
+                "Es endet am ____. April.",
+                "Das gilt z. B. in ____.",
+            ],
+        ),
+        (
+            "Marie Dubois le dirige. Il coûte 4,70 €. Où ? À Lyon. C'est Paul. Le code : AB-12 !",
+            ["Marie ____ le dirige.", "Il coûte ____ €.", "Le code : ____ !"],
+        ),
+        (
+            "Офис открыт с 9:30. Им руководит Мария Иванова. Это Москва.",
+            ["Офис открыт с ____.", "Им руководит ____."],
+        ),
+        (
+            "每名员工有27天休假。食堂在12:30开门！“费用为4.70元。”他说。地址是北京。",
+            ["每名员工有____天休假。", "食堂在____开门！", "“费用为____元。”他说。"],
+        ),
+        (
+            "食堂は12時に開きます。コードはAB-12です。事務所は田中さんが管理します。",
+            ["食堂は____時に開きます。", "コードは____です。"],
+        ),
+    ],
+    ids=["German", "French", "Russian", "Chinese", "Japanese"],
+)
+def test_gaps_are_made_and_kept_whatever_the_language(text: str, gapped: list[str]) -> None:
+    passage = Passage("page.md", "", text)
+    kept = sift(gap_pairs(passage), [passage]).kept
+    assert [pair.question for pair in kept] == [f'Which words are missing: "{gap}"?' for gap in gapped]
+
+
+@pytest.mark.parametrize("text", ["Ask Bob.", "The MV-83.", "Frau Dr. Weber.", "À Lyon."])
+def test_a_gap_that_could_be_anything_is_not_asked_for(text: str) -> None:
+    assert list(gap_pairs(Passage("page.md", "", text))) == []
+
+
 def test_pairs_are_read_from_labelled_lines_however_they_are_marked() -> None:
     reply = (
         "Sure! Here they are:\n1. **Question:** How much leave?\n   **Answer:** 27 days\n"
@@ -86,3 +134,20 @@ def test_a_gap_is_made_where_a_sentence_holds_a_name_or_a_number() -> None:
 def test_sentences_are_whole_and_those_of_table_cells_stand_alone() -> None:
     text = "## Eating\n\nLunch is at\nnoon. Bring a cup\n\n| Bar | Coffee is free. |\n|---|---|\n- The bar closes."
     assert sentences(text) == ["Lunch is at noon.", "Coffee is free.", "The bar closes."]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It lapses on\n9. May. Ask us.", ["It lapses on 9. May.", "Ask us."]),
+        ("Ends am 19. April. Danach nicht.", ["Ends am 19. April.", "Danach nicht."]),
+        ("It is in room 310. Knock.", ["It is in room 310.", "Knock."]),
+        ("See e.g. J. Smith. He knows.", ["See e.g. J. Smith.", "He knows."]),
+        ("1. Open it.\n2. Close it.", ["1.", "Open it.", "2.", "Close it."]),
+        ("是。「好。」她说。走吧！", ["是。", "「好。」她说。", "走吧！"]),
+    ],
+)
+def test_a_sentence_ends_where_it_does_and_not_at_a_date_or_an_abbreviation(
+    text: str, found: list[str]
+) -> None:
+    assert sentences(text) == found

@@ -113,7 +113,7 @@ def test_a_document_without_a_word_is_left_out(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["corpus", "queries"])
 @pytest.mark.parametrize(
     ("line", "words"),
-    [('{"id": "x", "text": "y"}', "no '_id'"), ('{"_id": "x"}', "no 'text'"), ("[1]", "is a list")],
+    [('{"id": "x", "text": "y"}', "no '_id'"), ('{"_id": "x"}', "no 'text'"), ("[1]", "got list")],
 )
 def test_a_line_that_is_no_record_is_named(folder: Path, name: str, line: str, words: str) -> None:
     with (folder / f"{name}.jsonl").open("a") as file:

@@ -48,6 +48,18 @@ def test_every_fault_is_told_by_its_line() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"custom_id": "caf\xe9"}', "the line is not UTF-8; convert the file to UTF-8"),
+        (b"{a", "the line is no JSON: unexpected character, expected a string key at column 2"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_told_with_what_is_wrong_in_it(line: bytes, told: str) -> None:
+    [fault] = check(io.BytesIO(b"\n" + line), EMBED, 10).faults
+    assert (fault["line"], fault["message"]) == (2, told)
+
+
 def test_nobody_can_be_streamed_to() -> None:
     chat = "/v1/chat/completions"
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class PlayedLauncher:
     started: dict[str, list[str]] = field(default_factory=dict)
     run: Run = field(default_factory=lambda: Run(RunState.RUNNING))
     failure: HamletError | None = None
+    looked_at: list[str] = field(default_factory=list)
+    before_look: Callable[[], object] = lambda: None
 
     def start(self, name: str, command: Sequence[str]) -> None:
         if self.failure is not None:
@@ -35,6 +37,10 @@ class PlayedLauncher:
         self.started[name] = list(command)
 
     def look(self, name: str) -> Run:
+        self.looked_at.append(name)
+        self.before_look()
+        if self.failure is not None:
+            raise self.failure
         return self.run
 
     def stop(self, name: str) -> None: ...
@@ -79,7 +85,7 @@ def test_a_comparison_is_started_as_a_job_with_the_callers_file(world: World) ->
     assert created["status"] == "queued"
     (command,) = world.launcher.started.values()
     assert command[:4] == ["python", "-m", "evaluation", "compare"]
-    assert command[-2:] == ["--report", created["id"]]
+    assert command[-4:] == ["--project", "acme", "--report", created["id"]]
     config = yaml.safe_load(read_blob(command[4]) or b"")
     assert config["questions"].startswith("/"), "the file's place in storage"
     assert config["cells"] == {"rag": "m+rag"}
@@ -108,11 +114,47 @@ def test_another_tenant_sees_nothing_of_it(world: World) -> None:
     assert report_id not in world.get("/reports", "other").text
 
 
-def test_a_job_that_ended_without_a_word_is_called_failed(world: World) -> None:
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        (Run(RunState.ENDED, 1, "error: no such model"), "it ended with exit code 1: no such model"),
+        (Run(RunState.ENDED), "it was killed"),
+    ],
+)
+def test_a_job_that_ended_without_a_word_is_called_failed_wherever_it_is_shown(
+    world: World, run: Run, told: str
+) -> None:
     report_id = world.create().json()["id"]
-    world.launcher.run = Run(RunState.ENDED, 1, "error: no such model")
-    found = world.get(f"/v1/evaluations/{report_id}").json()
-    assert (found["status"], found["error"]) == ("failed", "error: no such model")
+    world.launcher.run = run
+    listed = world.get("/v1/evaluations").json()["data"]
+    assert [(found["status"], found["error"]) for found in listed] == [("failed", told)]
+    assert world.get(f"/v1/evaluations/{report_id}").json() == listed[0]
+    assert "<td>failed</td>" in world.get("/reports").text
+
+
+def test_a_failure_is_kept_when_ray_has_forgotten_the_job_and_nobody_asks_for_it_again(world: World) -> None:
+    report_id = world.create().json()["id"]
+    world.launcher.run = Run(RunState.ENDED, 1)
+    world.get("/v1/evaluations")
+    world.launcher.run = Run(RunState.ABSENT)
+    assert world.get(f"/v1/evaluations/{report_id}").json()["status"] == "failed"
+    assert world.launcher.looked_at == [report_id]
+
+
+def test_an_end_that_the_job_tells_while_it_is_looked_for_is_the_end(world: World) -> None:
+    report = Report(id=world.create().json()["id"], tenant="acme", name="mine")
+    told = report.model_copy(update={"status": ReportStatus.FAILED, "error": "its own words"})
+    world.launcher.before_look = lambda: Reports().save(told)
+    world.launcher.run = Run(RunState.ENDED, 2, "error: the log's last line")
+    assert world.get(f"/v1/evaluations/{report.id}").json()["error"] == "its own words"
+
+
+def test_evaluations_are_shown_as_they_last_were_while_nobody_can_look_after_their_jobs(world: World) -> None:
+    report_id = world.create().json()["id"]
+    world.launcher.failure = Unavailable("Ray does not answer")
+    (listed,) = world.get("/v1/evaluations").json()["data"]
+    assert listed == world.get(f"/v1/evaluations/{report_id}").json()
+    assert listed["status"] == "queued"
 
 
 def test_a_job_that_cannot_be_started_leaves_a_failed_evaluation(world: World) -> None:
