@@ -5,7 +5,7 @@
     reports/<tenant>/<id>/report.html   the page, once it is finished
     reports/<tenant>/<id>/results.json  every figure
 
-By tenant, so that a listing reads nothing of others. A report from before lies at reports/<id>, and is read there.
+By tenant, so that a listing reads nothing of others.
 A report is unknown until its state is there. The page is written before the state says that it is finished.
 """
 
@@ -71,8 +71,7 @@ class Reports:
     def find(self, report_id: str, tenant: str = DEFAULT_TENANT) -> Report | None:
         """The report of this id; None for an unknown one, and for one of another tenant."""
         content = _read(report_id, tenant, "state.json")
-        report = Report.model_validate_json(content) if content else None
-        return report if report is not None and report.tenant == tenant else None
+        return Report.model_validate_json(content) if content else None
 
     def get(self, report_id: str, tenant: str = DEFAULT_TENANT) -> Report:
         """Raises NotFound for an unknown id, and for one of another tenant in the same words."""
@@ -83,7 +82,7 @@ class Reports:
 
     def list(self, tenant: str = DEFAULT_TENANT) -> list[Report]:
         """The reports of a tenant, newest first."""
-        ids = {*folder_names(storage_uri("reports", tenant)), *folder_names(storage_uri("reports"))}
+        ids = folder_names(storage_uri("reports", tenant))
         found = [report for id_ in ids if (report := self.find(id_, tenant)) is not None]
         return sorted(found, key=lambda report: (report.created_at, report.id), reverse=True)
 
@@ -109,7 +108,4 @@ def report_uri(report: Report, name: str) -> str:
 
 
 def _read(report_id: str, tenant: str, name: str) -> bytes | None:
-    if not REPORT_ID.match(report_id):
-        return None
-    content = read_blob(storage_uri("reports", tenant, report_id, name))
-    return read_blob(storage_uri("reports", report_id, name)) if content is None else content
+    return read_blob(storage_uri("reports", tenant, report_id, name)) if REPORT_ID.match(report_id) else None

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster.head_process import (
-    MAX_FOLDER_LENGTH,
     DEFAULT_ENVIRONMENT,
+    MAX_FOLDER_LENGTH,
     last_words,
     logical_cpus,
     node_environment,

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from cluster import reports as reports_module
-from cluster.blobs import place_bytes, read_blob
+from cluster.blobs import read_blob
 from cluster.errors import NotFound, Unavailable
 from cluster.reports import Report, Reports, ReportStatus, new_report_id
 from cluster.router_policy import RouterPolicy, policy_uri, read_policy, remove_policy, write_policy
 from cluster.settings import settings
-from cluster.storage import storage_uri
 
 
 @pytest.fixture(autouse=True)
@@ -52,20 +51,6 @@ def test_a_listing_reads_nothing_of_other_tenants(monkeypatch: pytest.MonkeyPatc
     assert reports.list() == [own]
     assert [uri for uri in read if "acme" in uri] == []
     assert len(read) == 1
-
-
-def test_a_report_from_before_they_lay_by_tenant_is_found_and_goes_on() -> None:
-    reports = Reports()
-    before = Report(id=new_report_id(), name="a", tenant="acme")
-    files = {"state.json": before.model_dump_json().encode(), "report.html": b"page", "results.json": b"{}"}
-    for name, content in files.items():
-        place_bytes(content, storage_uri("reports", before.id, name))
-    assert (reports.list("acme"), reports.list()) == ([before], [])
-    assert (reports.page(before.id, "acme"), reports.results(before.id, "acme")) == (b"page", b"{}")
-    with pytest.raises(NotFound):
-        reports.page(before.id)
-    failed = reports.save(before.model_copy(update={"status": ReportStatus.FAILED}))
-    assert reports.list("acme") == [failed]
 
 
 def test_a_tenant_may_be_called_as_reports_are() -> None:
