@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -91,8 +91,8 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
     """One fault with its key; a misspelt key gets its nearest neighbour."""
     key = _dotted(error["loc"])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), list(_known_keys(model)), n=1)
-        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; remove it")
+        near = _nearest(key, list(_known_keys(model)))
+        return f"unknown key {key}" + (f"; did you mean {near}?" if near else "; remove it")
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] == "model_type":
@@ -101,14 +101,29 @@ def _explain(error: Any, model: type[BaseModel]) -> str:
     return f"{key}: {message} (got {error['input']!r})" if key and error["type"] != "value_error" else message
 
 
-def _known_keys(annotation: Any) -> Iterator[str]:
-    """The keys of a model and of every section in it."""
+def _nearest(key: str, known: Sequence[str]) -> str | None:
+    """The known key that was meant: one like it in its section, else the same or nearly so in another.
+
+    >>> _nearest("epoch", ["epochs", "scaling.num_workers"]), _nearest("num_workers", ["epochs", "scaling.num_workers"])
+    ('epochs', 'scaling.num_workers')
+    """
+    section, _, name = key.rpartition(".")
+    beside = {path.rpartition(".")[2]: path for path in known if path.rpartition(".")[0] == section}
+    anywhere = {path.rpartition(".")[2]: path for path in known}
+    for paths, cutoff in ((beside, 0.6), (anywhere, 0.8)):
+        for match in difflib.get_close_matches(name, list(paths), n=1, cutoff=cutoff):
+            return paths[match]
+    return None
+
+
+def _known_keys(annotation: Any, section: str = "") -> Iterator[str]:
+    """The keys of a model and of every section in it, dotted."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         for name, field in annotation.model_fields.items():
-            yield name
-            yield from _known_keys(field.annotation)
+            yield section + name
+            yield from _known_keys(field.annotation, f"{section}{name}.")
     for inner in get_args(annotation):
-        yield from _known_keys(inner)
+        yield from _known_keys(inner, section)
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

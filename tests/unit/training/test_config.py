@@ -36,9 +36,10 @@ def test_a_minimal_file_is_enough(load: Load) -> None:
     ("override", "key", "near"),
     [
         ("learning_rat=0.1", "learning_rat", "learning_rate"),
-        ("scaling.num_worker=2", "scaling.num_worker", "num_workers"),
-        ("lora.ranks=4", "lora.ranks", "rank"),
+        ("scaling.num_worker=2", "scaling.num_worker", "scaling.num_workers"),
+        ("lora.ranks=4", "lora.ranks", "lora.rank"),
         ("dataa.path=x", "dataa", "data"),
+        ("num_workers=2", "num_workers", "scaling.num_workers"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_nearest_neighbour(
