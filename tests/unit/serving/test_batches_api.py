@@ -7,7 +7,7 @@ import functools
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -257,14 +257,15 @@ async def test_interactive_requests_keep_half_of_the_places(world: ScriptedAppli
     front, embedder = world.front, world.embedder
     assert world.platform is not None
     work = BatchWork.of(world.platform.engine, front, world.gate, world.config.batches)
-    leaving = [front.admission.enter() for _ in range(world.config.router.max_waiting_requests // 2)]
+    interactive = ExitStack()
+    for _ in range(world.config.router.max_waiting_requests // 2):
+        interactive.enter_context(front.admission.place())
     async with calling(world) as caller, work.at_work():
         batch = await caller.create(texts(2))
         await caller.until(batch, lambda batch: batch.status == "in_progress")
         await asyncio.sleep(0.1)
         assert embedder.texts == []  # type: ignore[attr-defined]
-        for leave in leaving:
-            leave()
+        interactive.close()
         assert (await caller.end(batch)).status == "completed"
 
 
