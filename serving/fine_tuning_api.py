@@ -58,7 +58,7 @@ def router(
     api = routes_of("Fine-tuning", "/v1/fine_tuning")
     orders = Orders(files, config)
 
-    @api.post("/jobs", summary="Create fine-tuning job", responses=answers(shapes.FineTuningJob))
+    @api.post("/jobs", summary="Create fine-tuning job", responses=ONE_JOB)
     def create(body: CreateJobRequest, request: Request, key_name: KeyHeader = None) -> dict[str, Any]:
         tenant, key = tenant_of(request), key_of(key_name, body)
         if made := jobs.made_before(tenant, key):
@@ -69,12 +69,12 @@ def router(
     @api.post("/plans", summary="Plan fine-tuning job", responses=answers(shapes.FineTuningPlan))
     def plan(body: CreateJobRequest, request: Request) -> dict[str, Any]:
         made = orders.job_request(body, tenant_of(request))
-        forecast = commands.plan(made.config, config.fine_tuning.price_per_hour)
         return {
             "object": "fine_tuning.plan",
             "model": made.model,
             "hyperparameters": made.hyperparameters,
-        } | {"plan": forecast}
+            "plan": commands.plan(made.config, config.fine_tuning.price_per_hour),
+        }
 
     @api.get(
         "/jobs",
