@@ -80,12 +80,8 @@ class Reports:
 
     def list(self, tenant: str = DEFAULT_TENANT) -> list[Report]:
         """The reports of a tenant, newest first."""
-        found = []
-        for name in folder_names(storage_uri("reports")):
-            content = read_blob(_uri(name, "state.json"))
-            if content is not None:
-                found.append(Report.model_validate_json(content))
-        own = [report for report in found if report.tenant == tenant]
+        found = map(self.find, folder_names(storage_uri("reports")))
+        own = [report for report in found if report is not None and report.tenant == tenant]
         return sorted(own, key=lambda report: (report.created_at, report.id), reverse=True)
 
     def page(self, report_id: str, tenant: str = DEFAULT_TENANT) -> bytes:
