@@ -4,6 +4,7 @@ import logging
 import re
 
 import pytest
+from played_clock import Clock
 from typer.testing import CliRunner
 
 from cluster.__main__ import app
@@ -13,19 +14,6 @@ from cluster.database import open_database
 from cluster.errors import InvalidInput, NotFound
 from cluster.keys_cli import create, duration_s
 from cluster.logs import redact
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -411,11 +411,10 @@ async def test_a_router_that_leaves_gives_its_batches_back(world: ScriptedApplic
             await caller.until(batch, lambda batch: batch.request_counts.completed > 2)  # type: ignore[union-attr]
             embedder.gate.clear()
         embedder.gate.set()
-        num_before = len(embedder.texts)
         async with worker(world).at_work():
             done = await caller.end(batch)
         assert done.status == "completed"
-        assert len(embedder.texts) - num_before <= 9 - num_before + 3
+        assert len(embedder.texts) <= 9 + 3  # those that were being answered begin anew
         assert len(await caller.lines(done.output_file_id)) == 9
 
 
