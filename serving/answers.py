@@ -100,7 +100,7 @@ class Answers:
         config: ServingConfig,
         backends: Backends,
         catalogue: Catalogue,
-        stores: VectorStoreSearch | None = None,
+        stores: VectorStoreSearch | None,
     ) -> None:
         self._config = config
         self._backends = backends

@@ -45,7 +45,7 @@ from serving.config import ServingConfig
 from serving.error_handlers import add_error_handlers
 from serving.generator import Spend
 from serving.limits import UNITS, Allowance
-from serving.metrics import CountedMetrics, Metrics
+from serving.metrics import Metrics
 from serving.openapi import EVENT_STREAM, answers
 from serving.platform import Platform
 from serving.requests import REQUEST_ID_HEADER, RequestContext
@@ -87,10 +87,10 @@ class Front:
         config: ServingConfig,
         backends: Backends,
         catalogue: Catalogue,
-        metrics: Metrics | None = None,
-        stores: VectorStoreSearch | None = None,
+        metrics: Metrics,
+        stores: VectorStoreSearch | None,
     ) -> None:
-        self.metrics = metrics or CountedMetrics()
+        self.metrics = metrics
         self._config = config
         self._backends = backends
         self._catalogue = catalogue

@@ -21,6 +21,8 @@ UPLOAD_GRACE_S = 24 * 3600.0
 
 
 class Retention:
+    """What the conductor has removed, now and then."""
+
     def __init__(
         self,
         files: Files,
