@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from packaging.requirements import Requirement
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.errors import ConfigError
 from cluster.network import owning_interface
-from cluster.working_dir import MAX_PACKAGE_BYTES, MAX_PACKAGE_FILES, Package, format_bytes
+from cluster.working_dir import Package, format_bytes
 
 MIN_PYTHON = (3, 11)
 GIB = 1024**3
@@ -54,12 +54,10 @@ def not_installed(distribution: str) -> Finding:
     )
 
 
-def package_versions(wanted: Iterable[Requirement], installed: Mapping[str, str | None]) -> list[Finding]:
+def package_versions(wanted: Sequence[Requirement], installed: Mapping[str, str | None]) -> list[Finding]:
     """One finding per package that is missing or outside its range, or one that says all are right."""
     findings = []
-    count = 0
     for requirement in wanted:
-        count += 1
         found = installed[requirement.name]
         if found is None or not requirement.specifier.contains(found, prereleases=True):
             findings.append(
@@ -71,7 +69,7 @@ def package_versions(wanted: Iterable[Requirement], installed: Mapping[str, str 
                 )
             )
     return findings or [
-        Finding(name="packages", message=f"all {count} in the ranges that were tried together")
+        Finding(name="packages", message=f"all {len(wanted)} in the ranges that were tried together")
     ]
 
 
@@ -243,7 +241,7 @@ def working_dir(package: Package) -> Finding:
     message = (
         f"ray job submit would upload {format_bytes(package.total_bytes)} in {package.num_files:,} files"
     )
-    if package.total_bytes > MAX_PACKAGE_BYTES or package.num_files > MAX_PACKAGE_FILES:
-        remedy = f"list what jobs do not need in .rayignore; largest: {', '.join(package.largest())}"
+    if package.is_too_large:
+        remedy = f"list what jobs do not need in .rayignore; largest: {package.largest()}"
         return Finding(name="upload", level=Level.WARNING, message=message, remedy=remedy)
     return Finding(name="upload", message=message)

@@ -48,15 +48,15 @@ def ray_version(url: str, timeout_s: float = 5.0) -> str:
     return str(answer["ray_version"])
 
 
-def nodes(url: str, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+def nodes(url: str) -> list[dict[str, Any]]:
     """The nodes of that Ray, with `node_ip` and `state` (ALIVE, DEAD) among what it says. Raises like `get`."""
-    found: list[dict[str, Any]] = get(url, "/api/v0/nodes", timeout_s)["data"]["result"]["result"]
+    found: list[dict[str, Any]] = get(url, "/api/v0/nodes")["data"]["result"]["result"]
     return found
 
 
-def has_living_node(url: str, timeout_s: float = 5.0) -> bool:
+def has_living_node(url: str) -> bool:
     """Whether a node of that Ray can run things; the dashboard answers a second earlier. Raises like `get`."""
-    return any(node["state"] == "ALIVE" for node in nodes(url, timeout_s))
+    return any(node["state"] == "ALIVE" for node in nodes(url))
 
 
 def _is_no_dashboard(url: str, what: str = "") -> Unavailable:

@@ -183,7 +183,7 @@ def _version(package: str) -> str | None:
 
 
 def _nvidia_smi() -> str | None:
-    """The driver's version when a GPU answers, else None."""
+    """A line of driver version and name for each GPU; None where there is none."""
     command = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=10)

@@ -19,9 +19,10 @@ import psutil
 from cluster import dashboard
 from cluster.auth_token import ensure_token
 from cluster.errors import Conflict, Unavailable
-from cluster.head_process import last_words, log_path, start_head
+from cluster.head_process import log_path, start_head
 from cluster.head_record import HeadRecord, is_alive, is_living, processes, read_record, record_path
 from cluster.head_redis import forget, redis_address
+from cluster.last_words import last_line_of
 from cluster.ports import port_is_free, port_owner
 from cluster.settings import settings
 
@@ -34,6 +35,7 @@ STOP_DEADLINE_S = 4.0
 KILL_DEADLINE_S = 20.0
 # Of a port that no process is seen to hold: one of a killed process is free when the last of its threads is gone.
 RELEASE_DEADLINE_S = 5.0
+SILENT = "it said nothing"
 
 
 def up() -> tuple[HeadRecord, bool]:
@@ -95,14 +97,14 @@ def wait_until_ready(record: HeadRecord) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
     while not is_ready(record):
         if not is_alive(record):
-            words = last_words(log_path())
+            words = last_line_of(log_path(), SILENT)
             raise Unavailable(f"the Ray head ended while starting: {words}; all of it is in {log_path()}")
         if time.monotonic() > deadline:
             # The jobs API is the dashboard's. Where that failed alone the head waits for it, and says nothing.
             logs = record.temp_dir / "session_latest" / "logs"
             raise Unavailable(
                 f"the Ray head did not answer at {record.dashboard_url} within {START_DEADLINE_S:.0f} s; its "
-                f"dashboard said last: {last_words(logs / 'dashboard.log')}; see {log_path()} and {logs}"
+                f"dashboard said last: {last_line_of(logs / 'dashboard.log', SILENT)}; see {log_path()} and {logs}"
             )
         time.sleep(0.1)
 

@@ -21,7 +21,6 @@ from cluster.auth_token import AUTH_ENVIRONMENT
 from cluster.errors import Conflict
 from cluster.head_record import MARKER_VARIABLE, HeadRecord, write_record
 from cluster.head_redis import redis_address, redis_environment, redis_options
-from cluster.last_words import last_line
 from cluster.ports import free_port
 from cluster.serve_proxy import proxy_environment
 from cluster.settings import Settings, settings
@@ -149,15 +148,6 @@ def private_folder(home: Path) -> Path:
 def log_path() -> Path:
     """What the supervising process says."""
     return settings().home_dir / "ray" / "head.log"
-
-
-def last_words(path: Path) -> str:
-    """The last line of a log, for an error message."""
-    try:
-        log = path.read_text(errors="replace")
-    except OSError:
-        log = ""
-    return last_line(log, "it said nothing")
 
 
 def node_environment() -> dict[str, str]:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster.errors import Unavailable
-from cluster.last_words import last_line
+from cluster.last_words import last_line_of
 from cluster.local_run import EXIT_CODE, LOG, PID, is_held
 
 START_LIMIT_S = 20.0
 # A process that was asked to end has so long to save a checkpoint, and is killed then.
 STOP_LIMIT_S = 60.0
-LAST_LINES_BYTES = 4000
 
 
 class RunState(StrEnum):
@@ -85,9 +84,9 @@ class LocalLauncher:
         if is_held(folder):
             return Run(RunState.RUNNING)
         with suppress(FileNotFoundError):
-            return Run(RunState.ENDED, int((folder / EXIT_CODE).read_text()), _last_words(folder / LOG))
+            return Run(RunState.ENDED, int((folder / EXIT_CODE).read_text()), last_line_of(folder / LOG, ""))
         if (folder / PID).exists():
-            return Run(RunState.ENDED, None, _last_words(folder / LOG))
+            return Run(RunState.ENDED, None, last_line_of(folder / LOG, ""))
         return Run(RunState.ABSENT)
 
     def stop(self, name: str) -> None:
@@ -105,12 +104,3 @@ class LocalLauncher:
         child = self._children.get(name)
         if child is not None and child.poll() is not None:
             del self._children[name]
-
-
-def _last_words(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(log.stat().st_size - LAST_LINES_BYTES, 0))
-            return last_line(file.read().decode("utf-8", "replace"), "")
-    except FileNotFoundError:
-        return ""

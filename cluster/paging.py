@@ -78,7 +78,7 @@ def page_of_rows(
     # What stands in front of a row is what stands behind it in the other direction, turned round.
     backwards = after is None and before is not None
     rising = ascending is not backwards
-    order = tuple_(table.c.created_at, table.c.id)
+    columns = (table.c.created_at, table.c.id)
     if cursor is not None:
         wider = query if cursors is None else cursors
         row = connection.execute(wider.where(table.c.id == cursor)).first()
@@ -89,8 +89,7 @@ def page_of_rows(
             name = "before" if backwards else "after"
             raise NotFound(f"{name}: there is no {cursor!r} here; give an id of a page before", name)
         seen = tuple_(row.created_at, row.id)
-        query = query.where(order > seen if rising else order < seen)
-    columns = (table.c.created_at, table.c.id)
+        query = query.where(tuple_(*columns) > seen if rising else tuple_(*columns) < seen)
     ordered = query.order_by(*(column.asc() if rising else column.desc() for column in columns))
     page = cut(connection.execute(ordered.limit(limit + 1)).all(), limit)
     return Page(page.data[::-1], page.has_more) if backwards else page

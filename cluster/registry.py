@@ -223,7 +223,7 @@ class Registry:
             return connection.scalars(query).all()
 
 
-def add_card(connection: Connection, card: ModelCard, tenant: str = SHARED) -> None:
+def add_card(connection: Connection, card: ModelCard, tenant: str) -> None:
     """`Registry.register` in the caller's transaction, which a Conflict ends."""
     if not card.parity.passed:
         raise Conflict(f"{card.id} is not registered: its parity check failed: {card.parity.detail}")

@@ -82,9 +82,9 @@ class Reports:
 
     def list(self, tenant: str = DEFAULT_TENANT) -> list[Report]:
         """The reports of a tenant, newest first."""
-        ids = folder_names(storage_uri("reports", tenant))
-        found = [report for id_ in ids if (report := self.find(id_, tenant)) is not None]
-        return sorted(found, key=lambda report: (report.created_at, report.id), reverse=True)
+        found = (self.find(name, tenant) for name in folder_names(storage_uri("reports", tenant)))
+        known = [report for report in found if report is not None]
+        return sorted(known, key=lambda report: (report.created_at, report.id), reverse=True)
 
     def page(self, report_id: str, tenant: str = DEFAULT_TENANT) -> bytes:
         """The HTML page. Raises NotFound while it is not finished too."""

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         False, description="Leave the originals of a new collection's vectors on disk; goes with quantize."
     )
     webhook_url: str | None = Field(
-        None, description="URL that is told of each fine-tuning job's end; nothing is sent by default."
+        None, description="URL that is told of each job's and batch's end; nothing is sent by default."
     )
     webhook_secret: str | None = Field(
         None, repr=False, description="Secret that signs those messages, in the form whsec_<base64>."

@@ -169,10 +169,12 @@ class StoreFiles:
 
     def cancel_batch(self, tenant: str, store_id: str, batch_id: str) -> FileBatch:
         """End the files of a batch that are not yet read. Again: nothing changes. Raises NotFound."""
-        waiting = (STORE_FILES.c.batch_id == batch_id) & (
-            STORE_FILES.c.status == FileStatus.IN_PROGRESS.value
+        waiting = (
+            STORE_FILES.c.store_id == store_id,
+            STORE_FILES.c.batch_id == batch_id,
+            STORE_FILES.c.status == FileStatus.IN_PROGRESS.value,
         )
-        ended = {
+        end = {
             "status": FileStatus.CANCELLED.value,
             "needs_purge": True,
             "version": STORE_FILES.c.version + 1,
@@ -180,14 +182,11 @@ class StoreFiles:
         with self._engine.begin() as connection:
             require_store(connection, tenant, store_id)
             row = require_batch(connection, store_id, batch_id)
-            if (
-                row.cancelled_at is None
-                and connection.execute(
-                    update(STORE_FILES).where(waiting, STORE_FILES.c.store_id == store_id).values(**ended)
-                ).rowcount
-            ):
-                done = update(FILE_BATCHES).where(FILE_BATCHES.c.id == batch_id)
-                connection.execute(done.values(cancelled_at=self._clock()))
+            if row.cancelled_at is None:
+                ended = connection.execute(update(STORE_FILES).where(*waiting).values(**end))
+                if ended.rowcount:
+                    done = update(FILE_BATCHES).where(FILE_BATCHES.c.id == batch_id)
+                    connection.execute(done.values(cancelled_at=self._clock()))
         return self.batch(tenant, store_id, batch_id)
 
     def _use(self, connection: Connection, tenant: str, store_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Vector stores in SQL: the tables, and a row of each as an object. What changes them is `vector_stores`.
+"""Tables of vector stores, and their rows as values. `vector_stores`, its files and its queue change them.
 
 A file in a store is searchable as chunks in a collection, which retrieval owns. Its row says what shall be
 there: `version` rises when that changes, `is_removing` hides the row until its chunks are gone, `needs_purge`

@@ -49,12 +49,16 @@ class Package:
     def num_files(self) -> int:
         return self.files_by_path.total()
 
-    def largest(self, count: int = 5) -> list[str]:
-        """The paths with the most bytes, largest first: `data (1.9 GiB, 200,000 files)`."""
-        return [
+    @property
+    def is_too_large(self) -> bool:
+        return self.total_bytes > MAX_PACKAGE_BYTES or self.num_files > MAX_PACKAGE_FILES
+
+    def largest(self) -> str:
+        """The five paths with the most bytes, largest first: `data (1.9 GiB, 200,000 files), …`."""
+        return ", ".join(
             f"{path} ({format_bytes(size)}, {self.files_by_path[path]:,} files)"
-            for path, size in self.bytes_by_path.most_common(count)
-        ]
+            for path, size in self.bytes_by_path.most_common(5)
+        )
 
 
 def excludes_for(folder: Path) -> tuple[str, ...]:
@@ -75,20 +79,15 @@ def measure_package(folder: Path) -> Package:
     return Package(sizes, counts)
 
 
-def check_working_dir(
-    folder: Path,
-    max_bytes: int = MAX_PACKAGE_BYTES,
-    max_files: int = MAX_PACKAGE_FILES,
-) -> Package:
+def check_working_dir(folder: Path) -> Package:
     """Measure `folder`; raise DataError with total, limit and the five largest paths if it is too large."""
     package = measure_package(folder)
-    if package.total_bytes > max_bytes or package.num_files > max_files:
+    if package.is_too_large:
         raise DataError(
             f"{folder} is too large to upload: {format_bytes(package.total_bytes)} in "
-            f"{package.num_files:,} files, the limit is {format_bytes(max_bytes)} and {max_files:,} files; "
-            f"largest: {', '.join(package.largest())}; list what the job does not need in "
-            f"{folder / '.rayignore'}, "
-            "and give data by an absolute path or URI",
+            f"{package.num_files:,} files, the limit is {format_bytes(MAX_PACKAGE_BYTES)} and "
+            f"{MAX_PACKAGE_FILES:,} files; largest: {package.largest()}; list what the job does not need in "
+            f"{folder / '.rayignore'}, and give data by an absolute path or URI",
             "working_dir",
         )
     return package

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.errors import Overloaded
@@ -11,9 +11,8 @@ from cluster.errors import Overloaded
 class Admission:
     """Counts what is in progress in one process; belongs to one event loop."""
 
-    def __init__(self, limit: int, retry_after_s: float = 1.0) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._retry_after_s = retry_after_s
         self.num_in_progress = 0
 
     @property
@@ -21,28 +20,16 @@ class Admission:
         """Whether what nobody waits for should leave the other half to those who wait."""
         return 2 * self.num_in_progress >= self._limit
 
-    def enter(self) -> Callable[[], None]:
-        """Take a place; what is returned gives it back, once. Raises Overloaded when all are taken."""
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place while this is entered. Raises Overloaded when all are taken."""
         if self.num_in_progress >= self._limit:
             raise Overloaded(
                 f"{self._limit} requests are in progress, as many as this server takes; try again shortly",
-                retry_after_s=self._retry_after_s,
+                retry_after_s=1.0,
             )
         self.num_in_progress += 1
-        left = False
-
-        def leave() -> None:
-            nonlocal left
-            if not left:
-                left = True
-                self.num_in_progress -= 1
-
-        return leave
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        leave = self.enter()
         try:
             yield
         finally:
-            leave()
+            self.num_in_progress -= 1

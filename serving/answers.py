@@ -100,7 +100,7 @@ class Answers:
         config: ServingConfig,
         backends: Backends,
         catalogue: Catalogue,
-        stores: VectorStoreSearch | None = None,
+        stores: VectorStoreSearch | None,
     ) -> None:
         self._config = config
         self._backends = backends
@@ -339,12 +339,9 @@ class Answers:
         return [hits[index] for index in judged.ranking(top_k)]
 
     def _least_score(self, request: ChatRequest) -> float:
-        asked = request.hamlet.score_threshold
-        if (
-            request.file_search is not None
-            and request.file_search.ranking_options.score_threshold is not None
-        ):
-            asked = request.file_search.ranking_options.score_threshold
+        tool = request.file_search
+        asked = tool.ranking_options.score_threshold if tool else None
+        asked = request.hamlet.score_threshold if asked is None else asked
         return self._config.retriever.least_score if asked is None else asked
 
 

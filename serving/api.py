@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -45,7 +45,7 @@ from serving.config import ServingConfig
 from serving.error_handlers import add_error_handlers
 from serving.generator import Spend
 from serving.limits import UNITS, Allowance
-from serving.metrics import CountedMetrics, Metrics
+from serving.metrics import Metrics
 from serving.openapi import EVENT_STREAM, answers
 from serving.platform import Platform
 from serving.requests import REQUEST_ID_HEADER, RequestContext
@@ -87,10 +87,10 @@ class Front:
         config: ServingConfig,
         backends: Backends,
         catalogue: Catalogue,
-        metrics: Metrics | None = None,
-        stores: VectorStoreSearch | None = None,
+        metrics: Metrics,
+        stores: VectorStoreSearch | None,
     ) -> None:
-        self.metrics = metrics or CountedMetrics()
+        self.metrics = metrics
         self._config = config
         self._backends = backends
         self._catalogue = catalogue
@@ -101,11 +101,10 @@ class Front:
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """An answer to a conversation; with `stream`, as server-sent events."""
-        request_id = _request_id(request)
-        leave = self.admission.enter()
-        try:
+        with ExitStack() as place:
+            place.enter_context(self.admission.place())
             prepared = await self._within_limits(
-                self._answers.prepare(body, request_id, tenant_of(request)), request
+                self._answers.prepare(body, _request_id(request), tenant_of(request)), request
             )
             envelope = Envelope(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), prepared.model.name)
             if body.stream:
@@ -116,20 +115,17 @@ class Front:
                     ),
                     request,
                 )
-                stream, leave = EventStream(events, leave), _nothing
-                return stream
+                return EventStream(events, place.pop_all().close)
             answer = whole_answer(self._backends, body, prepared, envelope, self.metrics, _spend(request))
             return _json(await self._within_limits(answer, request))
-        finally:
-            leave()
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         if body.model == AUTO or body.model.endswith(RAG_SUFFIX):
             raise InvalidInput(
                 f"{body.model} answers chats; use /v1/chat/completions, or a model's own name here", "model"
             )
-        leave = self.admission.enter()
-        try:
+        with ExitStack() as place:
+            place.enter_context(self.admission.place())
             model = await self._names(request).find(body.model, ModelKind.GENERATOR)
             generator = self._backends.generator_of(model)
             envelope = Envelope(f"cmpl-{uuid.uuid4().hex}", int(time.time()), model.name)
@@ -139,12 +135,9 @@ class Front:
                 events = await self._within_limits(
                     stream_text(generator, body, jobs[0], envelope, limit_s, _spend(request)), request
                 )
-                stream, leave = EventStream(events, leave), _nothing
-                return stream
+                return EventStream(events, place.pop_all().close)
             text = whole_text(generator, body, jobs, envelope, _spend(request))
             return _json(await self._within_limits(text, request))
-        finally:
-            leave()
 
     async def embed(self, body: EmbeddingRequest, request: Request) -> Response:
         model = await self._names(request).find(body.model, ModelKind.EMBEDDER)
@@ -230,7 +223,7 @@ class Front:
         limit_s = self._config.router.request_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                return await unless_gone(work, request)
+                return await unless_gone(work, request.receive)
         except TimeoutError as exc:
             raise Unavailable(
                 f"no answer within {limit_s:g} s; ask for fewer tokens or try again later", code="timeout"
@@ -317,8 +310,8 @@ def _request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
-def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), status, headers, media_type="application/json")
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json")
 
 
 def _spend(request: Request) -> Spend:
@@ -331,10 +324,6 @@ def _counted(body: dict[str, Any], request: Request) -> Response:
     """A whole answer, its tokens taken from the caller's allowance."""
     _spend(request)(body["usage"]["total_tokens"])
     return _json(body)
-
-
-def _nothing() -> None:
-    pass
 
 
 async def _state(check: Awaitable[None]) -> str:

@@ -16,9 +16,8 @@ UPLOADS = ("POST", "/v1/files")
 class BodyLimit:
     """ASGI middleware: a body that is longer, or says that it will be, is answered with 413."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or (scope["method"], scope["path"]) == UPLOADS:
@@ -30,18 +29,17 @@ class BodyLimit:
         async def counted() -> Message:
             nonlocal num_bytes
             # Before anything is read: who sends `Expect: 100-continue` is not told to go on.
-            self._require(declared)
+            _require(declared)
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            self._require(num_bytes)
+            _require(num_bytes)
             return message
 
         await self._app(scope, counted, send)
 
-    def _require(self, num_bytes: int) -> None:
-        if num_bytes > self._max_bytes:
-            # The one exception that FastAPI lets through from the reading of a body.
-            limit = f"{self._max_bytes / 1024**2:g} MiB"
-            raise HTTPException(
-                413, f"the body is longer than {limit}, the most that is read; send less at once"
-            )
+
+def _require(num_bytes: int) -> None:
+    if num_bytes > MAX_BODY_BYTES:
+        # The one exception that FastAPI lets through from the reading of a body.
+        limit = f"{MAX_BODY_BYTES / 1024**2:g} MiB"
+        raise HTTPException(413, f"the body is longer than {limit}, the most that is read; send less at once")

@@ -110,10 +110,8 @@ class ClusterView(Protocol):
 class LocalView:
     """This machine and this process, where no Ray runs."""
 
-    def __init__(self, name: str = "application") -> None:
-        self._name = name
-
     def state(self) -> ClusterState:
+        name = "application"
         memory = psutil.virtual_memory()
         process = psutil.Process()
         num_cpus = float(os.cpu_count() or 1)
@@ -129,7 +127,7 @@ class LocalView:
             memory_total_bytes=memory.total,
         )
         replica = Replica(
-            id=f"{self._name}#{process.pid}",
+            id=f"{name}#{process.pid}",
             state="RUNNING",
             node_id="local",
             pid=process.pid,
@@ -137,7 +135,7 @@ class LocalView:
             memory_bytes=process.memory_info().rss,
         )
         deployment = Deployment(
-            name=self._name, status="HEALTHY", message="", target_replicas=1, replicas=(replica,)
+            name=name, status="HEALTHY", message="", target_replicas=1, replicas=(replica,)
         )
         return ClusterState(
             kind="local",
@@ -146,5 +144,5 @@ class LocalView:
                 "memory": Reserved(used=memory.used, total=memory.total),
             },
             nodes=(node,),
-            applications=(Application(name=self._name, status="RUNNING", deployments=(deployment,)),),
+            applications=(Application(name=name, status="RUNNING", deployments=(deployment,)),),
         )

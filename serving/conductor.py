@@ -36,12 +36,11 @@ class Duty:
 
 
 class Conductor:
-    """Does duties from `start` to its end."""
+    """The duties of one router."""
 
-    def __init__(self, leases: Leases, duties: Sequence[Duty], lease_s: float = LEASE_S) -> None:
+    def __init__(self, leases: Leases, duties: Sequence[Duty]) -> None:
         self._leases = leases
         self._duties = duties
-        self._lease_s = lease_s
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -69,11 +68,11 @@ class Conductor:
 
     async def _round(self, duty: Duty, threads: Executor) -> None:
         try:
-            if not await asyncio.to_thread(self._leases.hold, duty.name, self._lease_s):
+            if not await asyncio.to_thread(self._leases.hold, duty.name, LEASE_S):
                 return
             work = asyncio.get_running_loop().run_in_executor(threads, duty.work)
-            while not (await asyncio.wait([work], timeout=self._lease_s / 3))[0]:
-                await asyncio.to_thread(self._leases.hold, duty.name, self._lease_s)
+            while not (await asyncio.wait([work], timeout=LEASE_S / 3))[0]:
+                await asyncio.to_thread(self._leases.hold, duty.name, LEASE_S)
             await work
         except HamletError as exc:
             log.warning("%s: %s", duty.name, exc)

@@ -7,6 +7,7 @@ conductor's.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -56,25 +57,24 @@ def router(
 ) -> APIRouter:
     """The endpoints over `jobs`; `commands` make plans."""
     api = routes_of("Fine-tuning", "/v1/fine_tuning")
-    orders = Orders(files, config)
 
-    @api.post("/jobs", summary="Create fine-tuning job", responses=answers(shapes.FineTuningJob))
+    @api.post("/jobs", summary="Create fine-tuning job", responses=ONE_JOB)
     def create(body: CreateJobRequest, request: Request, key_name: KeyHeader = None) -> dict[str, Any]:
         tenant, key = tenant_of(request), key_of(key_name, body)
         if made := jobs.made_before(tenant, key):
             return job_object(made)
-        asked = orders.job_request(body, tenant)
+        asked = job_request(body, tenant, files, config)
         return job_object(jobs.create(tenant, asked, config.fine_tuning.max_waiting_per_tenant, key))
 
     @api.post("/plans", summary="Plan fine-tuning job", responses=answers(shapes.FineTuningPlan))
     def plan(body: CreateJobRequest, request: Request) -> dict[str, Any]:
-        made = orders.job_request(body, tenant_of(request))
-        forecast = commands.plan(made.config, config.fine_tuning.price_per_hour)
+        made = job_request(body, tenant_of(request), files, config)
         return {
             "object": "fine_tuning.plan",
             "model": made.model,
             "hyperparameters": made.hyperparameters,
-        } | {"plan": forecast}
+            "plan": commands.plan(made.config, config.fine_tuning.price_per_hour),
+        }
 
     @api.get(
         "/jobs",
@@ -125,63 +125,61 @@ def router(
     return api
 
 
-class Orders:
-    """From what a caller sends to what a job is made of."""
+def job_request(body: CreateJobRequest, tenant: str, files: Files, config: ServingConfig) -> JobRequest:
+    """What a job is made of, from what a caller sends.
 
-    def __init__(self, files: Files, config: ServingConfig) -> None:
-        self._files = files
-        self._config = config
-
-    def job_request(self, body: CreateJobRequest, tenant: str) -> JobRequest:
-        """Raises InvalidInput naming the field: an unknown model or file, a file that is not for training."""
-        model = self._base(body.model)
-        method = body.method_type
-        training = self._file(tenant, body.training_file, "training_file", method)
-        validation = None
-        if body.validation_file:
-            validation = self._file(tenant, body.validation_file, "validation_file", method)
-        chosen = body.decided(int(training.details.get("rows") or 0))
-        seed = body.seed_or_new()
-        return JobRequest(
-            model=body.model,
-            training_file=training.id,
-            validation_file=validation.id if validation else None,
-            method={"type": method, method: {"hyperparameters": chosen.to_json()}},
-            hyperparameters=chosen.to_json(),
+    Raises InvalidInput naming the field: an unknown model or file, a file that is not for training.
+    """
+    model = _base(body.model, config.tunable)
+    method = body.method_type
+    training = _file(files, tenant, body.training_file, "training_file", method)
+    validation = None
+    if body.validation_file:
+        validation = _file(files, tenant, body.validation_file, "validation_file", method)
+    chosen = body.decided(int(training.details.get("rows") or 0))
+    seed = body.seed_or_new()
+    return JobRequest(
+        model=body.model,
+        training_file=training.id,
+        validation_file=validation.id if validation else None,
+        method={"type": method, method: {"hyperparameters": chosen.to_json()}},
+        hyperparameters=chosen.to_json(),
+        suffix=body.suffix,
+        seed=seed,
+        labels=body.metadata,
+        config=finetune_config(
+            config.fine_tuning,
+            chosen,
+            model=model,
+            training_data=training.uri,
+            validation_data=validation.uri if validation else None,
             suffix=body.suffix,
             seed=seed,
-            labels=body.metadata,
-            config=finetune_config(
-                self._config.fine_tuning,
-                chosen,
-                model=model,
-                training_data=training.uri,
-                validation_data=validation.uri if validation else None,
-                suffix=body.suffix,
-                seed=seed,
-            ),
-        )
+        ),
+    )
 
-    def _base(self, name: str) -> str:
-        """The reference of a model that may be tuned, by its reference or its short name."""
-        for reference in self._config.tunable:
-            if name in (reference, slug(reference)):
-                return reference
-        known = ", ".join(slug(reference) for reference in self._config.tunable)
+
+def _base(name: str, tunable: Sequence[str]) -> str:
+    """The reference of a model that may be tuned, by its reference or its short name."""
+    for reference in tunable:
+        if name in (reference, slug(reference)):
+            return reference
+    known = ", ".join(map(slug, tunable))
+    raise InvalidInput(
+        f"{name!r} cannot be fine-tuned here; there are {known}", "model", "model_not_available"
+    )
+
+
+def _file(files: Files, tenant: str, file_id: str, param: str, method: str) -> File:
+    file = require_file(files, tenant, file_id, param, TRAINING_PURPOSE)
+    fitting = METHODS[file.details.get("task") or "sft"]
+    if method != fitting:
         raise InvalidInput(
-            f"{name!r} cannot be fine-tuned here; there are {known}", "model", "model_not_available"
+            f"{param}: {file_id} is for method {fitting}, not {method}; {REMEDIES[method]}",
+            param,
+            "invalid_training_file",
         )
-
-    def _file(self, tenant: str, file_id: str, param: str, method: str) -> File:
-        file = require_file(self._files, tenant, file_id, param, TRAINING_PURPOSE)
-        fitting = METHODS[file.details.get("task") or "sft"]
-        if method != fitting:
-            raise InvalidInput(
-                f"{param}: {file_id} is for method {fitting}, not {method}; {REMEDIES[method]}",
-                param,
-                "invalid_training_file",
-            )
-        return file
+    return file
 
 
 def metadata_filter(request: Request) -> dict[str, str]:

@@ -298,8 +298,8 @@ def answer_room(
     max_tokens: int | None,
     context: int,
     default: int,
-    param: str = "messages",
-    limit_param: str = "max_tokens",
+    param: str,
+    limit_param: str,
 ) -> int:
     """How many tokens the answer may have, all in tokens; always at least 1.
 

@@ -20,7 +20,7 @@ from ray.serve.exceptions import (
     RayServeException,
     RequestCancelledError,
 )
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle
 from tokenizers import Tokenizer
 
 from cluster.cards import ModelCard
@@ -56,15 +56,14 @@ def translate(error: BaseException, part: str) -> BaseException:
     (a replica, its node or its memory is lost) become Unavailable. Anything else is a fault of the code and stays
     what it is.
     """
-    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else None
-    if isinstance(cause, HamletError):
-        return cause
-    if isinstance(error, BackPressureError) or isinstance(cause, BackPressureError):
+    # What a replica raised may itself be a loss or a full queue: of a part which it had called.
+    fault = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(fault, HamletError):
+        return fault
+    if isinstance(fault, BackPressureError):
         return Unavailable(
             f"the {part} has too many requests waiting; try again shortly", code="overloaded", retry_after_s=1
         )
-    # What a replica raised may itself be a loss: that of a part which it had called.
-    fault = cause if isinstance(error, RayTaskError) else error
     if _is_loss(fault) or isinstance(fault, DeploymentUnavailableError):
         return Unavailable(
             f"the {part} was lost while it answered; it is being restarted", retry_after_s=RESTART_S
@@ -190,7 +189,7 @@ class GeneratorHandle(_Part):
         """What a method sends; its first event, the report, tells that a replica has taken the job."""
         async with _translated(self._name), self._inbox.open() as (reply_to, queue):
             response = getattr(self._handle, method).remote(job, reply_to, **tracing.carried())
-            call = asyncio.ensure_future(_result(response))
+            call: asyncio.Future[int] = asyncio.ensure_future(response)
             try:
                 async with aclosing(received(call, queue)) as events:
                     async with self._limit():
@@ -203,11 +202,6 @@ class GeneratorHandle(_Part):
                     # The reader has left, or no replica took the job: end the work in the replica too.
                     response.cancel()
                     call.cancel()
-
-
-async def _result(response: DeploymentResponse) -> int:
-    count: int = await response
-    return count
 
 
 class ClassifierHandle(_Part):
@@ -246,9 +240,8 @@ class EmbedderCalls:
     Raises Unavailable while the embedder does not answer.
     """
 
-    def __init__(self, handle: DeploymentHandle, timeout_s: float = INGESTION_TIMEOUT_S) -> None:
+    def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
-        self._timeout_s = timeout_s
         info: EmbedderInfo = self._call("describe")
         self.name = info.name
         self.fingerprint = info.fingerprint
@@ -273,11 +266,11 @@ class EmbedderCalls:
 
     def _call(self, method: str, *args: Any) -> Any:
         try:
-            return getattr(self._handle, method).remote(*args).result(timeout_s=self._timeout_s)
+            return getattr(self._handle, method).remote(*args).result(timeout_s=INGESTION_TIMEOUT_S)
         except (RayError, RayServeException) as exc:
             raise translate(exc, "embedder") from exc
         except TimeoutError as exc:
-            raise Unavailable(f"the embedder did not answer within {self._timeout_s:g} s") from exc
+            raise Unavailable(f"the embedder did not answer within {INGESTION_TIMEOUT_S:g} s") from exc
 
 
 class RetrieverHandle(_Part):

@@ -1,4 +1,4 @@
-"""Shapes of what is kept: files, fine-tuning jobs, vector stores, evaluations. For `openapi` alone.
+"""Shapes of what is kept: files, batches, fine-tuning jobs, vector stores, evaluations. For `openapi` alone.
 
 Bodies themselves are made beside the endpoints.
 """
@@ -109,6 +109,7 @@ class JobExtension(BaseModel):
     total_steps: int | None
     attempt: int
     num_losses: int = Field(description="Times that its process was lost and begun again.")
+    waits_for: str | None = Field(description="Why it is queued and not started yet.")
     plan: dict[str, Any] | None = Field(description="Tokens, time, memory and cost, as forecast.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 from cluster.batches import Batches
 from cluster.blobs import remove_staged
@@ -22,33 +21,31 @@ UPLOAD_GRACE_S = 24 * 3600.0
 
 
 class Retention:
+    """What the conductor has removed, now and then."""
+
     def __init__(
         self,
         files: Files,
         jobs: FineTuningJobs,
         batches: Batches,
         registry: Registry,
-        weights_grace_s: float = WEIGHTS_GRACE_S,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._files = files
         self._jobs = jobs
         self._batches = batches
         self._registry = registry
-        self._weights_grace_s = weights_grace_s
-        self._clock = clock
 
     def apply(self) -> None:
         in_use = self._jobs.files_in_use() | self._batches.files_in_use()
         self._files.remove([file for file in self._files.expired() if file.id not in in_use])
-        for uri in self._registry.retired_weights(self._weights_grace_s):
+        for uri in self._registry.retired_weights(WEIGHTS_GRACE_S):
             # The folder first: what is noted is tried again.
             delete_folder(uri)
             self._registry.forget_weights(uri)
             log.info("removed the weights in %s", uri)
-        remove_staged(before=self._clock() - UPLOAD_GRACE_S)
+        remove_staged(before=time.time() - UPLOAD_GRACE_S)
 
     def sweep(self) -> None:
         """Remove bytes that no file is made of. Lists all of storage's files, so it is done seldom."""
-        for uri in self._files.remove_orphans(before=self._clock() - UPLOAD_GRACE_S):
+        for uri in self._files.remove_orphans(before=time.time() - UPLOAD_GRACE_S):
             log.info("removed %s, which no file is made of", uri)

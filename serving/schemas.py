@@ -36,7 +36,7 @@ MAX_STOPS = 4
 MAX_PROMPTS = 128
 
 # OpenAI's schema declares these nullable; null means the default.
-NULLABLE = ("temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stream")
+NULLABLE = ("temperature", "top_p", "n", "presence_penalty", "frequency_penalty", "stream", "logprobs")
 
 # What `ChatMessage` takes: parts are joined before pydantic sees one text.
 TEXT_PART = {
@@ -185,7 +185,7 @@ class _Generation(Body):
     user: str | None = Field(None, description="A label; has no effect.")
     logit_bias: None = None
 
-    @field_validator(*NULLABLE, mode="before")
+    @field_validator(*NULLABLE, mode="before", check_fields=False)  # `logprobs` is of each below
     @classmethod
     def _null_is_the_default(cls, value: object, info: ValidationInfo) -> object:
         return cls.model_fields[info.field_name or ""].default if value is None else value
@@ -330,11 +330,6 @@ class ChatRequest(_Generation):
             function=self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None,
             parallel=self.parallel_tool_calls is not False,
         )
-
-    @field_validator("logprobs", mode="before")
-    @classmethod
-    def _no_logprobs(cls, value: object) -> object:
-        return False if value is None else value
 
     @field_validator("top_logprobs")
     @classmethod

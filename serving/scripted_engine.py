@@ -36,16 +36,13 @@ TOOL_TEMPLATE = """
 <|end|> {% endfor %}<|assistant|>
 """
 
-SPECIAL_TOKENS = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>")
-
 
 class WordTokenizer:
     """One token per word, numbered as they come; renders real Jinja templates."""
 
-    def __init__(
-        self, special_tokens: Sequence[str] = SPECIAL_TOKENS, template: str = DEFAULT_TEMPLATE
-    ) -> None:
-        self.special_tokens = tuple(special_tokens)
+    special_tokens = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>")
+
+    def __init__(self, template: str = DEFAULT_TEMPLATE) -> None:
         self.template = template
         self._ids: dict[str, int] = {}
         self._environment = ImmutableSandboxedEnvironment()

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -56,7 +55,7 @@ class EventStream(Response):
         try:
             async with aclosing(self._events):
                 await send(head)
-                await _unless_gone(self._send_all(send), receive)
+                await unless_gone(self._send_all(send), receive)
         except ClientGone:
             tell_gone(scope["state"]["request_id"])
         finally:
@@ -77,15 +76,11 @@ async def _taken(sending: Awaitable[None]) -> None:
         raise ClientGone from exc
 
 
-async def unless_gone(work: Awaitable[Result], request: Request) -> Result:
+async def unless_gone(work: Awaitable[Result], receive: Receive) -> Result:
     """The result of `work`, which is cancelled when the client leaves. Raises ClientGone then.
 
     The request's body must have been read: what `receive` brings next is the disconnect.
     """
-    return await _unless_gone(work, request.receive)
-
-
-async def _unless_gone(work: Awaitable[Result], receive: Receive) -> Result:
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnect(receive))
     try:

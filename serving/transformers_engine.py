@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,7 +49,7 @@ class _Running:
     rows: list[_Row]
     counts: torch.Tensor
     random: torch.Generator
-    cache: Any = field(default=None)
+    cache: Any = None
 
     @property
     def finished(self) -> bool:

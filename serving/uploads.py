@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -81,20 +81,17 @@ def _boundary(request: Request) -> bytes:
     return options[b"boundary"]
 
 
-@dataclass
 class _Form:
     """The body as the parser tells it, part by part."""
 
-    boundary: bytes
-    max_bytes: int
-    fields: dict[str, str] = field(default_factory=dict)
-    filename: str | None = None
-    path: Path | None = None
-    unwritten: bytearray = field(default_factory=bytearray)
-    num_bytes: int = 0
-
-    def __post_init__(self) -> None:
+    def __init__(self, boundary: bytes, max_bytes: int) -> None:
+        self.unwritten = bytearray()
+        self._max_bytes = max_bytes
+        self._filename: str | None = None
+        self._fields: dict[str, str] = {}
+        self._path: Path | None = None
         self._file: BinaryIO | None = None
+        self._num_bytes = 0
         self._headers: dict[bytes, bytes] = {}
         self._name = b""
         self._header = (bytearray(), bytearray())
@@ -102,7 +99,7 @@ class _Form:
         self._num_field_bytes = 0
         self._is_complete = False
         self._parser = MultipartParser(
-            self.boundary,
+            boundary,
             {
                 "on_part_begin": self._headers.clear,
                 "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
@@ -121,9 +118,9 @@ class _Form:
 
     def write(self) -> None:
         """Write what has come; opens the file with the first of it."""
-        if self.path is None:
-            self.path = staging_path(suffix_of(self.filename or ""))
-            self._file = self.path.open("wb")
+        if self._path is None:
+            self._path = staging_path(suffix_of(self._filename or ""))
+            self._file = self._path.open("wb")
         assert self._file is not None
         self._file.write(self.unwritten)
         self.unwritten.clear()
@@ -131,7 +128,7 @@ class _Form:
     def finish(self) -> None:
         if not self._is_complete:
             raise InvalidInput("the upload broke off before its end; send it again", "file")
-        if self.filename is None:
+        if self._filename is None:
             raise InvalidInput("missing required parameter 'file'", "file", "missing_required_parameter")
         self.write()
         assert self._file is not None
@@ -140,18 +137,18 @@ class _Form:
         self._file.close()
 
     def upload(self) -> Upload:
-        assert self.path is not None
-        return Upload(self.path, self.filename or "", self.fields)
+        assert self._path is not None
+        return Upload(self._path, self._filename or "", self._fields)
 
     def discard(self) -> None:
         if self._file is not None:
             self._file.close()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def too_large(self) -> TooLarge:
         return TooLarge(
-            f"the file is larger than {self.max_bytes / 1024**2:g} MiB, the most that is taken; split it",
+            f"the file is larger than {self._max_bytes / 1024**2:g} MiB, the most that is taken; split it",
             "file",
         )
 
@@ -167,9 +164,9 @@ class _Form:
         if self._value is not None:
             self._count_field_bytes(len(self._name))
         else:
-            if self.filename is not None:
+            if self._filename is not None:
                 raise InvalidInput("send one file in a request", "file")
-            self.filename = _plain_name(options.get(b"filename", b""))
+            self._filename = _plain_name(options.get(b"filename", b""))
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._value is not None:
@@ -177,8 +174,8 @@ class _Form:
             self._value += data[start:end]
             return
         self.unwritten += data[start:end]
-        self.num_bytes += end - start
-        if self.num_bytes > self.max_bytes:
+        self._num_bytes += end - start
+        if self._num_bytes > self._max_bytes:
             raise self.too_large()
 
     def _count_field_bytes(self, num_bytes: int) -> None:
@@ -190,7 +187,7 @@ class _Form:
 
     def _part_end(self) -> None:
         if self._value is not None:
-            self.fields[_text(self._name)] = _text(bytes(self._value))
+            self._fields[_text(self._name)] = _text(bytes(self._value))
 
     def _end(self) -> None:
         self._is_complete = True

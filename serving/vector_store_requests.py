@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    StrictBool,
-    field_validator,
-    model_validator,
-)
+from fastapi import Query
+from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
 
-from cluster.errors import InvalidInput
+from cluster.errors import InvalidInput, NotFound
+from cluster.paging import Page, cut
+from cluster.vector_store_records import StoreFile
 from retrieval.filters import field_type
 from retrieval.search import Mode
 from serving.bodies import Body, KeptBody, Part
@@ -63,6 +62,39 @@ class ChunkingStrategy(Part):
         """Tokens of a chunk and of an overlap, where they are given."""
         static = self.static
         return None if static is None else (static.max_chunk_size_tokens, static.chunk_overlap_tokens)
+
+
+@dataclass(frozen=True)
+class PageQuery:
+    """The parameters of a listing, as OpenAI names them."""
+
+    limit: Annotated[int, Query(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+    before: str | None = None
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether what stands in front of the cursor is asked for."""
+        return self.after is None and self.before is not None
+
+    def arguments(self) -> dict[str, Any]:
+        """As `VectorStores` takes them."""
+        ascending = self.order == "asc"
+        return {"limit": self.limit, "after": self.after, "before": self.before, "ascending": ascending}
+
+    def page_of(self, files: Sequence[StoreFile]) -> Page[StoreFile]:
+        """A page of files that are all at hand, and all of one age. Raises NotFound for an unknown cursor."""
+        ordered = sorted(files, key=lambda file: file.id, reverse=self.order == "desc")
+        name, cursor = ("after", self.after) if self.after is not None else ("before", self.before)
+        if cursor is None:
+            return cut(ordered, self.limit)
+        place = next((index for index, file in enumerate(ordered) if file.id == cursor), None)
+        if place is None:
+            raise NotFound(f"{name}: there is no {cursor!r} here; give an id of a page before", name)
+        if name == "after":
+            return cut(ordered[place + 1 :], self.limit)
+        return Page(ordered[max(0, place - self.limit) : place], place > self.limit)
 
 
 class CreateStore(KeptBody):

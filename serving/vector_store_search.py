@@ -22,6 +22,7 @@ from retrieval.search import Mode, SearchRequest, Stages
 from serving.backends import Backends
 from serving.catalogue import Catalogue, ServedModel
 from serving.reranking import find_reranker, relevance
+from serving.retriever import ANY_SIMILARITY
 from serving.vector_store_index import (
     COLLECTION_PREFIX,
     Keys,
@@ -119,8 +120,7 @@ class VectorStoreSearch:
                 top_k=RERANK_CANDIDATES if reranker else query.max_num_results,
                 mode=query.mode,
                 filter=target.filter,
-                # Always, so that each hit has its similarity; -1 is below every cosine.
-                score_threshold=query.score_threshold or -1.0,
+                score_threshold=query.score_threshold or ANY_SIMILARITY,
             )
             found, ms = await self._search(target.collection, request, tenant)
             for stage, stage_ms in ms.items():

@@ -5,10 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
-
-from fastapi import Query
 
 from cluster.errors import NotFound
 from cluster.files import Files
@@ -18,44 +14,11 @@ from cluster.vector_store_records import FileStatus, NewFile, StoreFile, VectorS
 from cluster.vector_stores import VectorStores
 from serving.backends import EmbedderBackend
 from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
-from serving.vector_store_requests import AttachFile
+from serving.vector_store_requests import AttachFile, PageQuery
 from serving.vector_store_search import VectorStoreSearch, filled_elsewhere, is_collection
 
 # Documents that are removed from a collection in one call.
 REMOVED_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class PageQuery:
-    """The parameters of a listing, as OpenAI names them."""
-
-    limit: Annotated[int, Query(ge=1, le=100)] = 20
-    order: Literal["asc", "desc"] = "desc"
-    after: str | None = None
-    before: str | None = None
-
-    @property
-    def goes_back(self) -> bool:
-        """Whether what stands in front of the cursor is asked for."""
-        return self.after is None and self.before is not None
-
-    def arguments(self) -> dict[str, Any]:
-        """As `VectorStores` takes them."""
-        ascending = self.order == "asc"
-        return {"limit": self.limit, "after": self.after, "before": self.before, "ascending": ascending}
-
-    def page_of(self, files: Sequence[StoreFile]) -> Page[StoreFile]:
-        """A page of files that are all at hand, and all of one age. Raises NotFound for an unknown cursor."""
-        ordered = sorted(files, key=lambda file: file.id, reverse=self.order == "desc")
-        name, cursor = ("after", self.after) if self.after is not None else ("before", self.before)
-        if cursor is None:
-            return cut(ordered, self.limit)
-        place = next((index for index, file in enumerate(ordered) if file.id == cursor), None)
-        if place is None:
-            raise NotFound(f"{name}: there is no {cursor!r} here; give an id of a page before", name)
-        if name == "after":
-            return cut(ordered[place + 1 :], self.limit)
-        return Page(ordered[max(0, place - self.limit) : place], place > self.limit)
 
 
 class VectorStoreVerbs:

@@ -28,14 +28,17 @@ from serving.vector_store_requests import (
     AttachFile,
     CreateStore,
     ModifyStore,
+    PageQuery,
     SearchStore,
     UpdateAttributes,
 )
 from serving.vector_store_search import Query as SearchQuery
 from serving.vector_store_search import is_collection
-from serving.vector_store_verbs import PageQuery, VectorStoreVerbs
+from serving.vector_store_verbs import VectorStoreVerbs
 
 Paging = Annotated[PageQuery, Depends()]
+ONE_STORE, ONE_FILE = answers(shapes.VectorStore), answers(shapes.VectorStoreFile)
+ONE_BATCH, FILE_LIST = answers(shapes.VectorStoreFileBatch), answers(shapes.VectorStoreFileList)
 
 
 def router(verbs: VectorStoreVerbs) -> APIRouter:
@@ -50,7 +53,7 @@ def router(verbs: VectorStoreVerbs) -> APIRouter:
 def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     stores = verbs.stores
 
-    @api.post("", summary="Create vector store", responses=answers(shapes.VectorStore))
+    @api.post("", summary="Create vector store", responses=ONE_STORE)
     async def create(body: CreateStore, request: Request, key_name: KeyHeader = None) -> dict[str, Any]:
         tenant, key = tenant_of(request), key_of(key_name, body)
         if made := await asyncio.to_thread(stores.made_before, tenant, key):
@@ -77,11 +80,11 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         page = await verbs.listed(tenant, paging)
         return list_object(page, lambda store: store_object(store, time.time()))
 
-    @api.get("/{vector_store_id}", summary="Retrieve vector store", responses=answers(shapes.VectorStore))
+    @api.get("/{vector_store_id}", summary="Retrieve vector store", responses=ONE_STORE)
     async def retrieve(vector_store_id: str, request: Request) -> dict[str, Any]:
         return store_object(await verbs.find(tenant_of(request), vector_store_id), time.time())
 
-    @api.post("/{vector_store_id}", summary="Modify vector store", responses=answers(shapes.VectorStore))
+    @api.post("/{vector_store_id}", summary="Modify vector store", responses=ONE_STORE)
     async def modify(vector_store_id: str, body: ModifyStore, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         await verbs.own(tenant, vector_store_id)
@@ -116,27 +119,16 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
 def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     stores = verbs.stores
 
-    @api.post(
-        "/{vector_store_id}/files",
-        summary="Create vector store file",
-        responses=answers(shapes.VectorStoreFile),
-    )
+    @api.post("/{vector_store_id}/files", summary="Create vector store file", responses=ONE_FILE)
     async def attach(vector_store_id: str, body: AttachFile, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         await verbs.own(tenant, vector_store_id)
         (file,) = await verbs.new_files(tenant, [body])
         return file_object(await asyncio.to_thread(stores.files.attach, tenant, vector_store_id, file))
 
-    @api.get(
-        "/{vector_store_id}/files",
-        summary="List vector store files",
-        responses=answers(shapes.VectorStoreFileList),
-    )
+    @api.get("/{vector_store_id}/files", summary="List vector store files", responses=FILE_LIST)
     async def listing(
-        vector_store_id: str,
-        request: Request,
-        paging: Paging,
-        filter: FileStatus | None = None,
+        vector_store_id: str, request: Request, paging: Paging, filter: FileStatus | None = None
     ) -> dict[str, Any]:
         tenant = tenant_of(request)
         store = await verbs.find(tenant, vector_store_id)
@@ -150,11 +142,7 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         )
         return list_object(page, file_object)
 
-    @api.get(
-        "/{vector_store_id}/files/{file_id}",
-        summary="Retrieve vector store file",
-        responses=answers(shapes.VectorStoreFile),
-    )
+    @api.get("/{vector_store_id}/files/{file_id}", summary="Retrieve vector store file", responses=ONE_FILE)
     async def retrieve(vector_store_id: str, file_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
         return file_object(await asyncio.to_thread(stores.files.get, tenant, vector_store_id, file_id))
@@ -162,7 +150,7 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     @api.post(
         "/{vector_store_id}/files/{file_id}",
         summary="Update vector store file attributes",
-        responses=answers(shapes.VectorStoreFile),
+        responses=ONE_FILE,
     )
     async def update(
         vector_store_id: str, file_id: str, body: UpdateAttributes, request: Request
@@ -206,9 +194,7 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     stores = verbs.stores
 
     @api.post(
-        "/{vector_store_id}/file_batches",
-        summary="Create vector store file batch",
-        responses=answers(shapes.VectorStoreFileBatch),
+        "/{vector_store_id}/file_batches", summary="Create vector store file batch", responses=ONE_BATCH
     )
     async def create(
         vector_store_id: str, body: AttachBatch, request: Request, key_name: KeyHeader = None
@@ -225,7 +211,7 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     @api.get(
         "/{vector_store_id}/file_batches/{batch_id}",
         summary="Retrieve vector store file batch",
-        responses=answers(shapes.VectorStoreFileBatch),
+        responses=ONE_BATCH,
     )
     async def retrieve(vector_store_id: str, batch_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
@@ -234,7 +220,7 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     @api.post(
         "/{vector_store_id}/file_batches/{batch_id}/cancel",
         summary="Cancel vector store file batch",
-        responses=answers(shapes.VectorStoreFileBatch),
+        responses=ONE_BATCH,
     )
     async def cancel(vector_store_id: str, batch_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
@@ -245,7 +231,7 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     @api.get(
         "/{vector_store_id}/file_batches/{batch_id}/files",
         summary="List vector store files in batch",
-        responses=answers(shapes.VectorStoreFileList),
+        responses=FILE_LIST,
     )
     def files(
         vector_store_id: str,
@@ -254,11 +240,8 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         paging: Paging,
         filter: FileStatus | None = None,
     ) -> dict[str, Any]:
+        tenant = tenant_of(request)
         page = stores.files.list(
-            tenant_of(request),
-            vector_store_id,
-            batch_id=batch_id,
-            status=filter,
-            **paging.arguments(),
+            tenant, vector_store_id, batch_id=batch_id, status=filter, **paging.arguments()
         )
         return list_object(page, file_object)

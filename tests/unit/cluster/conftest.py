@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from played_clock import Clock
 from sqlalchemy.engine import Engine
 
 STEPS_AT_ONCE = 100
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from played_clock import Clock
 from sqlalchemy.engine import Engine
 
 from cluster.batch_queue import BatchQueue
@@ -12,17 +13,10 @@ from cluster.database import open_database
 REQUEST = BatchRequest("key-1", "/v1/embeddings", "file-1", "/input", 3600)
 
 
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_the_work_of_a_claim_grows_as_the_batches_that_wait(
-    num_steps: Callable[[Engine, Callable[[], object]], int],
+    num_steps: Callable[[Engine, Callable[[], object]], int], clock: Clock
 ) -> None:
-    engine, clock = open_database(), Clock()
+    engine = open_database()
     batches, queue = Batches(engine, clock), BatchQueue(engine, clock)
 
     def claim_among(num_more: int) -> int:

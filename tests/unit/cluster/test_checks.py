@@ -97,18 +97,7 @@ def test_each_fact_gets_its_level_and_remedy(finding: Finding, level: Level, sai
     assert finding.level is level
     assert said in finding.message
     assert remedy in finding.remedy
-
-
-def test_whatever_is_not_ok_says_what_to_do() -> None:
-    bad = [
-        checks.python_version("3.9.0"),
-        checks.vllm_engine(None),
-        checks.memory(GIB, GIB),
-        checks.shared_memory(1, 24 * GIB),
-        checks.interface("10.0.0.2", {"eth0": ["10.0.0.1"]}),
-        *checks.package_versions([Requirement("ray==2.60.0")], {"ray": None}),
-    ]
-    assert all(finding.level is not Level.OK and finding.remedy for finding in bad)
+    assert finding.remedy or level is Level.OK
 
 
 def test_packages_outside_their_range_are_named_with_both_versions() -> None:
@@ -120,6 +109,7 @@ def test_packages_outside_their_range_are_named_with_both_versions() -> None:
     findings = checks.package_versions(wanted, {"ray": "2.59.0", "torch": "2.13.0+cpu", "peft": None})
     assert [finding.name for finding in findings] == ["ray", "peft"]
     assert findings[0].message == "2.59.0; ==2.60.0 is what was tried"
+    assert findings[0].remedy == "pip install 'ray==2.60.0'"
     assert findings[1].message.startswith("not installed")
 
 

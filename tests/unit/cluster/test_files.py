@@ -12,6 +12,7 @@ import pytest
 from cluster.blobs import place_bytes, read_blob, remove_staged, staging_path
 from cluster.errors import NotFound, Overloaded, Unavailable
 from cluster.files import File, Files
+from cluster.settings import settings
 
 
 class Clock:
@@ -128,8 +129,6 @@ def test_a_file_that_cannot_be_placed_is_not_listed(files: Files, monkeypatch: p
 def test_storage_elsewhere_works_as_a_folder_does(
     files: Files, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    from cluster.settings import settings
-
     monkeypatch.setenv("HAMLET_STORAGE", "memory://bucket/prefix")
     settings.cache_clear()
     file = _create(files)

@@ -11,7 +11,6 @@ import pytest
 from cluster.head_process import (
     DEFAULT_ENVIRONMENT,
     MAX_FOLDER_LENGTH,
-    last_words,
     logical_cpus,
     node_environment,
     private_folder,
@@ -90,10 +89,3 @@ def test_the_longest_folder_leaves_room_for_every_socket_name() -> None:
     session = "session_2026-11-25_08-50-23_676049_4194304"
     assert len(f"{folder}/t/{session}/sockets/plasma_store") <= 103
     assert len(f"{folder}/p/{'0' * 56}/s") <= 97
-
-
-def test_the_last_words_of_a_log_are_its_last_line_that_says_something(tmp_path: Path) -> None:
-    log = tmp_path / "head.log"
-    assert last_words(log) == "it said nothing"
-    log.write_text("Traceback\n  line\nValueError: no such port\n\n")
-    assert last_words(log) == "ValueError: no such port"

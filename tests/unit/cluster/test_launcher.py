@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.errors import Unavailable
 from cluster.launcher import LocalLauncher, Run, RunState
 from cluster.local_run import PID
 from cluster.ray_launcher import RayLauncher
@@ -140,8 +141,6 @@ def test_ray_jobs_are_told_as_local_runs_are() -> None:
 
 
 def test_a_ray_that_does_not_answer_is_not_a_job_that_is_gone() -> None:
-    from cluster.errors import Unavailable
-
     api = JobsApi()
     api.away = True
     with pytest.raises(Unavailable, match="does not answer: no answer"):

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
+from played_clock import Clock
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database
@@ -15,19 +16,6 @@ from cluster.vector_stores import VectorStores
 
 CUT = Chunking(192, 32)
 NumSteps = Callable[[Engine, Callable[[], object]], int]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

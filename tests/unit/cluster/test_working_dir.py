@@ -53,10 +53,11 @@ def test_too_much_is_refused_with_total_limit_and_the_five_largest_paths(tmp_pat
     assert ".rayignore" in message
 
 
-def test_many_small_files_are_too_much_as_well(tmp_path: Path) -> None:
+def test_many_small_files_are_too_much_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.working_dir.MAX_PACKAGE_FILES", 20)
     make(tmp_path, {f"data/{number}.txt": 1 for number in range(30)})
     with pytest.raises(DataError, match=r"30 files, the limit .* 20 files; largest: data \(30 B, 30 files\)"):
-        check_working_dir(tmp_path, max_files=20)
+        check_working_dir(tmp_path)
 
 
 def test_ignore_files_count_in_the_folder_where_they_lie(tmp_path: Path) -> None:

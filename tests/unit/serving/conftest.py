@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from starlette.testclient import TestClient
 
@@ -66,3 +69,34 @@ def pair_card(make_card: MakeCard) -> ModelCard:
         labels=("different", "equivalent"),
         is_pair=True,
     )
+
+
+@pytest.fixture
+def openai_document(shared: Path) -> dict[str, Any]:
+    """OpenAI's own description of its API, where the reference data lies beside the repository."""
+    # OpenAPI 3.0's exclusiveMinimum is a flag; read as 3.1's number it would mean "above 1".
+    text = (shared / "openai" / "openapi-subset.json").read_text()
+    read: dict[str, Any] = json.loads(re.sub(r',\s*"exclusiveMinimum": true', "", text))
+    return read
+
+
+@pytest.fixture
+def validate(openai_document: dict[str, Any]) -> Callable[[Any, str], None]:
+    """`validate(body, "CreateChatCompletionResponse")` fails with the first difference."""
+
+    def check(body: Any, name: str) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": openai_document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(_without_nulls_of_3_0(body))
+
+    return check
+
+
+def _without_nulls_of_3_0(body: Any) -> Any:
+    """The document mixes `nullable: true` of OpenAPI 3.0 into 3.1; such nulls are left out."""
+    if isinstance(body, dict):
+        nullable = {"usage", "logprobs", "finish_reason"} if "delta" in body or "choices" in body else set()
+        kept = {k: v for k, v in body.items() if not (v is None and k in nullable)}
+        if "delta" in body:
+            kept.setdefault("finish_reason", "stop")
+        return {key: _without_nulls_of_3_0(value) for key, value in kept.items()}
+    return [_without_nulls_of_3_0(item) for item in body] if isinstance(body, list) else body

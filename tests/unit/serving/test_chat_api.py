@@ -106,6 +106,7 @@ def test_labels_and_nulls_of_official_clients_are_accepted(chat: Ask) -> None:
         "metadata": {"a": "b"},
         "store": False,
         "temperature": None,
+        "logprobs": None,
         "n": None,
         "stop": None,
     }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import sys
 import threading
 from collections.abc import Callable
@@ -17,6 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from cluster.fine_tuning_jobs import FineTuningJobs
+from cluster.registry import Registry
 from serving.config import FilesConfig, FineTuningConfig, LimitsConfig, ServingConfig
 from serving.platform import Platform
 from serving.scripted_parts import ScriptedApplication
@@ -45,20 +44,6 @@ def client(tmp_path: Path) -> TestClient:
     commands = TrainingCommands((sys.executable, "-S", str(program)))
     platform = Platform.of(config, commands)
     return TestClient(ScriptedApplication(config=config, platform=platform).app)
-
-
-@pytest.fixture
-def validate(shared: Path) -> Callable[[Any, str], None]:
-    jsonschema = pytest.importorskip("jsonschema")
-    # OpenAPI 3.0's exclusiveMinimum is a flag; read as 3.1's number it would mean "above 1".
-    text = (shared / "openai" / "openapi-subset.json").read_text()
-    document = json.loads(re.sub(r',\s*"exclusiveMinimum": true', "", text))
-
-    def check(body: Any, name: str) -> None:
-        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
-        jsonschema.Draft202012Validator(schema).validate(body)
-
-    return check
 
 
 def _upload(
@@ -320,8 +305,6 @@ def test_more_jobs_than_may_wait_are_refused(client: TestClient) -> None:
 def test_an_alias_that_names_a_base_or_a_route_is_refused(
     home: Path, make_card: Callable[..., Any], alias: str
 ) -> None:
-    from cluster.registry import Registry
-
     Registry().register(make_card(), "default")
     further = ({"model": "HuggingFaceTB/SmolLM2-135M"}, {"model": "gpt2"})
     config = ServingConfig.model_validate({"further_generators": further})
@@ -334,8 +317,6 @@ def test_an_alias_that_names_a_base_or_a_route_is_refused(
 
 
 def test_aliases_move_roll_back_and_go(client: TestClient, make_card: Callable[..., Any]) -> None:
-    from cluster.registry import Registry
-
     for name in ("ft:smollm2:a:x:1", "ft:smollm2:a:x:2"):
         Registry().register(make_card(name), "default")
         promoted = client.put("/v1/aliases/prod", json={"model": name})

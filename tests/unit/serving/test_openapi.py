@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
 import jsonschema
 import pytest
 from fastapi import APIRouter
+from scripted_tenants import filled, two_tenants
 from starlette.testclient import TestClient
 
+from cluster.cards import ModelCard
 from serving.api import create_app
 from serving.authentication import is_public
 from serving.config import FineTuningConfig, ServingConfig
@@ -101,6 +105,24 @@ def test_every_schema_is_one_and_every_reference_leads_somewhere(document: dict[
     for reference in references(document):
         *_, section, name = reference.split("/")
         assert name in components[section], reference
+
+
+def test_no_answer_holds_what_the_document_does_not_name(
+    document: dict[str, Any], make_card: Callable[..., ModelCard]
+) -> None:
+    components = deepcopy(document["components"])
+    for schema in components["schemas"].values():
+        schema.setdefault("additionalProperties", "properties" not in schema)
+    two = two_tenants(make_card)
+    client = TestClient(two.app, headers=two.headers["ann"])
+    checked = 0
+    for path, operation in ((path, methods.get("get")) for path, methods in document["paths"].items()):
+        content = operation["responses"]["200"]["content"].get("application/json") if operation else None
+        if content and (answer := client.get(filled(path, two.ids))).status_code == 200:
+            schema = content["schema"] | {"components": components}
+            jsonschema.Draft202012Validator(schema).validate(answer.json())
+            checked += 1
+    assert checked > 20
 
 
 def references(value: Any) -> list[str]:

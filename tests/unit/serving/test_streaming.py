@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.errors import Overloaded
 from serving import sse
-from serving.admission import Admission
 from serving.api import create_app
 from serving.authentication import ANONYMOUS, Gate
 from serving.config import LimitsConfig, RouterConfig, ServingConfig
@@ -253,16 +251,6 @@ def test_an_answer_that_takes_too_long_is_given_up(world: ScriptedApplication) -
         assert world.engine.num_running == 0
 
     run(main())
-
-
-def test_a_place_is_given_back_once() -> None:
-    admission = Admission(1)
-    leave = admission.enter()
-    with pytest.raises(Overloaded):
-        admission.enter()
-    leave()
-    leave()
-    assert admission.num_in_progress == 0
 
 
 def test_a_stream_that_does_not_end_in_time_says_so_and_is_given_up(world: ScriptedApplication) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -644,30 +643,3 @@ def test_unknown_stores_and_other_tools_are_refused(client: TestClient, handbook
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "tools[0].type"
     assert "file_search" in response.json()["error"]["message"]
-
-
-# OpenAI's shapes.
-
-
-def test_bodies_satisfy_openais_schema(client: TestClient, handbook: dict[str, str], shared: Path) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    document = json.loads((shared / "openai" / "openapi-subset.json").read_text())
-
-    def check(body: Any, name: str) -> None:
-        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
-        jsonschema.Draft202012Validator(schema).validate(body)
-
-    path, leave = f"{STORES}/{handbook['store']}", handbook["leave"]
-    batch = client.post(f"{path}/file_batches", json={"file_ids": [leave]}).json()
-    check(batch, "VectorStoreFileBatchObject")
-    check(client.get(STORES).json(), "ListVectorStoresResponse")
-    check(client.get(f"{STORES}?limit=1&after={handbook['store']}").json(), "ListVectorStoresResponse")
-    check(client.get(path).json(), "VectorStoreObject")
-    check(client.get(f"{path}/files").json(), "ListVectorStoreFilesResponse")
-    check(client.get(f"{path}/file_batches/{batch['id']}/files").json(), "ListVectorStoreFilesResponse")
-    check(client.get(f"{path}/files/{leave}").json(), "VectorStoreFileObject")
-    check(client.get(f"{path}/files/{leave}/content").json(), "VectorStoreFileContentResponse")
-    check(search(client, handbook["store"], "leave"), "VectorStoreSearchResultsPage")
-    check(client.post(f"{path}/file_batches/{batch['id']}/cancel").json(), "VectorStoreFileBatchObject")
-    check(client.delete(f"{path}/files/{leave}").json(), "DeleteVectorStoreFileResponse")
-    check(client.delete(path).json(), "DeleteVectorStoreResponse")
