@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from cluster.settings import settings
 from training.config import FinetuneConfig, Method
@@ -32,13 +33,10 @@ def write_model(folder: Path, **changes: int) -> Path:
         "embed_tokens.weight": [100, 8],
         "layers.0.q_proj.weight": [8, 8],
         "layers.0.up.weight": [32, 8],
+        "norm.weight": [8],
     }
-    header = {
-        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
-        for name, shape in [*shapes.items(), ("norm.weight", [8])]
-    }
-    content = json.dumps({**header, "__metadata__": {"format": "pt"}}).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(content)) + content)
+    weights = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
+    save_file(weights, folder / "model.safetensors")
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 100}
     (folder / "config.json").write_text(json.dumps(sizes | changes))
     return folder
