@@ -10,7 +10,6 @@ from safetensors.numpy import save_file
 
 from cluster.settings import settings
 from training.config import FinetuneConfig, Method
-from training.cost import hosted_cost, worker_hours
 from training.examples import IGNORE, Dataset, Example, Examples
 from training.memory import ModelShape, activation_memory, read_shape, state_memory
 from training.plan import count, estimate_memory, measured_values, memory_plan
@@ -40,15 +39,6 @@ def write_model(folder: Path, **changes: int) -> Path:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 100}
     (folder / "config.json").write_text(json.dumps(sizes | changes))
     return folder
-
-
-def test_ten_thousand_tokens_for_three_epochs_cost_84_cents() -> None:
-    paid = hosted_cost(10_000, 3, input_price_per_1k=0.012, training_price_per_1k=0.016)
-    assert (paid.tokens, paid.input_cost, paid.training_cost, paid.total) == (30_000, 0.36, 0.48, 0.84)
-
-
-def test_worker_hours_add_up_over_workers() -> None:
-    assert worker_hours(1800, 4) == 2.0
 
 
 def test_each_zero_stage_divides_one_more_part_by_the_workers() -> None:
