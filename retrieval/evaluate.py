@@ -151,12 +151,11 @@ def difference(first: np.ndarray, second: np.ndarray) -> Estimate:
 
 def plot(results: Mapping[str, Mapping[str, Estimate]], path: Path) -> None:
     """Bars of each metric by stage, with intervals, as an image."""
-    import matplotlib
+    from matplotlib.figure import Figure  # late: it takes a second
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
+    # Not pyplot, which keeps figures for the whole process and asks for a display.
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.add_subplot()
     width = 0.8 / len(results)
     for index, (stage, estimates) in enumerate(results.items()):
         means = [found.mean for found in estimates.values()]
@@ -169,7 +168,6 @@ def plot(results: Mapping[str, Mapping[str, Estimate]], path: Path) -> None:
     axes.set_ylabel("mean over questions, 95 % interval")
     axes.legend()
     figure.savefig(path)
-    pyplot.close(figure)
 
 
 def as_json(results: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:
