@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -75,7 +75,7 @@ class Results:
     policies: dict[str, RouterPolicy]
     measured: Measured
     forgetting: Ruling | None = None
-    not_measured: tuple[str, ...] = field(default=())
+    not_measured: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Every figure; the answers themselves stand in answers.jsonl."""
