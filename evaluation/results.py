@@ -27,8 +27,9 @@ from evaluation.questions import Question
 from evaluation.rows import Basis, speed_scores, timed_once
 from evaluation.scalability import Scalability
 from evaluation.scores import Score, score_all
+from evaluation.statistics import Level
 from evaluation.tuning import TrainedModel, runs_of
-from evaluation.verdict import Level, Ruling, Verdict, by_cell, judge, judge_kinds
+from evaluation.verdict import Ruling, Verdict, by_cell, judge, judge_kinds
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from evaluation.questions import Kind, Question
 from evaluation.report import percent, points, render
 from evaluation.results import Measured, Results, collect
 from evaluation.scores import score_all
-from evaluation.statistics import Interval
-from evaluation.verdict import Level, by_cell, judge_kinds
+from evaluation.statistics import Interval, Level
+from evaluation.verdict import by_cell, judge_kinds
 
 HOSTILE = "<script>alert(1)</script>"
 QUESTIONS = [
