@@ -9,7 +9,7 @@ import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime, time
-from typing import Any
+from typing import Any, NoReturn
 
 from cluster.errors import DataError, Unprocessable
 from retrieval.documents import Content
@@ -86,8 +86,8 @@ def office_reader_name(data: bytes) -> str | None:
     return next((suffix for part, suffix in parts.items() if part in names), None)
 
 
-def require_unprotected(data: bytes) -> None:
-    """For a file in the old container format: protected, or older than 2007. Always raises."""
+def refuse_old_container(data: bytes) -> NoReturn:
+    """Raises Unprocessable for a protected file, DataError for one from before 2007: both are in the old container."""
     if "EncryptedPackage".encode("utf-16-le") in data:
         raise Unprocessable(
             "the file is protected by a password; save a copy without one", "file", "protected_file"
