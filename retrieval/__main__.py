@@ -55,7 +55,6 @@ Paths = Annotated[list[str], typer.Argument(help="Files, folders or fsspec URIs 
 ChunkTokens = Annotated[int, typer.Option(help="Longest chunk, in the embedder's tokens.")]
 OverlapTokens = Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.")]
 CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
-OneCollection = Annotated[str | None, typer.Option("--collection", "-c", help="Name of the collection.")]
 AllCollections = Annotated[bool, typer.Option("--all", help="All collections.")]
 Project = Annotated[
     str,
@@ -285,7 +284,9 @@ def backup(
     target: Annotated[
         str, typer.Argument(help="File or fsspec URI to write (Parquet); with --all a folder.")
     ],
-    collection: OneCollection = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Name of the collection.")
+    ] = None,
     whole: AllCollections = False,
 ) -> None:
     """Write a collection to a file, or with --all each to a file of its own.
@@ -294,7 +295,8 @@ def backup(
     """
     from retrieval.backup import back_up, back_up_all
 
-    _one_or_all(collection, whole)
+    if (collection is None) != whole:
+        raise InvalidInput("name one collection with --collection, or give --all", "collection")
     with open_collections() as collections:
         if collection is None:
             written = back_up_all(collections, target)
@@ -333,11 +335,6 @@ def restore(
             return
         count = restore_collection(collections, source, collection)
     console.print(f"{count} chunks restored")
-
-
-def _one_or_all(collection: str | None, whole: bool) -> None:
-    if (collection is None) != whole:
-        raise InvalidInput("name one collection with --collection, or give --all", "collection")
 
 
 @app.command()
