@@ -16,7 +16,7 @@ from evaluation.statistics import Values
 
 ROW_MEANINGS = {
     "customization": "right answers, and the form asked for",
-    "data_dependency": "right answers, mean over 1/8, 1/4, 1/2 and all of the data",
+    "data_dependency": "right answers, mean over all amounts of the data",
     "computational_cost": "least machine time for a query, training included, over the cell's own",
     "adaptability": "least time until a changed fact is answered rightly, over the cell's own; 0 for never",
     "inference_time": "least time for an answer, over the cell's own",
