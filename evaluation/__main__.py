@@ -273,12 +273,10 @@ def _kept_report(config: CompareConfig, tenant: str) -> Iterator[Report]:
     state = announced.model_copy(update={"error": None})
     try:
         yield state
-    except KeyboardInterrupt:
-        error = "interrupted; the same command goes on from here"
-        reports.save(state.model_copy(update={"status": ReportStatus.FAILED, "error": error}))
-        raise
-    except Exception as exc:  # whatever it was, nobody must wait for this report
+    except (KeyboardInterrupt, Exception) as exc:  # whatever it was, nobody must wait for this report
         error = str(exc) if isinstance(exc, HamletError) else f"{type(exc).__name__}: {exc}"
+        if isinstance(exc, KeyboardInterrupt):
+            error = "interrupted; the same command goes on from here"
         reports.save(state.model_copy(update={"status": ReportStatus.FAILED, "error": error}))
         raise
 

@@ -71,16 +71,20 @@ def wait_until_ready(config: ServiceConfig) -> None:
         time.sleep(0.5)
 
 
-def api_key(config: ServiceConfig) -> str:
-    """The key, which the client wants even where the service asks for none."""
-    return os.environ.get(config.api_key_env, "unused")
+def _options(config: ServiceConfig) -> dict[str, Any]:
+    """Of a client, which wants a key even where the service asks for none, and waits as Retry-After says."""
+    return {
+        "base_url": config.base_url,
+        "api_key": os.environ.get(config.api_key_env, "unused"),
+        "timeout": config.timeout_s,
+        "max_retries": config.max_retries,
+    }
 
 
 def first_model(config: ServiceConfig) -> str:
     """The first model that the service lists: of ours, the base that it was deployed with. Errors as `ask_all`."""
-    client = OpenAI(base_url=config.base_url, api_key=api_key(config), max_retries=config.max_retries)
     try:
-        with client:
+        with OpenAI(**_options(config)) as client:
             return client.models.list().data[0].id
     except openai.APIError as exc:
         raise _translated(exc, config.base_url) from exc
@@ -163,12 +167,7 @@ async def _at_once(
     config: ServiceConfig, work: Callable[[AsyncOpenAI], Coroutine[Any, Any, None]], num_workers: int
 ) -> None:
     """Several workers with one client, until all are done or one has failed."""
-    async with AsyncOpenAI(
-        base_url=config.base_url,
-        api_key=api_key(config),
-        timeout=config.timeout_s,
-        max_retries=config.max_retries,  # the client waits as Retry-After says
-    ) as client:
+    async with AsyncOpenAI(**_options(config)) as client:
         workers = [asyncio.create_task(work(client)) for _ in range(num_workers)]
         try:
             await asyncio.gather(*workers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from io import StringIO
 from typing import Any
 
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from evaluation.cost import CellCost
-from evaluation.data_dependency import Point
+from evaluation.data_dependency import Point, fraction
 from evaluation.figures import CellFigures
 from evaluation.scalability import Load
 from evaluation.verdict import Ruling
@@ -86,7 +85,7 @@ def data_chart(points: Sequence[Point]) -> str:
             axes.plot(*zip(*own, strict=True), **_line(index), label=cell)
     shares = sorted({point.share for point in points})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(shares, [str(Fraction(share).limit_denominator(64)) for share in shares])
+    axes.set_xticks(shares, list(map(fraction, shares)))
     axes.minorticks_off()
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("part of the training rows and of the documents")

@@ -275,7 +275,7 @@ class CompareConfig(ServiceConfig):
         description="Bootstrap and permutation samples; permutations are more where many pairs of cells need them.",
     )
     numeric_tolerance: float = Field(0.0, ge=0, description="Relative error allowed in a numeric answer.")
-    weights: Weights = Field(default_factory=Weights)
+    weights: Weights = Weights()
     output: Path = Field(description="Folder for answers.jsonl, results.json and report.html.")
 
     @model_validator(mode="after")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 
@@ -129,12 +128,17 @@ def _collection(config: CompareConfig, share: float) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config.documents / name, target)
     collection = f"{config.collection}-{share * 1000:.0f}"
-    ingest(Path(folder), collection)
+    ingest(folder, collection)
     return collection
 
 
+def fraction(share: float) -> str:
+    """A part of the data as it is named: 0.125 -> "1/8"."""
+    return str(Fraction(share).limit_denominator(64))
+
+
 def _variant(share: float) -> str:
-    return f"{Fraction(share).limit_denominator(64)} of the data"
+    return f"{fraction(share)} of the data"
 
 
 def _point(

@@ -12,8 +12,7 @@ from cluster.errors import Conflict
 from evaluation.answers import Answer
 from evaluation.questions import ANSWERABLE, Kind
 from evaluation.scores import Score
-from evaluation.statistics import Interval, share_interval
-from evaluation.verdict import Level
+from evaluation.statistics import Interval, Level, share_interval
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _interval(values: Mapping[str, Sequence[float]], num_runs: int, level: Level
         sample = np.array(list(values.values())).T
     else:
         sample = np.array([[np.mean(own) for own in values.values()]])
-    return share_interval(sample, level.confidence, level.num_resamples, level.seed)
+    return share_interval(sample, level)
 
 
 def _measures(scores: Sequence[Score]) -> dict[str, dict[str, list[float]]]:

@@ -6,18 +6,15 @@ import hashlib
 import json
 import logging
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from cluster.child import run_module
 from cluster.errors import JobFailed
 from evaluation.pairs import Passage
 
-logger = logging.getLogger(__name__)
-
+log = logging.getLogger(__name__)
 
 # As the command prints it.
 _COUNTS = re.compile(r"(\d+) documents added, (\d+) updated, (\d+) unchanged")
@@ -70,15 +67,11 @@ def drop(collection: str) -> None:
 
 def _retrieval(*arguments: str) -> str:
     """What the command prints."""
-    result = run(("-m", "retrieval", *arguments))
+    result = run_module("retrieval", *arguments)
     if result.returncode:
         words = " ".join((result.stderr or result.stdout).split())[-500:]
         raise JobFailed(f"python -m retrieval {arguments[0]} failed: {words}")
     for line in result.stderr.splitlines():
         if line.startswith("skipped "):
-            logger.warning("%s", line)
+            log.warning("%s", line)
     return result.stdout
-
-
-def run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)

@@ -142,11 +142,11 @@ def cohens_kappa(one: Sequence[bool], other: Sequence[bool]) -> float:
     return 1.0 if by_chance == 1 else (observed - by_chance) / (1 - by_chance)
 
 
-def _f1(words: Sequence[str], right: Sequence[str]) -> float:
-    common = sum((Counter(words) & Counter(right)).values())
+def _f1(given: Sequence[str], right: Sequence[str]) -> float:
+    common = sum((Counter(given) & Counter(right)).values())
     if not common:
         return 0.0
-    precision, recall = common / len(words), common / len(right)
+    precision, recall = common / len(given), common / len(right)
     return 2 * precision * recall / (precision + recall)
 
 

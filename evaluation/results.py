@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -27,8 +27,9 @@ from evaluation.questions import Question
 from evaluation.rows import Basis, speed_scores, timed_once
 from evaluation.scalability import Scalability
 from evaluation.scores import Score, score_all
+from evaluation.statistics import Level
 from evaluation.tuning import TrainedModel, runs_of
-from evaluation.verdict import Level, Ruling, Verdict, by_cell, judge, judge_kinds
+from evaluation.verdict import Ruling, Verdict, by_cell, judge, judge_kinds
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Results:
     policies: dict[str, RouterPolicy]
     measured: Measured
     forgetting: Ruling | None = None
-    not_measured: tuple[str, ...] = field(default=())
+    not_measured: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Every figure; the answers themselves stand in answers.jsonl."""

@@ -14,23 +14,15 @@ import numpy as np
 from evaluation.scores import Score
 from evaluation.statistics import Values
 
-ROW_NAMES = {
-    "customization": "customization",
-    "data_dependency": "data dependency",
-    "computational_cost": "computational cost",
-    "adaptability": "adaptability",
-    "inference_time": "inference time",
-    "scalability": "scalability",
-}
-
 ROW_MEANINGS = {
     "customization": "right answers, and the form asked for",
-    "data_dependency": "right answers, mean over 1/8, 1/4, 1/2 and all of the data",
+    "data_dependency": "right answers, mean over all amounts of the data",
     "computational_cost": "least machine time for a query, training included, over the cell's own",
     "adaptability": "least time until a changed fact is answered rightly, over the cell's own; 0 for never",
     "inference_time": "least time for an answer, over the cell's own",
     "scalability": "answers per second under the highest load, over the best cell's",
 }
+ROW_NAMES = {row: row.replace("_", " ") for row in ROW_MEANINGS}
 
 # Of the best score of a study that is timed once: from here on the difference may be that of two tries.
 SAME_TIMING = 0.9

@@ -16,6 +16,15 @@ BATCH = 500  # resamples drawn at a time: 500 x 10,000 questions are 40 MB
 
 
 @dataclass(frozen=True)
+class Level:
+    """How sure a figure or a verdict must be, and the samples that tell it."""
+
+    confidence: float = 0.95
+    num_resamples: int = 5000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Interval:
     """A mean and the interval that holds it with the given confidence."""
 
@@ -24,9 +33,7 @@ class Interval:
     high: float
 
 
-def mean_interval(
-    values: Sequence[float] | Values, confidence: float, num_resamples: int, seed: int
-) -> Interval:
+def mean_interval(values: Sequence[float] | Values, level: Level) -> Interval:
     """Of the mean over questions the percentile bootstrap (Efron & Tibshirani 1993, chapter 13).
 
     values: [num_questions], or [num_runs, num_questions] for several training runs on the same questions; then
@@ -38,22 +45,20 @@ def mean_interval(
     if np.all(sample == sample[0, 0]):
         return Interval(mean, mean, mean)
     # Not scipy's bootstrap, which spends milliseconds around each call; a report takes hundreds of intervals.
-    tail = (1 - confidence) / 2
+    tail = (1 - level.confidence) / 2
     if len(sample) > 1:
         error, freedom = run_spread(sample)
         width = -float(stdtrit(freedom, tail)) * error
         return Interval(mean, mean - width, mean + width)
-    rng = np.random.default_rng(seed)
-    sizes = [min(BATCH, num_resamples - start) for start in range(0, num_resamples, BATCH)]
+    rng = np.random.default_rng(level.seed)
+    sizes = [min(BATCH, level.num_resamples - start) for start in range(0, level.num_resamples, BATCH)]
     drawn = [rng.integers(sample.size, size=(size, sample.size)) for size in sizes]
     means = np.concatenate([sample[0][indices].mean(axis=1) for indices in drawn])
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(mean, float(low), float(high))
 
 
-def share_interval(
-    values: Sequence[float] | Values, confidence: float, num_resamples: int, seed: int
-) -> Interval:
+def share_interval(values: Sequence[float] | Values, level: Level) -> Interval:
     """As `mean_interval`, for values from 0 to 1. Where all are 0, or all 1, the exact interval of so many questions.
 
     Drawing anew from equal values would call a handful of them certain (Clopper & Pearson 1934 instead).
@@ -61,10 +66,10 @@ def share_interval(
     """
     sample = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if not (np.all(sample == 0) or np.all(sample == 1)):
-        found = mean_interval(sample, confidence, num_resamples, seed)
+        found = mean_interval(sample, level)
         return Interval(found.mean, max(0.0, found.low), min(1.0, found.high))
     mean, num_questions = float(sample[0, 0]), sample.shape[1]
-    width = 1 - ((1 - confidence) / 2) ** (1 / num_questions)
+    width = 1 - ((1 - level.confidence) / 2) ** (1 / num_questions)
     return Interval(mean, max(0.0, mean - width), min(1.0, mean + width))
 
 
@@ -114,7 +119,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def paired_permutation(
-    first: Sequence[float] | Values, second: Sequence[float] | Values, num_resamples: int, seed: int
+    first: Sequence[float] | Values, second: Sequence[float] | Values, level: Level
 ) -> float:
     """p-value of the paired permutation test of equal means (Fisher 1935), for values that are no yes or no.
 
@@ -133,10 +138,10 @@ def paired_permutation(
             (differences,),
             np.mean,
             permutation_type="samples",
-            n_resamples=num_resamples,
+            n_resamples=level.num_resamples,
             batch=BATCH,
             vectorized=True,
-            rng=np.random.default_rng(seed),
+            rng=np.random.default_rng(level.seed),
         ).pvalue
     )
 

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.results import Results
+from evaluation.rows import ROW_NAMES
 from evaluation.table import six_rows
 
 
@@ -31,7 +32,7 @@ def show(results: Results, console: Console) -> None:
     for flip in verdict.flips:
         console.print(
             f"  With a weight of {flip.at:.2f} instead of {flip.weight:.2f} on "
-            f"{flip.row.replace('_', ' ')}, {escape(flip.to)} would draw level with "
+            f"{ROW_NAMES[flip.row]}, {escape(flip.to)} would draw level with "
             f"{escape(verdict.overall.leaders[0])}."
         )
     console.print(f"Report: {escape(str(results.config.output / 'report.html'))}", soft_wrap=True)

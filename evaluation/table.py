@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
 from evaluation.adaptability import Way
 from evaluation.config import retrieves
 from evaluation.cost import CellCost
+from evaluation.data_dependency import fraction
 from evaluation.figures import CellFigures
 from evaluation.results import Results
 from evaluation.rows import ROW_MEANINGS, ROW_NAMES
@@ -75,7 +75,7 @@ def data_texts(results: Results) -> dict[str, tuple[str, str]]:
         if len(own) == 1:
             texts[cell] = ("needs none", f"{own[0][1]:.0%} right")
             continue
-        shares = ", ".join(f"{right:.0%} with {_part(share)}" for share, right in own[:-1])
+        shares = ", ".join(f"{right:.0%} with {fraction(share)}" for share, right in own[:-1])
         texts[cell] = (f"{own[-1][1]:.0%} with all", shares)
     return texts
 
@@ -157,7 +157,3 @@ def money(amount: float) -> str:
     if amount >= 0.1:
         return f"{amount:,.2f}"
     return np.format_float_positional(amount, precision=2, fractional=False, trim="-")
-
-
-def _part(share: float) -> str:
-    return str(Fraction(share).limit_denominator(64))

@@ -174,10 +174,10 @@ def _sha256(file: Path | None) -> str:
 
 def train_as_job(tuning: TuningConfig, run_id: str, overrides: Sequence[str]) -> tuple[str, float]:
     """Train as a Ray job, or follow the job of this run that was submitted before."""
-    alias = run_id
-    entrypoint = ["python", "-m", "training", "run", str(tuning.config), *overrides, f"output.alias={alias}"]
+    # The alias by which the model is found once its job has ended.
+    entrypoint = ["python", "-m", "training", "run", str(tuning.config), *overrides, f"output.alias={run_id}"]
     job_id = _finished_job(entrypoint, run_id)
-    return Registry().get(alias).id, _seconds(job_id)
+    return Registry().get(run_id).id, _seconds(job_id)
 
 
 def _finished_job(entrypoint: Sequence[str], run_id: str) -> str:

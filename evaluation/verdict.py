@@ -22,6 +22,7 @@ from evaluation.rows import ROW_NAMES, Basis, Table, row_values, shares_of_measu
 from evaluation.scores import Score
 from evaluation.statistics import (
     Interval,
+    Level,
     Values,
     enough_resamples,
     holm,
@@ -34,15 +35,6 @@ from evaluation.statistics import (
 )
 
 NO_DIFFERENCE = "no difference"
-
-
-@dataclass(frozen=True)
-class Level:
-    """How sure a verdict must be."""
-
-    confidence: float = 0.95
-    num_resamples: int = 5000
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -228,9 +220,7 @@ def _p_value(first: Values, second: Values, level: Level) -> float:
 
     To the first alone three trainings that happened to do well would be a difference.
     """
-    over_questions = paired_permutation(
-        first.mean(axis=0), second.mean(axis=0), level.num_resamples, level.seed
-    )
+    over_questions = paired_permutation(first.mean(axis=0), second.mean(axis=0), level)
     if len(first) == len(second) == 1:
         return over_questions
     return max(over_questions, mean_p_value(first - second))
@@ -255,9 +245,8 @@ def _rule(
     means = {cell: float(own.mean()) for cell, own in values.items()}
     ranked = sorted(means, key=lambda cell: (-means[cell], cell))
     best = ranked[0]
-    drawn = (level.confidence, level.num_resamples, level.seed)
     pairs = {
-        (first, second): Pair(first, second, mean_interval(values[first] - values[second], *drawn), p)
+        (first, second): Pair(first, second, mean_interval(values[first] - values[second], level), p)
         for (first, second), p in p_values.items()
     }
 
@@ -271,7 +260,7 @@ def _rule(
     return Ruling(
         about=about,
         num_questions=max(own.shape[1] for own in values.values()),
-        cells={cell: share_interval(own, *drawn) for cell, own in values.items()},
+        cells={cell: share_interval(own, level) for cell, own in values.items()},
         pairs=tuple(pairs.values()),
         leaders=tuple(cell for cell in ranked if cell == best or not is_behind(cell)),
         reasons=(),

@@ -79,7 +79,7 @@ class TerminalWatcher:
 class ReportWatcher:
     """Writes each stage into the report's state, and passes everything on."""
 
-    def __init__(self, report: Report, then: TerminalWatcher) -> None:
+    def __init__(self, report: Report, then: Watcher) -> None:
         self.report = report
         self._then = then
 

@@ -16,7 +16,12 @@ from cluster.cli import run
 from cluster.errors import InvalidInput, NotFound
 from cluster.tenants import DEFAULT_TENANT, require_tenant
 from retrieval.client import CollectionsClient
-from retrieval.config import DEFAULT_EMBEDDER, RetrievalConfig, retrieval_config
+from retrieval.config import (
+    DEFAULT_CHUNK_TOKENS,
+    DEFAULT_EMBEDDER,
+    DEFAULT_OVERLAP_TOKENS,
+    retrieval_config,
+)
 from retrieval.console import (
     console,
     place,
@@ -46,8 +51,10 @@ app = typer.Typer(
         python -m retrieval search "how many days of leave?" --collection handbook
     """,
 )
+Paths = Annotated[list[str], typer.Argument(help="Files, folders or fsspec URIs (s3://…).")]
+ChunkTokens = Annotated[int, typer.Option(help="Longest chunk, in the embedder's tokens.")]
+OverlapTokens = Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.")]
 CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
-OneCollection = Annotated[str | None, typer.Option("--collection", "-c", help="Name of the collection.")]
 AllCollections = Annotated[bool, typer.Option("--all", help="All collections.")]
 Project = Annotated[
     str,
@@ -57,7 +64,7 @@ Project = Annotated[
 
 @app.command()
 def ingest(
-    paths: Annotated[list[str], typer.Argument(help="Files, folders or fsspec URIs (s3://…).")],
+    paths: Paths,
     collection: CollectionOption,
     embedder: Annotated[
         str | None, typer.Option(help=f"Embedding model; the collection's own, or {DEFAULT_EMBEDDER}.")
@@ -65,8 +72,8 @@ def ingest(
     metadata: Annotated[
         list[str] | None, typer.Option("--metadata", "-m", help="KEY=VALUE to filter by; may be repeated.")
     ] = None,
-    chunk_tokens: Annotated[int, typer.Option(help="Longest chunk, in the embedder's tokens.")] = 192,
-    chunk_overlap_tokens: Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.")] = 32,
+    chunk_tokens: ChunkTokens = DEFAULT_CHUNK_TOKENS,
+    chunk_overlap_tokens: OverlapTokens = DEFAULT_OVERLAP_TOKENS,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -89,34 +96,22 @@ def ingest(
             chunk_tokens=chunk_tokens,
             chunk_overlap_tokens=chunk_overlap_tokens,
         )
-        _ingest(collections, config, paths, fields, tenant, num_files, workers)
+        with progress_bar() as progress:
+            task = progress.add_task("loading the embedder", total=num_files)
+            from retrieval.ingest import WINDOW_CHUNKS, Ingestor
 
-
-def _ingest(
-    collections: CollectionsClient,
-    config: RetrievalConfig,
-    paths: list[str],
-    metadata: dict[str, MetadataValue],
-    tenant: str,
-    num_files: int,
-    workers: int | None,
-) -> None:
-    with progress_bar() as progress:
-        task = progress.add_task("loading the embedder", total=num_files)
-        from retrieval.ingest import WINDOW_CHUNKS, Ingestor
-
-        with _embedder(config.embedder, workers) as embedder:
-            progress.update(task, description="indexing files")
-            ingestor = Ingestor(
-                collections,
-                embedder,
-                config,
-                tenant,
-                on_document=lambda _: progress.advance(task),
-                window_chunks=WINDOW_CHUNKS * (workers or 1),
-            )
-            report = ingestor.add_paths(paths, metadata)
-    print_report(config.collection, report)
+            with _embedder(config.embedder, workers) as model:
+                progress.update(task, description="indexing files")
+                ingestor = Ingestor(
+                    collections,
+                    model,
+                    config,
+                    tenant,
+                    on_document=lambda _: progress.advance(task),
+                    window_chunks=WINDOW_CHUNKS * (workers or 1),
+                )
+                report = ingestor.add_paths(paths, fields)
+    print_report(collection, report)
 
 
 def _embedder(reference: str, workers: int | None) -> AbstractContextManager[TextEmbedder]:
@@ -133,10 +128,10 @@ def _embedder(reference: str, workers: int | None) -> AbstractContextManager[Tex
 
 @app.command()
 def chunks(
-    paths: Annotated[list[str], typer.Argument(help="Files, folders or fsspec URIs (s3://…).")],
+    paths: Paths,
     embedder: Annotated[str, typer.Option(help="Embedding model that they are cut for.")] = DEFAULT_EMBEDDER,
-    chunk_tokens: Annotated[int, typer.Option(help="Longest chunk, in the embedder's tokens.")] = 192,
-    chunk_overlap_tokens: Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.")] = 32,
+    chunk_tokens: ChunkTokens = DEFAULT_CHUNK_TOKENS,
+    chunk_overlap_tokens: OverlapTokens = DEFAULT_OVERLAP_TOKENS,
 ) -> None:
     """Print what ingest would index, a JSON object for each chunk: document, context, text. Nothing is indexed.
 
@@ -289,7 +284,9 @@ def backup(
     target: Annotated[
         str, typer.Argument(help="File or fsspec URI to write (Parquet); with --all a folder.")
     ],
-    collection: OneCollection = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Name of the collection.")
+    ] = None,
     whole: AllCollections = False,
 ) -> None:
     """Write a collection to a file, or with --all each to a file of its own.
@@ -298,7 +295,8 @@ def backup(
     """
     from retrieval.backup import back_up, back_up_all
 
-    _one_or_all(collection, whole)
+    if (collection is None) != whole:
+        raise InvalidInput("name one collection with --collection, or give --all", "collection")
     with open_collections() as collections:
         if collection is None:
             written = back_up_all(collections, target)
@@ -337,11 +335,6 @@ def restore(
             return
         count = restore_collection(collections, source, collection)
     console.print(f"{count} chunks restored")
-
-
-def _one_or_all(collection: str | None, whole: bool) -> None:
-    if (collection is None) != whole:
-        raise InvalidInput("name one collection with --collection, or give --all", "collection")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from cluster.errors import Conflict, DataError, HamletError, InvalidInput, NotFound
 from cluster.storage import GIVEN_ADDRESS, is_there, reaching
 from retrieval.client import CollectionsClient
-from retrieval.config import Distance, retrieval_config
+from retrieval.config import retrieval_config
 from retrieval.migrate import pages
 from retrieval.points import remade_point
 from retrieval.store import CollectionSpec, Scored
@@ -70,13 +70,14 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
             raise DataError(f"{source} is not a backup: {exc}", "path") from exc
         if metadata.get(b"format") != FORMAT.encode():
             raise DataError(f"{source} is not a backup of a collection", "path")
-        raw = json.loads(metadata[b"spec"])
-        name = retrieval_config(collection=collection or raw["name"]).collection
+        backed_up = CollectionSpec.from_json(json.loads(metadata[b"spec"]))
+        name = retrieval_config(collection=collection or backed_up.name).collection
         if name in _restored(collections):
             raise Conflict(f"collection {name!r} exists already; drop it or restore under another name")
-        spec = CollectionSpec(**{**raw, "name": f"{name}{RESTORING}", "distance": Distance(raw["distance"])})
+        spec = replace(backed_up, name=f"{name}{RESTORING}")
         for leftover in (name, spec.name):
-            _drop_leftover(collections, leftover)
+            with suppress(NotFound):
+                collections.drop(leftover)
         collections.ensure(spec)
         try:
             num_chunks = _fill(collections, spec.name, parquet)
@@ -84,7 +85,7 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
             collections.drop(spec.name)
             raise
     collections.optimize(spec.name)
-    collections.ensure(CollectionSpec(**{**asdict(spec), "name": name}))
+    collections.ensure(replace(spec, name=name))
     collections.swap(name, spec.name)
     collections.drop(spec.name)
     return num_chunks
@@ -163,8 +164,3 @@ def _restored(collections: CollectionsClient) -> set[str]:
     """Names of the collections but those that a restore left empty, cut off just before the change-over."""
     num_points = {info.spec.name: info.num_points for info in collections.list_collections()}
     return {name for name, count in num_points.items() if count or f"{name}{RESTORING}" not in num_points}
-
-
-def _drop_leftover(collections: CollectionsClient, name: str) -> None:
-    with suppress(NotFound):
-        collections.drop(name)

@@ -76,12 +76,6 @@ class Chunker:
                 f" ones = {needed} do not fit the embedder's {max_tokens} tokens; lower one of them",
                 "chunk_tokens",
             )
-        if not 0 <= chunk_overlap_tokens < chunk_tokens:
-            raise ConfigError(
-                f"chunk_overlap_tokens ({chunk_overlap_tokens}) must be at least 0 and below "
-                f"chunk_tokens ({chunk_tokens})",
-                "chunk_overlap_tokens",
-            )
         self._chunk_tokens = chunk_tokens
         self._context_tokens = context_tokens
         self._cut = [chunk_tokens, chunk_overlap_tokens, context_tokens]

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from cluster.errors import ConfigError
+from cluster.yaml_config import Section, validated
 
 DEFAULT_EMBEDDER = "builtin:minilm"
-
-
-def _is_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", value):
-        raise ValueError(f"{value!r} must be 1 to 63 of a-z, 0-9, _ and -, the first a letter or digit")
-    return value
-
-
-CollectionName = Annotated[str, AfterValidator(_is_name)]
+DEFAULT_CHUNK_TOKENS, DEFAULT_OVERLAP_TOKENS = 192, 32
 
 
 class Distance(StrEnum):
@@ -30,25 +22,27 @@ class Distance(StrEnum):
     EUCLID = "euclid"
 
 
-class RetrievalConfig(BaseModel):
+class RetrievalConfig(Section):
     """How one collection is filled.
 
     >>> RetrievalConfig(collection="handbook").chunk_tokens
     192
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    collection: CollectionName = Field(description="Name of the collection: a-z, 0-9, _ and -.")
+    collection: str = Field(description="Name of the collection: a-z, 0-9, _ and -.")
     embedder: str = Field(
         DEFAULT_EMBEDDER,
         min_length=1,
         description="Embedding model: hub id, folder, registered name or builtin:NAME.",
     )
     distance: Distance = Field(Distance.COSINE, description="How near two vectors are.")
-    chunk_tokens: int = Field(192, ge=1, description="Longest text of a chunk, in the embedder's tokens.")
+    chunk_tokens: int = Field(
+        DEFAULT_CHUNK_TOKENS, ge=1, description="Longest text of a chunk, in the embedder's tokens."
+    )
     chunk_overlap_tokens: int = Field(
-        32, ge=0, description="Tokens that neighbouring chunks of one section may share; below chunk_tokens."
+        DEFAULT_OVERLAP_TOKENS,
+        ge=0,
+        description="Tokens that neighbouring chunks of one section may share; below chunk_tokens.",
     )
     context_tokens: int = Field(
         48,
@@ -59,8 +53,17 @@ class RetrievalConfig(BaseModel):
         True, description="Skip a document whose content is already in the collection under another id."
     )
 
+    @field_validator("collection")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name):
+            raise ValueError(
+                f"collection: {name!r} must be 1 to 63 of a-z, 0-9, _ and -, the first a letter or digit"
+            )
+        return name
+
     @model_validator(mode="after")
-    def _overlap_leaves_room(self) -> RetrievalConfig:
+    def _overlap_leaves_room(self) -> Self:
         # A splitter that is asked to overlap by its whole size never advances.
         if self.chunk_overlap_tokens >= self.chunk_tokens:
             raise ValueError(
@@ -71,11 +74,5 @@ class RetrievalConfig(BaseModel):
 
 
 def retrieval_config(**values: Any) -> RetrievalConfig:
-    """A config from a caller's values. Raises ConfigError naming the field and what is wrong with it."""
-    try:
-        return RetrievalConfig(**values)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{field}: {message}" if field else message, field or None) from exc
+    """A config from a caller's values. Raises ConfigError naming the fields and what is wrong with them."""
+    return validated(RetrievalConfig, values)

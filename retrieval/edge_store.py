@@ -329,5 +329,5 @@ def _write_description(
 
 def _read_description(folder: Path) -> tuple[Path, CollectionSpec, dict[str, FieldType]]:
     raw = json.loads((folder / "collection.json").read_text())
-    spec = CollectionSpec(**{**raw["spec"], "distance": Distance(raw["spec"]["distance"])})
-    return folder / raw["shard"], spec, {key: FieldType(kind) for key, kind in raw["fields"].items()}
+    fields = {key: FieldType(kind) for key, kind in raw["fields"].items()}
+    return folder / raw["shard"], CollectionSpec.from_json(raw["spec"]), fields

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import ir_measures
@@ -84,17 +84,17 @@ def searches(
         vector: np.ndarray = embedder.embed_queries([question], truncate=True)[0]
         return vector
 
-    def ask(question: str, mode: Mode) -> SearchResult:
+    def ask(mode: Mode, question: str) -> SearchResult:
         request = SearchRequest(question, vector_of(question), top_k=TOP_CHUNKS, mode=mode)
         return collections.search(collection, request)
 
-    ways: dict[str, Search] = {
-        mode.value: lambda question, mode=mode: documents_of(ask(question, mode).hits)  # type: ignore[misc]
-        for mode in Mode
-    }
+    def rank(mode: Mode, question: str) -> Ranking:
+        return documents_of(ask(mode, question).hits)
+
+    ways: dict[str, Search] = {mode.value: partial(rank, mode) for mode in Mode}
     if reranker is not None:
         ways["hybrid + rerank"] = lambda question: documents_of(
-            rerank(question, ask(question, Mode.HYBRID), reranker, TOP_CHUNKS).hits
+            rerank(question, ask(Mode.HYBRID, question), reranker, TOP_CHUNKS).hits
         )
     return ways
 
@@ -151,12 +151,11 @@ def difference(first: np.ndarray, second: np.ndarray) -> Estimate:
 
 def plot(results: Mapping[str, Mapping[str, Estimate]], path: Path) -> None:
     """Bars of each metric by stage, with intervals, as an image."""
-    import matplotlib
+    from matplotlib.figure import Figure  # late: it takes a second
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
+    # Not pyplot, which keeps figures for the whole process and asks for a display.
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.add_subplot()
     width = 0.8 / len(results)
     for index, (stage, estimates) in enumerate(results.items()):
         means = [found.mean for found in estimates.values()]
@@ -169,7 +168,6 @@ def plot(results: Mapping[str, Mapping[str, Estimate]], path: Path) -> None:
     axes.set_ylabel("mean over questions, 95 % interval")
     axes.legend()
     figure.savefig(path)
-    pyplot.close(figure)
 
 
 def as_json(results: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:

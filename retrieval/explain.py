@@ -18,7 +18,7 @@ from retrieval.search import MAX_TOP_K, Mode, SearchRequest
 class Explanation:
     """The best chunk of a document for a question: the one that a hybrid search puts first.
 
-    `ranks` has its rank from 1 in each stage that had it, among the first 1000. `shared_words` are the words
+    `ranks` has its rank from 1 in each stage that had it, among the first MAX_TOP_K. `shared_words` are the words
     of the question that BM25 found in it, `missing_words` the others.
     """
 

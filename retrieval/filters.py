@@ -10,6 +10,7 @@ dates as numbers (20261125, or seconds since 1970).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,7 +42,7 @@ class Op(StrEnum):
     NIN = "nin"
 
 
-RANGES = frozenset({Op.GT, Op.GTE, Op.LT, Op.LTE})
+RANGES = {Op.GT: operator.gt, Op.GTE: operator.ge, Op.LT: operator.lt, Op.LTE: operator.le}
 FilterValue: TypeAlias = str | float | bool
 
 
@@ -211,4 +212,4 @@ def _same(left: object, right: object) -> bool:
 def _in_range(item: object, op: Op, bound: object) -> bool:
     if isinstance(item, bool) or not isinstance(item, int | float) or not isinstance(bound, int | float):
         return False
-    return {Op.GT: item > bound, Op.GTE: item >= bound, Op.LT: item < bound, Op.LTE: item <= bound}[op]
+    return bool(RANGES[op](item, bound))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from cluster.errors import DataError, HamletError, InvalidInput, Unprocessable
 from cluster.tenants import DEFAULT_TENANT
@@ -252,14 +253,8 @@ def cut_paths(roots: Sequence[str], chunker: Chunker, skipped: list[Skipped]) ->
         yield from chunker.cut(document)
 
 
-def _windows(items: Iterable[_Pending], window_chunks: int) -> Iterator[list[_Pending]]:
-    window: list[_Pending] = []
-    for item in items:
-        window.append(item)
-        if len(window) == window_chunks:
-            yield window
-            window = []
-    if window:
+def _windows(items: Iterator[_Pending], window_chunks: int) -> Iterator[list[_Pending]]:
+    while window := list(islice(items, window_chunks)):
         yield window
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -89,11 +90,9 @@ def migrate(
 
 def _prepare(collections: CollectionsClient, new: CollectionSpec) -> None:
     """The collection to fill: an interrupted one of the same embedder, else an empty one."""
-    try:
+    with suppress(NotFound):
         if collections.describe(new.name).spec != new:
             collections.drop(new.name)
-    except NotFound:
-        pass
     collections.ensure(new)
 
 

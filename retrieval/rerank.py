@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cluster.references import resolve_model
 from retrieval.chunks import indexed_text
 from retrieval.padding import CPU_BOUNDS, padded_batches
 from retrieval.search import SearchResult, Stages
@@ -46,8 +47,6 @@ class CrossEncoder:
     def __init__(self, reference: str) -> None:
         # Imported late: torch takes seconds, and a search without a reranker needs none of it.
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        from cluster.references import resolve_model
 
         folder = resolve_model(reference)
         self.name = reference

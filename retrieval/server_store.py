@@ -304,8 +304,7 @@ def _described(name: str, found: models.CollectionInfo) -> CollectionInfo:
     metadata = found.config.metadata or {}
     if SPEC_KEY not in metadata:
         raise Conflict(f"collection {name!r} on the server was not made by Hamlet", "collection")
-    raw = metadata[SPEC_KEY]
-    spec = CollectionSpec(name, **{**raw, "distance": Distance(raw["distance"])})
+    spec = CollectionSpec.from_json({**metadata[SPEC_KEY], "name": name})
     fields = {
         key.removeprefix(FIELD_PREFIX): FieldType(kind)
         for key, kind in metadata.items()

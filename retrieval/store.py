@@ -52,6 +52,11 @@ class CollectionSpec:
     fingerprint: str
     distance: Distance = Distance.COSINE
 
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> CollectionSpec:
+        """What `dataclasses.asdict` made of one, written as JSON and read again."""
+        return cls(**{**raw, "distance": Distance(raw["distance"])})
+
 
 @dataclass(frozen=True)
 class CollectionInfo:

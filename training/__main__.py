@@ -105,7 +105,7 @@ def sweep(
 
     trials = trials_of(local_copy(config), overrides or [], steps)
     name = f"{trials[0].config.name}-sweep-{secrets.token_hex(4)}"
-    outcomes, _ = run_sweep(trials, name, keep_best=keep_best)
+    outcomes = run_sweep(trials, name, keep_best=keep_best)
     say(outcomes, RunFolder(name).path)
 
 

@@ -197,6 +197,14 @@ class OutputConfig(Section):
         return alias
 
 
+# Options that one task alone has.
+TASK_OF_OPTION = {
+    "packing": TaskName.SFT,
+    "neftune_noise_alpha": TaskName.SFT,
+    "class_weight": TaskName.CLASSIFICATION,
+}
+
+
 class FinetuneConfig(Section):
     """One fine-tuning run, as it stands in a YAML file."""
 
@@ -296,17 +304,10 @@ class FinetuneConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _options_of_chats(self) -> Self:
-        if self.packing and self.task is not TaskName.SFT:
-            raise ValueError(f"packing is for task sft; leave it out for {self.task}")
-        if self.neftune_noise_alpha is not None and self.task is not TaskName.SFT:
-            raise ValueError(f"neftune_noise_alpha is for task sft; leave it out for {self.task}")
-        return self
-
-    @model_validator(mode="after")
-    def _class_weight_fits_task(self) -> Self:
-        if self.class_weight is not None and self.task is not TaskName.CLASSIFICATION:
-            raise ValueError(f"class_weight is for task classification; leave it out for {self.task}")
+    def _options_fit_task(self) -> Self:
+        for option, task in TASK_OF_OPTION.items():
+            if getattr(self, option) and self.task is not task:
+                raise ValueError(f"{option} is for task {task}; leave it out for {self.task}")
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.examples import IGNORE, MILLIONTHS, Example
-from training.pairs import RIGHT
+from training.pairs import is_scored
 
 # Cosines are multiplied by this before the softmax, as in sentence-transformers' MultipleNegativesRankingLoss.
 SCALE = 20.0
@@ -115,8 +115,3 @@ def collate_texts(examples: Sequence[Example], pad_token_id: int) -> dict[str, T
         "labels": torch.tensor(labels),
         "is_scored": torch.tensor(is_scored(labels)),
     }
-
-
-def is_scored(labels: Sequence[int]) -> bool:
-    """Whether labels are scores. A row without weight has none to tell by."""
-    return any(label not in (RIGHT, IGNORE) for label in labels)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from training.classification import classification_metrics
 from training.config import TaskName
 from training.examples import Example
-from training.pairs import RIGHT, pair_metrics
+from training.pairs import pair_metrics
 from training.preferences import preference_metrics
 
 
@@ -49,7 +49,7 @@ def metrics_of(task: TaskName, tally: Tally, num_labels: int) -> dict[str, float
     if task is TaskName.CLASSIFICATION:
         return classification_metrics(tally.predictions, tally.labels, num_labels)
     if task is TaskName.EMBEDDING:
-        return pair_metrics(tally.predictions, tally.labels, any(label != RIGHT for label in tally.labels))
+        return pair_metrics(tally.predictions, tally.labels)
     if task is TaskName.DPO:
         return preference_metrics(tally.predictions)
     return {"perplexity": perplexity(tally.loss)}

@@ -29,9 +29,9 @@ class Example:
     """One row, tokenised.
 
     input_ids:   [seq_len], token ids without padding
-    labels:      [1], the class index (classification); or [seq_len], the token id at each position
-                 that carries loss and IGNORE elsewhere (language models)
-    segment_ids: [seq_len], 0 and 1 for the two texts of a pair; empty where the model has none
+    labels:      [1], the class index (classification), or RIGHT or a score in millionths (embedding); or
+                 [seq_len], the token id at each position that carries loss and IGNORE elsewhere (the others)
+    segment_ids: [seq_len], from 0, the text or the packed row that each token is of; empty where there is one
     """
 
     input_ids: list[int]

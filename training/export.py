@@ -51,8 +51,9 @@ def _save(model: Any, weights: dict[str, Tensor], config: FinetuneConfig, folder
         if config.task.is_generative:
             # transformers refuses to write settings that it only warned of when it read them.
             model.generation_config = GenerationConfig()
-        # Weights that do not train (buffers, tied heads) come from the model itself.
-        model.save_pretrained(folder, state_dict={**_whole_state(model), **weights})
+        # Weights that do not train (buffers, tied heads) come from the model; others are empty there under ZeRO 3.
+        own = {name: tensor for name, tensor in model.state_dict().items() if tensor.numel()}
+        model.save_pretrained(folder, state_dict={**own, **weights})
         if config.task.is_generative:
             _copy_generation_config(resolve_model(config.model), folder)
         return
@@ -82,11 +83,6 @@ def _whole_copy(model: Any, config: FinetuneConfig) -> Any:
     frozen_dtype = next(parameter.dtype for parameter in model.parameters() if not parameter.requires_grad)
     labels = tuple(model.config.id2label.values()) if config.task is TaskName.CLASSIFICATION else ()
     return build_module(config, resolve_model(config.model), labels, frozen_dtype=frozen_dtype).model
-
-
-def _whole_state(model: Any) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {name: tensor for name, tensor in model.state_dict().items() if tensor.numel()}
-    return state
 
 
 def _require_complete(module: nn.Module, state: dict[str, Tensor]) -> None:

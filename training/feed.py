@@ -60,7 +60,7 @@ class Feed:
         rows = self._dataset.validation
         plan = plan_evaluation(
             rows.lengths,
-            batch_size=2 * self._config.batch.micro_batch_size_per_gpu,
+            batch_size=2 * self._config.batch.micro_batch_size_per_gpu,  # nothing is kept for a backward pass
             world_size=self._world_size,
         )
         for step in plan:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import ray
 
 BEAT_EVERY_S = 0.5
 # A rank whose thread is silent for this long is stopped or gone, not just busy.
@@ -42,8 +44,9 @@ class Beat:
 
 def next_beat(last: Beat | None, position: Position, now: float) -> Beat:
     """The knowledge of a rank after it has told its position."""
-    moved = last is None or last.position != position
-    return Beat(position, now if moved or last is None else last.moved_at, now)
+    if last is not None and last.position == position:
+        return replace(last, heard_at=now)
+    return Beat(position, moved_at=now, heard_at=now)
 
 
 def stuck_ranks(beats: Mapping[int, Beat], now: float, limit_s: float) -> str:
@@ -102,8 +105,6 @@ class Heartbeat:
         self._position = Position(step, PHASES.index(phase), part)
 
     def _run(self) -> None:
-        import ray
-
         while True:
             try:
                 self._pause = ray.get(self._event_log.beat.remote(self._rank, self._position))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+
+import numpy as np
 
 from training.faults import Fault
 
@@ -56,8 +57,6 @@ class Identities:
 
     def warnings(self) -> Iterator[Fault]:
         """Rows that occur again, and rows whose input occurs with another target."""
-        import numpy as np
-
         lines, inputs, targets = self._arrays()
         # By line last, so that of equal rows the later ones are named.
         order = np.lexsort((lines, targets, inputs))
@@ -75,14 +74,11 @@ class Identities:
 
     def lines_shared_with(self, other: Identities) -> Lines:
         """Lines of these rows whose input occurs in `other`."""
-        import numpy as np
-
         lines, inputs, _ = self._arrays()
         return Lines.of(lines[np.isin(inputs, other._arrays()[1])].tolist())
 
-    def _arrays(self) -> tuple[Any, Any, Any]:
-        import numpy as np
-
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lines, and the hashes of their inputs and targets: [rows] each, int64."""
         parts = (self._lines, self._inputs, self._targets)
         lines, inputs, targets = (np.array(part, dtype=np.int64) for part in parts)
         return lines, inputs, targets

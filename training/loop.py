@@ -215,7 +215,7 @@ class _Worker:
         )
 
     def _end_epoch(self, epoch: int) -> None:
-        validation_loss, metrics = self.evaluate()
+        validation_loss, metrics = self._evaluate()
         progress = self._progress
         training_loss = progress.epoch_loss_sum / max(1, progress.epoch_targets)
         event = EpochEvent(epoch + 1, progress.step, training_loss, validation_loss, metrics)
@@ -233,7 +233,7 @@ class _Worker:
         metrics = {"validation_loss": event.validation_loss, **event.metrics}
         self._post(AdapterEvent(event.step, uri, metrics))
 
-    def evaluate(self) -> tuple[float, dict[str, float]]:
+    def _evaluate(self) -> tuple[float, dict[str, float]]:
         """Loss and metrics on the validation rows; each row counted once, whatever the world size."""
         tally = Tally()
         for number, (examples, batch) in enumerate(self._feed.validation()):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from training.tables import weight_shapes
 
 # A worker before its model: Python, torch, DeepSpeed and Ray. A round figure for CPU, to be held against
 # `measured.json` of a run.
@@ -59,10 +60,10 @@ class Memory:
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """The shape of the model in `folder`, from its config and the headers of its safetensors."""
+    """The shape of the model in `folder`, from its config and its weights' headers. Raises as `weight_shapes`."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = config.get("text_config", config)
-    shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in _header(file).items()}
+    shapes = weight_shapes(folder)
     return ModelShape(
         num_parameters=sum(math.prod(shape) for shape in shapes.values()),
         hidden_size=_first(config, "hidden_size", "n_embd", "d_model", "dim"),
@@ -125,14 +126,6 @@ def activation_memory(
         layers = layer + shape.num_layers * tokens * shape.hidden_size * value_bytes
     head = targets * shape.vocabulary_size * (value_bytes + 2 * FLOAT32) if has_vocabulary_head else 0
     return layers + head
-
-
-def _header(file: Path) -> dict[str, list[int]]:
-    """Shapes by tensor name: the first 8 bytes give the length of the JSON that follows."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
 
 
 def _first(config: dict[str, Any], *names: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -81,9 +80,11 @@ def measured(result: LoopResult) -> dict[str, Any]:
         "trained_tokens",
         "examples_per_s",
         "tokens_per_s",
+        "world_size",
+        "used_gpu",
+        "precision",
     )
-    values = asdict(result)
-    return {name: values[name] for name in (*names, "world_size", "used_gpu", "precision")}
+    return {name: getattr(result, name) for name in names}
 
 
 def readme(

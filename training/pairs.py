@@ -12,7 +12,7 @@ from itertools import chain, islice, tee
 from typing import Any
 
 from cluster.errors import DataError
-from training.examples import MILLIONTHS, Dataset, Example, Examples, blocks
+from training.examples import IGNORE, MILLIONTHS, Dataset, Example, Examples, blocks
 from training.faults import Fault, raise_first, text_fault
 from training.row_files import Row
 from training.sentence_files import SentenceForm
@@ -78,7 +78,7 @@ def prepare_pairs(rows: Rows, tokenizer: Any, max_length_tokens: int, form: Sent
     names = pair_columns(next(iter(rows.train)).columns)
     train, cut = _encode(_pairs(rows.train, names, "training file"), tokenizer, max_length_tokens, form)
     held_out: Iterable[Pair] = _pairs(rows.validation, names, "validation file")
-    if names[-1] != "score":  # any text may stand beside any other, so here they lie in memory together
+    if names != SCORED_COLUMNS:  # any text may stand beside any other, so here they lie in memory together
         held_out = [(texts, RIGHT) for texts in with_distractors([texts for texts, _ in held_out])]
     validation, _ = _encode(held_out, tokenizer, max_length_tokens, form)
     notices = [f"{cut} of {len(train)} rows were cut to {max_length_tokens} tokens a text"] if cut else []
@@ -97,19 +97,24 @@ def with_distractors(rows: Sequence[list[str]]) -> list[list[str]]:
     return result
 
 
-def pair_metrics(predictions: Sequence[int], labels: Sequence[int], is_scored: bool) -> dict[str, float]:
+def is_scored(labels: Sequence[int]) -> bool:
+    """Whether labels are scores. A row without weight has none to tell by."""
+    return any(label not in (RIGHT, IGNORE) for label in labels)
+
+
+def pair_metrics(predictions: Sequence[int], labels: Sequence[int]) -> dict[str, float]:
     """How well vectors order texts.
 
     Of pairs, accuracy: the share of validation questions whose own passage is nearer than each of the
     wrong ones beside it. Of scored pairs, Spearman's rank correlation of cosine and score: the correlation
     of their ranks, equal values sharing their mean rank (Spearman 1904).
 
-    >>> pair_metrics([1, 0, 1, 1], [1, 1, 1, 1], is_scored=False)
+    >>> pair_metrics([1, 0, 1, 1], [1, 1, 1, 1])
     {'accuracy': 0.75}
-    >>> pair_metrics([10, 20, 30], [1, 2, 3], is_scored=True)
+    >>> pair_metrics([10, 20, 30], [1, 2, 3])
     {'spearman': 1.0}
     """
-    if not is_scored:
+    if not is_scored(labels):
         return {"accuracy": sum(predictions) / len(predictions)}
     return {"spearman": _correlation(_ranks(predictions), _ranks(labels))}
 
@@ -117,11 +122,9 @@ def pair_metrics(predictions: Sequence[int], labels: Sequence[int], is_scored: b
 def _pairs(rows: Iterable[Row], names: tuple[str, ...], what: str) -> Iterator[Pair]:
     for row in rows:
         raise_first(pair_faults(row.columns, names), f"{what}, {row.where}")
-        yield [row.columns[name] for name in names if name != "score"], _label(row, names)
-
-
-def _label(row: Row, names: tuple[str, ...]) -> int:
-    return RIGHT if names[-1] != "score" else round((score_of(row.columns) or 0.0) * MILLIONTHS)
+        score = score_of(row.columns) if names == SCORED_COLUMNS else None
+        label = RIGHT if score is None else round(score * MILLIONTHS)
+        yield [row.columns[name] for name in names if name != "score"], label
 
 
 def _encode(

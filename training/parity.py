@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from cluster.cards import Parity
+from cluster.storage import local_folder
 from training.config import FinetuneConfig, Precision, TaskName
 from training.examples import Dataset, Example
 from training.loop_state import LoopResult
@@ -115,8 +116,6 @@ def divergence(metrics: Mapping[str, float]) -> str:
 def _adapter_fault(inputs: ParityInputs) -> str:
     from safetensors.torch import load_file
 
-    from cluster.storage import local_folder
-
     weights = load_file(local_folder(inputs.export_uri) / "adapter_model.safetensors")
     if not weights:
         return "the adapter holds no weights"
@@ -141,8 +140,6 @@ def _first_prompt_mismatch(inputs: ParityInputs, dataset: Dataset) -> str:
     if not inputs.config.task.is_generative:
         return ""
     from transformers import AutoTokenizer
-
-    from cluster.storage import local_folder
 
     tokenizer = AutoTokenizer.from_pretrained(local_folder(inputs.export_uri), local_files_only=True)
     examples = (example for row in inputs.rows for example in _examples_of(inputs.config, row, tokenizer))

@@ -15,8 +15,7 @@ from cluster.settings import settings
 from training.config import FinetuneConfig, Method, Precision, TaskName
 from training.cost import hosted_cost, worker_hours
 from training.examples import Dataset
-from training.memory import BF16, FLOAT32, ModelShape, activation_memory, read_shape, state_memory
-from training.memory import Memory as WorkerMemory
+from training.memory import BF16, FLOAT32, Memory, ModelShape, activation_memory, read_shape, state_memory
 from training.prepare import Prepared, prepare
 
 ZERO_STAGES = (0, 1, 2, 3)
@@ -135,7 +134,7 @@ def estimate_memory(
     zero_stage: int,
     *,
     is_bf16: bool,
-) -> WorkerMemory:
+) -> Memory:
     """The peak of one worker: states by stage, activations of its largest micro-batch. Pure."""
     num_trained = _num_trained(config, shape, method)
     num_frozen = shape.num_parameters if method.trains_adapter else 0
@@ -159,7 +158,7 @@ def estimate_memory(
         has_vocabulary_head=config.task.is_generative or config.task is TaskName.MLM,
         keeps_layers=not config.gradient_checkpointing,
     )
-    return WorkerMemory(round(weights), round(gradients), round(optimizer), activations)
+    return Memory(round(weights), round(gradients), round(optimizer), activations)
 
 
 def measured_values(config: FinetuneConfig) -> dict[str, Any] | None:

@@ -49,8 +49,8 @@ def _figures(plan: dict[str, Any]) -> Table:
 
 def _memory(plan: dict[str, Any]) -> Table:
     memory = plan["memory"]
-    stages = max(memory["by_method_and_stage"].values(), key=len)
-    table = _table("memory of a worker, GiB", *(f"ZeRO {stage}" for stage in stages))
+    columns = max(memory["by_method_and_stage"].values(), key=len)
+    table = _table("memory of a worker, GiB", *(f"ZeRO {stage}" for stage in columns))
     for method, stages in memory["by_method_and_stage"].items():
         cells = []
         for stage, estimate in stages.items():

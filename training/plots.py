@@ -57,12 +57,10 @@ def plot_run(events: Events, folder: Path) -> list[str]:
 
 def plot_curves(curves: Mapping[str, Points], plot: Plot, folder: Path) -> None:
     """Curves of one run or several in one picture, as SVG and PNG, told apart by name where they are several."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Not pyplot, which keeps figures for the whole process and asks for a display.
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, curve in curves.items():
         steps, values = zip(*curve, strict=True)

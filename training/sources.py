@@ -148,11 +148,11 @@ def _add_up(rows: Iterable[Row], digest: Any) -> int:
 
 
 def _from_hub(reference: str, config: DataConfig) -> Rows:
+    unreachable = HubUnreachable(
+        f"the data hub cannot be reached for {reference}; give data.path or data.fallback_path", "data.hub"
+    )
     if not hub_is_reachable():
-        raise HubUnreachable(
-            f"the data hub cannot be reached for {reference}; give data.path or data.fallback_path",
-            "data.hub",
-        )
+        raise unreachable
     # Late: `datasets` costs a second to import and files do not need it.
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -170,11 +170,8 @@ def _from_hub(reference: str, config: DataConfig) -> Rows:
             "download the file and give data.path",
             "data.hub",
         ) from exc
-    except (OSError, ConnectionError) as exc:
-        raise HubUnreachable(
-            f"the data hub cannot be reached for {reference}; give data.path or data.fallback_path",
-            "data.hub",
-        ) from exc
+    except OSError as exc:
+        raise unreachable from exc
     if "train" not in splits:
         raise DataError(
             f"the data set {reference!r} has no split train, only {', '.join(splits)}; download the file to train "

@@ -18,7 +18,6 @@ from typing import Any
 import ray
 from ray import tune
 
-from cluster.cards import ModelCard
 from cluster.connection import connect
 from cluster.errors import ConfigError, JobFailed
 from cluster.last_words import last_line
@@ -87,13 +86,10 @@ def trials_of(config: Path, overrides: Sequence[str], max_steps: int | None) -> 
     return trials
 
 
-def sweep(
-    trials: list[Trial], name: str, *, keep_best: bool = False
-) -> tuple[list[Outcome], ModelCard | None]:
+def sweep(trials: list[Trial], name: str, *, keep_best: bool = False) -> list[Outcome]:
     """Run all trials, write the table and the pictures into the folder of the sweep `name`.
 
-    Returns the outcomes, best first, and the best trial's card when it is kept. A trial that fails does not
-    end the others; raises JobFailed when all do.
+    Returns the outcomes, best first. A trial that fails does not end the others; raises JobFailed when all do.
     """
     connect()
     folder = RunFolder(name)
@@ -110,7 +106,9 @@ def sweep(
         raise JobFailed(f"every trial failed, the first because: {outcomes[0].error}")
     if keep_best and not math.isfinite(outcomes[0].validation_loss):
         raise JobFailed("every trial diverged, so that none is kept; try lower values of learning_rate")
-    return outcomes, run(outcomes[0].trial.config) if keep_best else None
+    if keep_best:
+        run(outcomes[0].trial.config)
+    return outcomes
 
 
 def _rank(outcome: Outcome) -> tuple[bool, bool, float]:

@@ -50,7 +50,8 @@ def read_tables(folder: Path) -> Tables:
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = config.get("text_config", config)
-    positions = next(filter(None, map(_position_rows, sorted(folder.glob("*.safetensors")))), None)
+    shapes = weight_shapes(folder)
+    positions = next((shape[0] for name, shape in shapes.items() if name.endswith(POSITION_TABLES)), None)
     if positions is not None:
         # OPT's and BART's tables have two rows more than they use.
         positions = min(positions, config.get("max_position_embeddings") or positions)
@@ -91,12 +92,15 @@ def longest_text(dataset: Dataset, config: FinetuneConfig) -> int:
     return max(max(Counter(row.segment_ids).values()) for side in sides for row in side)
 
 
-def _position_rows(file: Path) -> int | None:
+def weight_shapes(folder: Path) -> dict[str, list[int]]:
+    """The shape of each weight of the model in `folder`, by its name. Raises InvalidInput when one file is damaged."""
+    shapes: dict[str, list[int]] = {}
     try:
-        with safe_open(file, framework="numpy") as weights:
-            names = [name for name in weights.keys() if name.endswith(POSITION_TABLES)]  # noqa: SIM118 - no mapping
-            return int(weights.get_slice(names[0]).get_shape()[0]) if names else None
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="numpy") as weights:
+                shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as exc:
         raise InvalidInput(
-            f"the weights in {file.parent} cannot be read: {exc}; fetch or export them again", "model"
+            f"the weights in {folder} cannot be read: {exc}; fetch or export them again", "model"
         ) from exc
+    return shapes

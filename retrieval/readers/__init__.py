@@ -14,7 +14,7 @@ from retrieval.documents import Content, Document, MetadataValue
 from retrieval.readers.code import read_python
 from retrieval.readers.html import read_html
 from retrieval.readers.markdown import read_markdown
-from retrieval.readers.office import office_reader_name, read_docx, read_pptx, read_xlsx, require_unprotected
+from retrieval.readers.office import office_reader_name, read_docx, read_pptx, read_xlsx, refuse_old_container
 from retrieval.readers.pdf import read_pdf
 from retrieval.readers.records import read_csv, read_json, read_jsonl
 from retrieval.readers.text import read_text
@@ -87,7 +87,7 @@ def reader_for(uri: str, data: bytes) -> Reader:
     if b"%PDF-" in (data[:5] if is_text else data[:1024]):
         return read_pdf
     if data.startswith(OLD_OFFICE_MAGIC):
-        require_unprotected(data)
+        refuse_old_container(data)
     if data.startswith(b"PK\x03\x04"):
         office = office_reader_name(data)
         if office is not None:

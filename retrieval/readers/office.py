@@ -9,13 +9,14 @@ import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime, time
-from typing import Any
+from typing import Any, NoReturn
 
 from cluster.errors import DataError, Unprocessable
-from retrieval.documents import Content, Section, Table
+from retrieval.documents import Content
 from retrieval.readers.html import to_markdown
 from retrieval.readers.markdown import parse_markdown
 from retrieval.readers.parsing import parsing
+from retrieval.readers.parts import Parts
 from retrieval.readers.text import clean
 
 # Headings are known to the library; the style of what stands above them all is not.
@@ -38,13 +39,12 @@ def read_pptx(data: bytes) -> Content:
     """One section for each slide with text: its title, its shapes in order, its notes."""
     import pptx
 
+    parts = Parts()
     with parsing("PowerPoint"):
-        slides = list(pptx.Presentation(io.BytesIO(data)).slides)
-        parts = [(number, *_slide(slide)) for number, slide in enumerate(slides, start=1)]
-    builder = _Builder()
-    for number, title, text in parts:
-        builder.add(text, (title,) if title else (), page=number)
-    return builder.content()
+        for number, slide in enumerate(pptx.Presentation(io.BytesIO(data)).slides, start=1):
+            title, text = _slide(slide)
+            parts.add(text, (title,) if title else (), page=number)
+    return parts.content()
 
 
 def read_xlsx(data: bytes) -> Content:
@@ -54,12 +54,12 @@ def read_xlsx(data: bytes) -> Content:
     with parsing("Excel"):
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         sheets = [(sheet.title, _rows(sheet)) for sheet in book]
-    builder = _Builder()
+    parts = Parts()
     for name, rows in sheets:
         text = markdown_table(row for row in rows if any(row))
         header = "\n".join([name, *text.split("\n")[:2]])
-        builder.add(text, (name,), table_header=header)
-    return builder.content()
+        parts.add(text, (name,), table_header=header)
+    return parts.content()
 
 
 def _rows(sheet: Any) -> list[list[str]]:
@@ -86,8 +86,8 @@ def office_reader_name(data: bytes) -> str | None:
     return next((suffix for part, suffix in parts.items() if part in names), None)
 
 
-def require_unprotected(data: bytes) -> None:
-    """For a file in the old container format: protected, or older than 2007. Always raises."""
+def refuse_old_container(data: bytes) -> NoReturn:
+    """Raises Unprocessable for a protected file, DataError for one from before 2007: both are in the old container."""
     if "EncryptedPackage".encode("utf-16-le") in data:
         raise Unprocessable(
             "the file is protected by a password; save a copy without one", "file", "protected_file"
@@ -105,29 +105,6 @@ def markdown_table(rows: Iterable[list[str]]) -> str:
     if lines:
         lines.insert(1, "|" + "---|" * (lines[0].count(" | ") + 1))
     return "\n".join(lines)
-
-
-class _Builder:
-    """Joins parts into one text and keeps their sections."""
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self._sections: list[Section] = []
-        self._length = 0
-
-    def add(
-        self, text: str, headings: tuple[str, ...], page: int | None = None, table_header: str = ""
-    ) -> None:
-        if not text.strip():
-            return
-        start, end = self._length, self._length + len(text)
-        tables = (Table(start, end, table_header),) if table_header else ()
-        self._sections.append(Section(start, end, headings, page, tables))
-        self._parts.append(text)
-        self._length = end + len("\n\n")
-
-    def content(self) -> Content:
-        return Content("\n\n".join(self._parts), tuple(self._sections))
 
 
 def _slide(slide: Any) -> tuple[str, str]:

@@ -6,8 +6,9 @@ import io
 from typing import TYPE_CHECKING
 
 from cluster.errors import DataError, Unprocessable
-from retrieval.documents import Content, Section
+from retrieval.documents import Content
 from retrieval.readers.parsing import parsing
+from retrieval.readers.parts import Parts
 from retrieval.readers.text import clean
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ def read_pdf(data: bytes) -> Content:
         raise Unprocessable(
             f"no text in {len(pages)} pages; it seems to be scanned: run OCR on it first", "file", "no_text"
         )
-    text, sections = _joined(texts)
-    return Content(text, tuple(sections), title or None, tuple(warnings))
+    parts = Parts()
+    for number, text in enumerate(texts, start=1):
+        parts.add(text, page=number)
+    return parts.content(title or None, tuple(warnings))
 
 
 def _texts(pages: list[PageObject]) -> tuple[list[str], list[str]]:
@@ -60,13 +63,3 @@ def _texts(pages: list[PageObject]) -> tuple[list[str], list[str]]:
                 warnings.append(f"page {number} has no text; it may be scanned")
         texts.append(text)
     return texts, warnings
-
-
-def _joined(texts: list[str]) -> tuple[str, list[Section]]:
-    sections, parts, start = [], [], 0
-    for number, text in enumerate(texts, start=1):
-        if text:
-            sections.append(Section(start, start + len(text), page=number))
-            parts.append(text)
-            start += len(text) + len("\n\n")
-    return "\n\n".join(parts), sections

@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.errors import DataError
 from retrieval.documents import Content, Section, Table
+from retrieval.readers.parts import Parts
 from retrieval.readers.text import clean, decode
 
 
@@ -41,14 +42,12 @@ def _parsed(text: str, line: int) -> Any:
 
 
 def _records(values: list[Any]) -> Content:
-    parts, sections, start = [], [], 0
+    parts = Parts()
     for value in values:
-        text = clean("\n".join(_lines(value, "")))  # once more: JSON may write any character by its number
-        if text:
-            sections.append(Section(start, start + len(text)))
-            parts.append(text)
-            start += len(text) + len("\n\n")
-    return Content("\n\n".join(parts), tuple(sections))
+        parts.add(
+            clean("\n".join(_lines(value, "")))
+        )  # once more: JSON may write any character by its number
+    return parts.content()
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from cluster.errors import DataError, InvalidInput
+from cluster.errors import DataError, InvalidInput, Unavailable
 from evaluation import asking
 from evaluation.answers import Answer, AnswerLog, Request
-from evaluation.asking import ask_all
+from evaluation.asking import ask_all, first_model
 from evaluation.compare import BLOCK_QUESTIONS, requests_of
 from evaluation.config import CompareConfig, ServiceConfig
 from evaluation.questions import Kind, Question
@@ -101,3 +102,10 @@ def test_a_question_that_is_refused_is_named_with_its_cell(
         pytest.raises(InvalidInput, match="refuses question a of cell rag: too long; change or remove it"),
     ):
         ask_all(ServiceConfig(), [REQUEST], log, lambda _: None)
+
+
+def test_a_service_that_is_silent_when_asked_for_its_models_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        with pytest.raises(Unavailable, match="does not answer"):
+            first_model(ServiceConfig(base_url=url, timeout_s=0.1, max_retries=0))

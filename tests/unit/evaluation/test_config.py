@@ -69,8 +69,6 @@ def test_the_quick_form_trains_once_and_leaves_the_whole_report_alone() -> None:
         ("making.maker=gaps", "training and making"),
         ("making.api_key_env=KEY", "base_url"),
         ("system_prompts.router=Answer.", "router"),
-        ("concurrency", "form key=value"),
-        ("name.first=x", "not a section"),
         ("cells={}", "cells"),
         (r"form.pattern='It is (\d+'", r"form\.pattern is no regular expression.*position 6"),
         ("tuning.overrides=[data.path=other.jsonl]", "give those rows as training"),
@@ -87,8 +85,3 @@ def test_weights_on_nothing_that_is_measured_are_refused() -> None:
     with pytest.raises(ConfigError, match="count only \\['scalability'\\], of which none is measured"):
         load_config(EXAMPLE, [f"weights={weights}", "scalability="])
     assert config.weights.shares["scalability"] == 1.0
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read"):
-        load_config(tmp_path / "none.yaml", [])

@@ -23,8 +23,9 @@ from evaluation.questions import Kind, Question
 from evaluation.report import percent, points, render
 from evaluation.results import Measured, Results, collect
 from evaluation.scores import score_all
-from evaluation.statistics import Interval
-from evaluation.verdict import Level, by_cell, judge_kinds
+from evaluation.statistics import Interval, Level
+from evaluation.table import six_rows
+from evaluation.verdict import by_cell, judge_kinds
 
 HOSTILE = "<script>alert(1)</script>"
 QUESTIONS = [
@@ -115,6 +116,11 @@ def test_every_question_can_be_opened_and_what_was_not_measured_is_said(tmp_path
     assert len(shown.not_measured) > 5
     for sentence in shown.not_measured:
         assert sentence in " ".join(page.words)
+
+
+def test_the_table_names_no_amounts_of_data_that_were_not_asked_for(tmp_path: Path) -> None:
+    meanings = {row.name: row.meaning for row in six_rows(results(tmp_path))}
+    assert meanings["data dependency"] == "right answers, mean over all amounts of the data"
 
 
 def test_answers_are_put_to_their_questions_in_one_pass(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from evaluation.statistics import (
+    Level,
     enough_resamples,
     holm,
     least_p_value,
@@ -15,6 +16,8 @@ from evaluation.statistics import (
     run_spread,
     share_interval,
 )
+
+LEVEL = Level(num_resamples=500)
 
 
 def test_mcnemar_counts_only_the_questions_on_which_two_cells_differ() -> None:
@@ -32,8 +35,8 @@ def test_mcnemar_is_the_two_sided_binomial_test_of_a_fair_coin(only_first: int, 
 
 
 def test_the_permutation_test_of_four_equal_differences_is_two_in_sixteen() -> None:
-    assert paired_permutation([1, 2, 3, 4], [0, 1, 2, 3], 5000, 0) == pytest.approx(0.125)
-    assert paired_permutation([1, 2], [1, 2], 5000, 0) == 1.0
+    assert paired_permutation([1, 2, 3, 4], [0, 1, 2, 3], Level()) == pytest.approx(0.125)
+    assert paired_permutation([1, 2], [1, 2], Level()) == 1.0
 
 
 def test_holm_corrects_in_the_order_of_size_and_never_falls() -> None:
@@ -47,7 +50,7 @@ def test_enough_permutations_let_the_clearest_difference_survive_the_correction(
     num_tests: int, test_level: float
 ) -> None:
     num_resamples = enough_resamples(num_tests, test_level)
-    p_value = paired_permutation([1.0] * 60, [0.0] * 60, num_resamples, 0)
+    p_value = paired_permutation([1.0] * 60, [0.0] * 60, Level(num_resamples=num_resamples))
     assert holm([p_value] * num_tests)[0] < test_level
     assert enough_resamples(6, 0.05) == 241
 
@@ -78,11 +81,11 @@ def test_few_questions_seldom_find_a_difference_that_is_not_there() -> None:
 
 def test_an_interval_is_the_same_for_the_same_seed() -> None:
     values = [0.0, 1.0] * 20
-    assert mean_interval(values, 0.95, 500, 3) == mean_interval(values, 0.95, 500, 3)
+    assert mean_interval(values, LEVEL) == mean_interval(values, LEVEL)
 
 
 def test_values_that_are_all_equal_have_no_spread() -> None:
-    interval = mean_interval([1.0] * 5, 0.95, 500, 0)
+    interval = mean_interval([1.0] * 5, LEVEL)
     assert (interval.low, interval.mean, interval.high) == (1.0, 1.0, 1.0)
 
 
@@ -92,7 +95,7 @@ RUNS = np.repeat([[0.5], [0.6], [0.7]], 40, axis=1)
 def test_the_spread_of_runs_is_that_of_so_few() -> None:
     error, freedom = run_spread(RUNS)
     assert (error, freedom) == (pytest.approx(0.1 / 3**0.5), pytest.approx(2))
-    interval = mean_interval(RUNS, 0.95, 500, 0)
+    interval = mean_interval(RUNS, LEVEL)
     assert (interval.low, interval.high) == (
         pytest.approx(0.6 - 4.303 * error, abs=1e-4),
         pytest.approx(0.6 + 4.303 * error, abs=1e-4),
@@ -103,7 +106,7 @@ def test_the_spread_of_runs_is_that_of_so_few() -> None:
 
 
 def test_a_share_of_several_runs_stays_a_share() -> None:
-    interval = share_interval(np.repeat([[0.2], [0.6], [1.0]], 40, axis=1), 0.95, 500, 0)
+    interval = share_interval(np.repeat([[0.2], [0.6], [1.0]], 40, axis=1), LEVEL)
     assert (interval.low, interval.high) == (0.0, 1.0)
 
 
@@ -122,18 +125,19 @@ def test_runs_that_happened_to_do_well_are_rarely_taken_for_a_difference(deviati
 
 
 def test_a_handful_of_equal_answers_is_not_certain() -> None:
-    interval = share_interval([1.0] * 12, 0.95, 500, 0)
+    interval = share_interval([1.0] * 12, LEVEL)
     assert (interval.low, interval.mean, interval.high) == (pytest.approx(0.025 ** (1 / 12)), 1.0, 1.0)
-    none_right = share_interval(np.zeros((3, 12)), 0.95, 500, 0)
+    none_right = share_interval(np.zeros((3, 12)), LEVEL)
     assert (none_right.low, none_right.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 12)))
-    assert share_interval([1.0], 0.95, 500, 0).low == pytest.approx(0.025)
-    assert share_interval([0.0, 1.0], 0.95, 500, 0) == mean_interval([0.0, 1.0], 0.95, 500, 0)
+    assert share_interval([1.0], LEVEL).low == pytest.approx(0.025)
+    assert share_interval([0.0, 1.0], LEVEL) == mean_interval([0.0, 1.0], LEVEL)
 
 
 def test_intervals_hold_the_true_mean_about_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     intervals = [
-        mean_interval((rng.random(100) < 0.6).astype(np.float64), 0.95, 400, seed) for seed in range(200)
+        mean_interval((rng.random(100) < 0.6).astype(np.float64), Level(num_resamples=400, seed=seed))
+        for seed in range(200)
     ]
     held = sum(interval.low <= 0.6 <= interval.high for interval in intervals)
     assert 180 <= held <= 199

@@ -14,8 +14,8 @@ from evaluation.metrics import Failure
 from evaluation.questions import Kind
 from evaluation.rows import Basis
 from evaluation.scores import Score
-from evaluation.statistics import Interval
-from evaluation.verdict import NO_DIFFERENCE, Level, Pair, Verdict, flips, judge
+from evaluation.statistics import Interval, Level
+from evaluation.verdict import NO_DIFFERENCE, Pair, Verdict, flips, judge
 
 CELLS = ("plain", "tuned", "rag", "tuned+rag")
 LEVEL = Level(num_resamples=400)

@@ -138,14 +138,6 @@ def test_minified_json_becomes_lines_that_can_be_found() -> None:
     assert content.text == "a.b: 1\na.c: x, y"
 
 
-@pytest.mark.parametrize(("size", "overlap"), [(512, 512), (512, 600), (512, -1), (0, 0)])
-def test_an_overlap_that_leaves_no_room_is_refused_with_both_numbers(size: int, overlap: int) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Chunker(EMBEDDER.tokenizer, 4096, size, overlap, 0, special_tokens=2)
-    assert str(size) in str(caught.value)
-    assert str(overlap) in str(caught.value)
-
-
 def test_chunk_and_context_that_do_not_fit_the_embedder_are_refused_with_the_numbers() -> None:
     with pytest.raises(ConfigError, match=r"chunk_tokens \(240\) \+ context_tokens \(48\).*256"):
         Chunker(EMBEDDER.tokenizer, 256, 240, 0, 48, special_tokens=2)

@@ -1,13 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from retrieval.fusion import maximal_marginal_relevance, reciprocal_rank_fusion
-
-
-def test_the_worked_line_of_reciprocal_rank_fusion() -> None:
-    assert reciprocal_rank_fusion([["a", "b"], ["a"]], k=1) == {"a": 1.0, "b": pytest.approx(1 / 3)}
 
 
 def test_what_two_rankings_agree_on_comes_before_what_one_puts_first() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import Conflict, DataError, HamletError, InvalidInput, NotFound
+from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from retrieval.client import CollectionsClient
 from retrieval.config import Distance, retrieval_config
 from retrieval.documents import Content, Document, MetadataValue, Section
@@ -146,12 +146,6 @@ def test_filters_narrow_a_search(collections: CollectionsClient) -> None:
     assert ids(collections.search("handbook", request("leave", filter=late), "ann")) == ["code"]
 
 
-def test_an_unknown_field_is_refused_with_the_known_ones(collections: CollectionsClient) -> None:
-    raw = {"type": "eq", "key": "departmnt", "value": "hr"}
-    with pytest.raises(InvalidInput, match="known keys: open, team, year"):
-        collections.search("handbook", request("leave", filter=raw), "ann")
-
-
 keys = st.sampled_from(["team", "year", "open", "tenant", "document_id", "metadata.team", "metadata", ""])
 values = st.one_of(
     st.sampled_from(["hr", "ann", "bob", "secret", "*"]),
@@ -276,6 +270,5 @@ def test_diversity_spreads_the_hits() -> None:
 
 
 def test_an_unknown_collection_is_not_found(collections: CollectionsClient) -> None:
-    with pytest.raises(NotFound, match="retrieval list") as caught:
+    with pytest.raises(NotFound, match="retrieval list"):
         collections.search("nothing", request("leave"))
-    assert isinstance(caught.value, HamletError)

@@ -130,11 +130,6 @@ def test_rows_of_a_batch_are_of_like_length_and_batches_come_in_no_order() -> No
     assert means != sorted(means, reverse=True)
 
 
-def test_the_worked_example_of_the_docstring() -> None:
-    steps = plan([5, 9, 6, 8], 1, 1, 2)
-    assert [step.row_indices for step in steps] == [[3, 2], [1, 0]]
-
-
 @given(LENGTHS, SMALL, SMALL)
 def test_evaluation_sees_each_row_once_on_one_rank_longest_first(
     lengths: list[int], batch_size: int, workers: int

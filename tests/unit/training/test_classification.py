@@ -174,11 +174,6 @@ def test_a_validation_label_that_training_never_saw_is_refused(
         prepare(labelled("a", "b"), word_tokenizer, validation=labelled("a", "c"))
 
 
-def test_accuracy_and_f1_of_two_classes() -> None:
-    metrics = classification_metrics([1, 1, 0, 1], [1, 0, 0, 1], num_labels=2)
-    assert metrics == {"accuracy": 0.75, "f1": 0.8}  # F1 = 2 x 2 / (2 x 2 + 1 + 0), of class 1
-
-
 def test_f1_of_several_classes_is_their_unweighted_mean() -> None:
     metrics = classification_metrics([0, 1, 2, 2], [0, 2, 2, 1], num_labels=3)
     # Class 0: 2/2 = 1. Class 1: 0. Class 2: 2 x 1 / (2 + 2) = 0.5.

@@ -169,6 +169,7 @@ def test_a_global_batch_that_is_no_product_is_refused_with_every_number(load: Lo
         (("task=classification", "neftune_noise_alpha=5"), "neftune_noise_alpha is for task sft"),
         (("method=qlora", "scaling.use_gpu=false"), "qlora needs a GPU, and scaling.use_gpu is false"),
         (("method=qlora", "scaling.zero_stage=3"), "qlora cannot run at scaling.zero_stage 3"),
+        (("task=mlm", "method=lora"), "method lora does not train task mlm; write method: full"),
         (
             ("method=qlora", "task=classification"),
             "method qlora does not train task classification; write method: full or lora",
@@ -193,8 +194,3 @@ def test_the_adapter_scale_is_twice_the_rank_unless_given() -> None:
 def test_a_config_cannot_be_changed(load: Load) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().epochs = 2
-
-
-def test_adapters_are_refused_for_tasks_that_train_all_weights(load: Load) -> None:
-    with pytest.raises(ConfigError, match="method lora does not train task mlm; write method: full"):
-        load("task=mlm", "method=lora")

@@ -182,11 +182,9 @@ def test_padding_changes_no_vector() -> None:
 
 
 def test_equal_values_share_their_rank_in_the_correlation() -> None:
-    assert pair_metrics([3, 1, 2], [30, 10, 20], is_scored=True) == {"spearman": 1.0}
-    assert pair_metrics([1, 2, 3], [3, 2, 1], is_scored=True) == {"spearman": -1.0}
-    assert pair_metrics([1, 1, 2, 3], [1, 2, 3, 4], is_scored=True)["spearman"] == pytest.approx(
-        0.9487, abs=1e-4
-    )
+    assert pair_metrics([3, 1, 2], [30, 10, 20]) == {"spearman": 1.0}
+    assert pair_metrics([1, 2, 3], [3, 2, 1]) == {"spearman": -1.0}
+    assert pair_metrics([1, 1, 2, 3], [1, 2, 3, 4])["spearman"] == pytest.approx(0.9487, abs=1e-4)
 
 
 def test_a_row_of_a_folder_is_refused_with_its_file(word_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -76,8 +76,7 @@ class Sweep:
 
     def ends(self, *outcomes: Outcome) -> list[Outcome]:
         self.outcomes = outcomes
-        found, _ = sweep(self.trials, "s", keep_best=True)
-        return found
+        return sweep(self.trials, "s", keep_best=True)
 
 
 @pytest.mark.usefixtures("home")

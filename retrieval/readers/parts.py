@@ -1,0 +1,29 @@
+"""The parts of a file (pages, slides, sheets, records) in one text, each in a section of its own."""
+
+from __future__ import annotations
+
+from retrieval.documents import Content, Section, Table
+
+
+class Parts:
+    """Joins parts into one text, a blank line between two, and keeps their sections."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._sections: list[Section] = []
+        self._length = 0
+
+    def add(
+        self, text: str, headings: tuple[str, ...] = (), page: int | None = None, table_header: str = ""
+    ) -> None:
+        """One part more, the whole of it a table where it has a header; one without text is left out."""
+        if not text:
+            return
+        start, end = self._length, self._length + len(text)
+        tables = (Table(start, end, table_header),) if table_header else ()
+        self._sections.append(Section(start, end, headings, page, tables))
+        self._texts.append(text)
+        self._length = end + len("\n\n")
+
+    def content(self, title: str | None = None, warnings: tuple[str, ...] = ()) -> Content:
+        return Content("\n\n".join(self._texts), tuple(self._sections), title, warnings)
