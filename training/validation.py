@@ -126,8 +126,9 @@ class _Inspection:
         for file in data_files(self._path):
             self._file = file.relative_to(self._path).as_posix() if file != self._path else ""
             is_json = file.suffix.lower() in JSON_SUFFIXES
+            rows = scan(file)  # refuses a file that is not there
             report.num_bytes += file.stat().st_size
-            for scanned in scan(file):
+            for scanned in rows:
                 report.rows += 1
                 if not self._take(scanned, is_json):
                     break
