@@ -17,7 +17,7 @@ class Parts:
         self, text: str, headings: tuple[str, ...] = (), page: int | None = None, table_header: str = ""
     ) -> None:
         """One part more, the whole of it a table where it has a header; one without text is left out."""
-        if not text:
+        if not text.strip():
             return
         start, end = self._length, self._length + len(text)
         tables = (Table(start, end, table_header),) if table_header else ()

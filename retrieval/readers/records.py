@@ -44,9 +44,8 @@ def _parsed(text: str, line: int) -> Any:
 def _records(values: list[Any]) -> Content:
     parts = Parts()
     for value in values:
-        parts.add(
-            clean("\n".join(_lines(value, "")))
-        )  # once more: JSON may write any character by its number
+        # Cleaned once more: JSON may write any character by its number.
+        parts.add(clean("\n".join(_lines(value, ""))))
     return parts.content()
 
 
