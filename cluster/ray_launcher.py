@@ -15,6 +15,8 @@ from cluster.launcher import Run, RunState
 KEPT_RUNTIME_ENV = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda", "image_uri")
 # How Ray begins its message where the packages of a job cannot be installed, or its files not be fetched.
 SETUP_FAILED = "runtime_env setup failed"
+# How Ray begins a job's log; where the command was quick, this comes behind what the command wrote.
+FIRST_LINE = "Running entrypoint for job "
 
 
 class RayLauncher:
@@ -51,7 +53,8 @@ class RayLauncher:
         if message.startswith(SETUP_FAILED):
             code = 1
         # It ends with the last lines of the log, which itself may be long, and is looked for every second.
-        return Run(RunState.ENDED, code, last_line(message, ""))
+        told = "\n".join(line for line in message.splitlines() if not line.startswith(FIRST_LINE))
+        return Run(RunState.ENDED, code, last_line(told, ""))
 
     def stop(self, name: str) -> None:
         try:
