@@ -58,11 +58,13 @@ def main() -> None:
     started = time.monotonic()
     os.chdir(ROOT)
     step(1, "Start a local Ray cluster, on 127.0.0.1 only and closed to callers without its token.")
+    fetching = begin("python -m cluster models pull builtin:smollm2")  # for step 3
     run("python -m cluster up", quiet=True)
     os.environ.update(client_environment(for_http=True))
     step(2, "Fine-tune a BERT classifier on sentence pairs: two workers, DeepSpeed ZeRO, under Ray Train.")
     submit("python -m training run examples/bert-paraphrase.yaml")
     step(3, "Fine-tune a small chat model on questions about a company handbook, with LoRA.")
+    fetching.wait()  # where it failed, the run tries again and says why
     submit("python -m training run examples/smollm2-handbook.yaml")
     step(4, "Cut the handbook's documents into passages, embed them and store them in Qdrant's engine.")
     run("python -m retrieval ingest examples/handbook/docs --collection handbook")
@@ -106,14 +108,33 @@ class JobLog:
                 console.print("  " + line, markup=False, soft_wrap=True)
 
 
+def begin(command: str) -> subprocess.Popen[bytes]:
+    """Print a command and let it run beside what follows, without a word."""
+    console.print(f"[dim]$ {command} &[/dim]")
+    return subprocess.Popen(
+        arguments_of(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def arguments_of(command: str) -> list[str]:
+    """The words of a command, whose program is that of this environment whatever the caller's PATH."""
+    program, *arguments = shlex.split(command)
+    return [str(Path(sys.executable).parent / program), *arguments]
+
+
 def run(command: str, *, quiet: bool = False) -> None:
     """Print a command, run it, and show its output as it comes; leave with its output when it fails."""
     console.print(f"[dim]$ {command}[/dim]")
-    arguments = shlex.split(command)
-    # The programs of this environment, whatever the caller's PATH.
-    arguments[0] = str(Path(sys.executable).parent / arguments[0])
     process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1, errors="replace"
+        arguments_of(command),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+        errors="replace",
     )
     assert process.stdout is not None
     kept: list[str] = []
