@@ -253,9 +253,9 @@ def _import_deepspeed() -> Any:
 
 
 def _import_muon_uncompiled() -> None:
-    """Import an optimizer that is not used here, but by which ZeRO starts.
+    """Import DeepSpeed's Muon, an optimizer that is not used here, before ZeRO does as it starts.
 
-    It would be compiled by torch, which loads its whole compiler for that: 2 s of every worker's start.
+    Its functions are decorated to be compiled, for which torch loads its whole compiler: 2 s of every worker's start.
     """
     from deepspeed.runtime import compiler
 
