@@ -23,6 +23,9 @@ TERMINAL = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 # requests raises OSErrors, Ray's client RuntimeErrors.
 OUT_OF_REACH = (aiohttp.ClientError, OSError, RuntimeError)
 
+# How Ray begins a job's log; where the command was quick, this comes behind what the command wrote.
+FIRST_LINE = "Running entrypoint for job "
+
 # The head may be busy, or restarting under KubeRay; after this long without an answer it is gone.
 SILENCE_LIMIT_S = 60.0
 

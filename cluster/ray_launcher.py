@@ -8,15 +8,13 @@ from typing import Any
 
 from cluster.connection import dashboard_url, prepare_client
 from cluster.errors import Unavailable
-from cluster.jobs import OUT_OF_REACH, TERMINAL
+from cluster.jobs import FIRST_LINE, OUT_OF_REACH, TERMINAL
 from cluster.last_words import last_line
 from cluster.launcher import Run, RunState
 
 KEPT_RUNTIME_ENV = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda", "image_uri")
 # How Ray begins its message where the packages of a job cannot be installed, or its files not be fetched.
 SETUP_FAILED = "runtime_env setup failed"
-# How Ray begins a job's log; where the command was quick, this comes behind what the command wrote.
-FIRST_LINE = "Running entrypoint for job "
 
 
 class RayLauncher:

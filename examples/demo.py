@@ -104,7 +104,7 @@ class JobLog:
     def write(self, text: str) -> None:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            if not line.startswith("Running entrypoint") and "Runtime env is setting up" not in line:
+            if not line.startswith(jobs.FIRST_LINE) and "Runtime env is setting up" not in line:
                 console.print("  " + line, markup=False, soft_wrap=True)
 
 
