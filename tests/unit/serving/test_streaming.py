@@ -6,12 +6,15 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from cluster.errors import Overloaded
 from serving import sse
+from serving.admission import Admission
 from serving.api import create_app
 from serving.authentication import ANONYMOUS, Gate
 from serving.config import LimitsConfig, RouterConfig, ServingConfig
@@ -251,6 +254,19 @@ def test_an_answer_that_takes_too_long_is_given_up(world: ScriptedApplication) -
         assert world.engine.num_running == 0
 
     run(main())
+
+
+def test_a_place_is_given_back_once() -> None:
+    admission = Admission(1)
+    with ExitStack() as taken:
+        taken.enter_context(admission.place())
+        with pytest.raises(Overloaded), admission.place():
+            pass
+        leave = taken.pop_all().close  # as a stream takes it over
+    assert admission.num_in_progress == 1
+    leave()
+    leave()
+    assert admission.num_in_progress == 0
 
 
 def test_a_stream_that_does_not_end_in_time_says_so_and_is_given_up(world: ScriptedApplication) -> None:

@@ -643,3 +643,25 @@ def test_unknown_stores_and_other_tools_are_refused(client: TestClient, handbook
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "tools[0].type"
     assert "file_search" in response.json()["error"]["message"]
+
+
+# OpenAI's shapes.
+
+
+def test_bodies_satisfy_openais_schema(
+    client: TestClient, handbook: dict[str, str], validate: Callable[[Any, str], None]
+) -> None:
+    path, leave = f"{STORES}/{handbook['store']}", handbook["leave"]
+    batch = client.post(f"{path}/file_batches", json={"file_ids": [leave]}).json()
+    validate(batch, "VectorStoreFileBatchObject")
+    validate(client.get(STORES).json(), "ListVectorStoresResponse")
+    validate(client.get(f"{STORES}?limit=1&after={handbook['store']}").json(), "ListVectorStoresResponse")
+    validate(client.get(path).json(), "VectorStoreObject")
+    validate(client.get(f"{path}/files").json(), "ListVectorStoreFilesResponse")
+    validate(client.get(f"{path}/file_batches/{batch['id']}/files").json(), "ListVectorStoreFilesResponse")
+    validate(client.get(f"{path}/files/{leave}").json(), "VectorStoreFileObject")
+    validate(client.get(f"{path}/files/{leave}/content").json(), "VectorStoreFileContentResponse")
+    validate(search(client, handbook["store"], "leave"), "VectorStoreSearchResultsPage")
+    validate(client.post(f"{path}/file_batches/{batch['id']}/cancel").json(), "VectorStoreFileBatchObject")
+    validate(client.delete(f"{path}/files/{leave}").json(), "DeleteVectorStoreFileResponse")
+    validate(client.delete(path).json(), "DeleteVectorStoreResponse")

@@ -275,10 +275,12 @@ def test_pairs_lose_together_what_they_lose_alone_and_a_weightless_one_nothing(
     assert nothing.item() == 0.0
 
 
-def test_full_training_is_refused_with_the_reason() -> None:
+def test_full_training_and_packing_are_refused_with_the_reason() -> None:
     values = {"name": "dpo", "task": "dpo", "model": "m", "data": {"path": "none"}}
     with pytest.raises(ValueError, match=r"second copy of the model\); write method: lora or qlora"):
         FinetuneConfig.model_validate(values)
+    with pytest.raises(ValueError, match="packing is for task sft; leave it out for dpo"):
+        FinetuneConfig.model_validate(values | {"method": "lora", "packing": True})
     for beta in (0, 2.1):
         with pytest.raises(ValueError, match="beta"):
             FinetuneConfig.model_validate(values | {"method": "lora", "dpo": {"beta": beta}})
