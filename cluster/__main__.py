@@ -186,11 +186,11 @@ def list_models(
     from cluster.builtin import BUILTIN_PREFIX, PACKAGES
     from cluster.registry import Registry
 
-    registry = Registry()
+    registered = Registry()
     aliases: dict[str, list[str]] = {}
-    for alias, card_id in registry.aliases().items():
+    for alias, card_id in registered.aliases().items():
         aliases.setdefault(card_id, []).append(alias)
-    cards = registry.list(kind)
+    cards = registered.list(kind)
     table = Table(box=None, pad_edge=False)
     # Ids are there to be copied: never cut, however narrow the terminal.
     table.add_column("Model", no_wrap=True, min_width=max((len(card.id) for card in cards), default=0))
@@ -241,9 +241,9 @@ def promote(
     """
     from cluster.registry import Registry
 
-    registry = Registry()
-    before = registry.promote(alias, name)
-    now = registry.aliases()[alias]
+    registered = Registry()
+    before = registered.promote(alias, name)
+    now = registered.aliases()[alias]
     console.print(f"{alias} -> {now} (before: {before or 'nothing'})", markup=False)
 
 
@@ -258,12 +258,12 @@ def delete(
     """
     from cluster.registry import Registry
 
-    registry = Registry()
-    card = registry.get(name)
+    registered = Registry()
+    card = registered.get(name)
     if not yes:
         typer.confirm(f"Delete {card.id} and its weights in {card.weights_uri}?", abort=True)
     # The card first: a card without weights would be served and fail, weights without a card only lie there.
-    registry.delete(card.id)
+    registered.delete(card.id)
     _delete_weights(card)
     console.print(f"Deleted {card.id}.", markup=False)
 

@@ -33,15 +33,15 @@ class Retention:
         self._files = files
         self._jobs = jobs
         self._batches = batches
-        self._registry = registry
+        self._models = registry
 
     def apply(self) -> None:
         in_use = self._jobs.files_in_use() | self._batches.files_in_use()
         self._files.remove([file for file in self._files.expired() if file.id not in in_use])
-        for uri in self._registry.retired_weights(WEIGHTS_GRACE_S):
+        for uri in self._models.retired_weights(WEIGHTS_GRACE_S):
             # The folder first: what is noted is tried again.
             delete_folder(uri)
-            self._registry.forget_weights(uri)
+            self._models.forget_weights(uri)
             log.info("removed the weights in %s", uri)
         remove_staged(before=time.time() - UPLOAD_GRACE_S)
 

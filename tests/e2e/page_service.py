@@ -73,9 +73,9 @@ def scripted_application() -> ScriptedApplication:
     parts = ScriptedApplication(
         config=config, platform=platform, tokenizer=WordTokenizer(template=TOOL_TEMPLATE)
     )
-    registry = Registry(platform.engine)
-    registry.register(scripted_card("ft:smollm2:acme:handbook:1"))
-    registry.promote("handbook", "ft:smollm2:acme:handbook:1")
+    models = Registry(platform.engine)
+    models.register(scripted_card("ft:smollm2:acme:handbook:1"))
+    models.promote("handbook", "ft:smollm2:acme:handbook:1")
     passages = [
         scripted_passage(1, PASSAGE, 0.71, f"canteen{MARKUP}.md"),
         scripted_passage(2, "Visitors sign in at the front desk.", 0.42, "security.md"),

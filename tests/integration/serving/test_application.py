@@ -78,9 +78,9 @@ def test_an_adapter_registered_now_is_served_without_a_restart(
     with pytest.raises(openai.NotFoundError):
         ask(client, "prod", "Hi")
     card = make_adapter()
-    registry = Registry()
-    registry.register(card)
-    registry.promote("prod", card.id)
+    models = Registry()
+    models.register(card)
+    models.promote("prod", card.id)
     with ThreadPoolExecutor(4) as pool:
         names = ["smollm2", card.id, "prod", f"{card.id}+rag"]
         answers = dict(zip(names, pool.map(lambda name: ask(client, name, QUESTION), names), strict=True))
@@ -90,7 +90,7 @@ def test_an_adapter_registered_now_is_served_without_a_restart(
     assert (answers["prod"].model_extra or {})["hamlet"]["route"] == "tuned"
     assert (answers[f"{card.id}+rag"].model_extra or {})["hamlet"]["route"] == "tuned+rag"
     assert card.id in [model.id for model in client.models.list()]
-    registry.delete(card.id)
+    models.delete(card.id)
 
 
 # In the form of Hermes and Qwen, for a base whose own template knows no tools.

@@ -139,8 +139,8 @@ def application() -> tuple[ScriptedApplication, str, str]:
     files = Files(platform.engine)
     rows = files.stored(TENANT, "rows.jsonl", "fine-tune", b"{}\n" * 20, details={"rows": 20})
     file = files.add(rows)
-    registry = Registry(platform.engine)
-    registry.register(scripted_card(TUNED), TENANT)
+    models = Registry(platform.engine)
+    models.register(scripted_card(TUNED), TENANT)
     pairs = {
         "kind": ModelKind.CLASSIFIER,
         "base_model": "builtin:minilm",
@@ -149,8 +149,8 @@ def application() -> tuple[ScriptedApplication, str, str]:
         "labels": ("different", "equivalent"),
         "is_pair": True,
     }
-    registry.register(scripted_card(PAIRS).model_copy(update=pairs), TENANT)
-    registry.promote("tuned", TUNED, TENANT)
+    models.register(scripted_card(PAIRS).model_copy(update=pairs), TENANT)
+    models.promote("tuned", TUNED, TENANT)
     return world, secret, file.id
 
 

@@ -70,8 +70,8 @@ def test_a_full_fine_tune_is_added_under_load_and_starts_when_it_is_asked(
     make_adapter: Callable[..., ModelCard],
 ) -> None:
     card = make_full_fine_tune()
-    registry = Registry()
-    registry.register(card)
+    models = Registry()
+    models.register(card)
     with pytest.raises(openai.NotFoundError, match="further_generators"):
         ask(client, card.id)
 
@@ -97,10 +97,10 @@ def test_a_full_fine_tune_is_added_under_load_and_starts_when_it_is_asked(
     assert tuned.model == card.id
     assert (tuned.model_extra or {})["hamlet"]["route"] == "tuned"
     assert tuned.choices[0].message.content != ask(client, "smollm2").choices[0].message.content
-    registry.promote("prod", card.id)
+    models.promote("prod", card.id)
     until(lambda: replicas() == 0, "it does not stop when it idles")
     assert ask(client, "prod").choices[0].message.content == tuned.choices[0].message.content
 
     adapter = make_adapter(base_model=card.id)
-    registry.register(adapter)
+    models.register(adapter)
     assert ask(client, adapter.id).choices[0].message.content != tuned.choices[0].message.content
