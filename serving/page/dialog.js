@@ -1,11 +1,11 @@
 // A modal dialog: the browser's own, which keeps the focus inside and closes on Escape.
-import { html, useEffect, useRef } from "./vendor/preact-htm.js";
+import { html, useLayoutEffect, useRef } from "./vendor/preact-htm.js";
 import { Icon } from "./icon.js";
 
 /** @param {{title: string, onClose: () => void, wide?: boolean, children: any}} props */
 export function Dialog({ title, onClose, wide = false, children }) {
   const element = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     element.current.showModal();
     // A form begins at its first field, not at the button that closes it.
     element.current.querySelector("input")?.focus();

@@ -224,6 +224,20 @@ def test_a_selection_that_ends_outside_a_dialog_does_not_close_it(open_page: Ope
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_a_dialog_stays_as_it_is_while_what_lies_beneath_it_is_loaded(open_page: OpenPage) -> None:
+    page = open_page()
+    held = hold(page, "**/v1/vector_stores?*")
+    go_to(page, "Documents")
+    wait_for(page, held, 1)
+    page.get_by_role("button", name="New collection").click()
+    field = page.get_by_label("Name")
+    field.fill("Canteen")
+    held[0].continue_()
+    expect(page.get_by_text("No collections yet")).to_be_attached()
+    assert page.evaluate("document.querySelector('dialog').matches(':modal')")
+    expect(field).to_be_focused()
+
+
 def test_a_key_that_no_header_can_carry_is_not_taken(open_page: OpenPage) -> None:
     page = open_page()
     enter_key(page, "schlüssel")
