@@ -43,13 +43,18 @@ def main(folder: Path, command: list[str]) -> int:
                 return 0
     if (folder / PID).exists():
         return 0
-    (folder / PID).write_text(str(os.getpid()))
+    _write_whole(folder / PID, str(os.getpid()))
     with (folder / LOG).open("ab") as log:
         code = subprocess.call(command, stdout=log, stderr=log, pass_fds=[descriptor])
-    partial = folder / f"{EXIT_CODE}.partial"
-    partial.write_text(str(code))
-    partial.replace(folder / EXIT_CODE)
+    _write_whole(folder / EXIT_CODE, str(code))
     return code
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Whoever looks, whenever, finds the file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 if __name__ == "__main__":
