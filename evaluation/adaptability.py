@@ -16,7 +16,7 @@ from cluster.errors import DataError
 from cluster.json_lines import read_rows
 from evaluation.asking import ask_again, cell_request
 from evaluation.config import AdaptabilityConfig, CompareConfig, retrieves
-from evaluation.indexing import ingest
+from evaluation.indexing import ingest, study_collection
 from evaluation.kept import Kept
 from evaluation.metrics import contains_answer
 from evaluation.questions import Kind, Question
@@ -97,15 +97,14 @@ def measure_adaptability(
     folder = config.output / "changed-documents"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(config.documents, folder)
-    collection = f"{config.collection}-changed"
-    ingest(folder, collection)
     # The first run of each model stands for all of them.
     names = {cell: named(model, trained)[0][1] for cell, model in config.cells.items()}
-    before = {cell: _ask(config, change, cell, name, collection) for cell, name in names.items()}
-    _edit(folder / change.document, change)
-    ingest_s, changes = _watch(config, change, before, names, folder, collection)
-    if change.retrain and config.tuned_cells:
-        changes |= _retrained(config, change, changes, collection, run_id, trainer)
+    with study_collection(run_id, "changed", folder) as collection:
+        before = {cell: _ask(config, change, cell, name, collection) for cell, name in names.items()}
+        _edit(folder / change.document, change)
+        ingest_s, changes = _watch(config, change, before, names, folder, collection)
+        if change.retrain and config.tuned_cells:
+            changes |= _retrained(config, change, changes, collection, run_id, trainer)
     return Adaptability(changes=tuple(changes[cell] for cell in config.cells), ingest_s=ingest_s)
 
 

@@ -131,7 +131,7 @@ def compare(
         general_answers=general_answers,
         data=data,
         adaptability=_adaptability(config, trained, report_id, trainer, watcher),
-        scalability=_scalability(config, requests, first_run, watcher),
+        scalability=_scalability(config, requests, first_run, report_id, watcher),
         report_id=report_id,
     )
     results = collect(config, measured, datetime.now(UTC))
@@ -223,11 +223,13 @@ def _adaptability(
 
 
 def _scalability(
-    config: CompareConfig, requests: Sequence[Request], first_run: str, watcher: Watcher
+    config: CompareConfig, requests: Sequence[Request], first_run: str, report_id: str, watcher: Watcher
 ) -> Scalability | None:
     if config.scalability is None:
         return None
     watcher.stage("scalability")
     own = [request for request in requests if request.variant in ("", first_run)]
     asked = (config.scalability, config.cells, [request.fingerprint for request in own])
-    return once(config.output, "scalability", asked, Scalability, lambda: measure_scalability(config, own))
+    return once(
+        config.output, "scalability", asked, Scalability, lambda: measure_scalability(config, own, report_id)
+    )

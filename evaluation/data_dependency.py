@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -15,7 +16,7 @@ from cluster.json_lines import read_rows
 from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, cell_request
 from evaluation.config import CompareConfig, retrieves
-from evaluation.indexing import ingest
+from evaluation.indexing import study_collection
 from evaluation.questions import Kind, Question, limited
 from evaluation.scores import score_all
 from evaluation.tuning import TrainedModel, Trainer, named, train_all
@@ -53,8 +54,13 @@ def data_points(
     assert config.data_dependency is not None
     asked = data_questions(config, questions)
     shares = sorted(config.data_dependency.shares)
-    requests = [request for share in shares for request in _requests(config, asked, share, run_id, trainer)]
-    answers = ask_all(config, requests, log, on_answer)
+    searches = any(map(retrieves, config.cells.values()))
+    with ExitStack() as collections:
+        requests = []
+        for share in shares:
+            searched = collections.enter_context(_collection(config, share, run_id)) if searches else None
+            requests += _requests(config, asked, share, searched, run_id, trainer)
+        answers = ask_all(config, requests, log, on_answer)
     points = []
     for cell in config.cells:
         for share in shares:
@@ -84,10 +90,14 @@ def part_of_files(files: Sequence[str], share: float) -> list[str]:
 
 
 def _requests(
-    config: CompareConfig, asked: Sequence[Question], share: float, run_id: str, trainer: Trainer
+    config: CompareConfig,
+    asked: Sequence[Question],
+    share: float,
+    searched: str | None,
+    run_id: str,
+    trainer: Trainer,
 ) -> list[Request]:
     assert config.tuning is not None
-    searched = _collection(config, share) if any(map(retrieves, config.cells.values())) else None
     trained: Sequence[TrainedModel] = ()
     if config.tuned_cells:
         limit = f"data.limit={_num_rows(config, share)}"
@@ -113,8 +123,8 @@ def _num_rows(config: CompareConfig, share: float) -> int:
     return max(1, round(share * sum(1 for _ in read_rows(config.training))))
 
 
-def _collection(config: CompareConfig, share: float) -> str:
-    """A collection of a part of the documents, made anew from them."""
+def _collection(config: CompareConfig, share: float, run_id: str) -> AbstractContextManager[str]:
+    """A collection of a part of the documents, copied anew."""
     assert config.documents is not None
     folder = config.output / "documents" / f"{share:g}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -127,14 +137,13 @@ def _collection(config: CompareConfig, share: float) -> str:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config.documents / name, target)
-    collection = f"{config.collection}-{share * 1000:.0f}"
-    ingest(folder, collection)
-    return collection
+    return study_collection(run_id, f"{share:g}", folder)
 
 
 def fraction(share: float) -> str:
-    """A part of the data as it is named: 0.125 -> "1/8"."""
-    return str(Fraction(share).limit_denominator(64))
+    """A part of the data as it is named: 0.125 -> "1/8", 0.123 -> "0.123"."""
+    named = Fraction(share).limit_denominator(64)
+    return str(named) if float(named) == share else f"{share:g}"
 
 
 def _variant(share: float) -> str:

@@ -7,6 +7,8 @@ import json
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -30,6 +32,20 @@ def ingest(folder: Path, collection: str) -> Ingest:
     started = time.monotonic()
     printed = _retrieval("ingest", str(folder), "--collection", collection)
     return Ingest(time.monotonic() - started, adds_all(printed))
+
+
+@contextmanager
+def study_collection(run_id: str, name: str, folder: Path) -> Iterator[str]:
+    """A collection of this folder and nothing else, for as long as it is used. Raises JobFailed.
+
+    By the comparison's id: in one that others fill too, their copies of the same documents would be found.
+    """
+    collection = f"{run_id}-{name}"
+    try:
+        ingest(folder, collection)
+        yield collection
+    finally:
+        _retrieval("delete", "--collection", collection, "--whole-collection")
 
 
 def adds_all(printed: str) -> bool:
@@ -59,10 +75,6 @@ def passages_of(folder: Path) -> list[Passage]:
     # Not splitlines(), which also cuts at characters that JSON strings may hold.
     rows = [json.loads(line) for line in printed.split("\n") if line]
     return [Passage(PurePosixPath(row["document"]).name, row["context"], row["text"]) for row in rows]
-
-
-def drop(collection: str) -> None:
-    _retrieval("delete", "--collection", collection, "--whole-collection")
 
 
 def _retrieval(*arguments: str) -> str:

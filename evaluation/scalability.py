@@ -15,7 +15,7 @@ import numpy as np
 from evaluation.answers import Request
 from evaluation.asking import ask_again
 from evaluation.config import CompareConfig, retrieves
-from evaluation.indexing import drop, ingest
+from evaluation.indexing import study_collection
 from evaluation.kept import Kept
 
 WORDS_PER_CHUNK = 40
@@ -75,7 +75,7 @@ def project_search(measured: Sequence[IndexSize], sizes: Sequence[int]) -> dict[
     return {size: float(took_ms.mean() + slope * (math.log(size) - x.mean())) for size in sizes}
 
 
-def measure_scalability(config: CompareConfig, requests: Sequence[Request]) -> Scalability:
+def measure_scalability(config: CompareConfig, requests: Sequence[Request], run_id: str) -> Scalability:
     """Load each cell with `requests` of its own, again and again; then search ever larger collections."""
     assert config.scalability is not None
     loads = [
@@ -86,7 +86,8 @@ def measure_scalability(config: CompareConfig, requests: Sequence[Request]) -> S
     searching = [request for request in requests if retrieves(request.model)]
     sizes = config.scalability.index_chunks if searching else ()
     return Scalability(
-        loads=tuple(loads), index_sizes=tuple(_search(config, searching, size) for size in sorted(sizes))
+        loads=tuple(loads),
+        index_sizes=tuple(_search(config, searching, size, run_id) for size in sorted(sizes)),
     )
 
 
@@ -105,21 +106,17 @@ def _load(config: CompareConfig, own: Sequence[Request], cell: str, at_once: int
     )
 
 
-def _search(config: CompareConfig, searching: Sequence[Request], num_chunks: int) -> IndexSize:
+def _search(config: CompareConfig, searching: Sequence[Request], num_chunks: int, run_id: str) -> IndexSize:
     """Median time of the search stage in a collection of so many made-up chunks."""
-    collection = f"{config.collection or 'evaluation'}-size-{num_chunks}"
-    folder = config.output / collection
+    folder = config.output / f"size-{num_chunks}"
     _write_chunks(folder, num_chunks, _words(config.documents))
-    ingest(folder, collection)
-    try:
+    with study_collection(run_id, folder.name, folder) as collection:
         asked = [
             searching[index % len(searching)]._replace(collection=collection, max_tokens=1)
             for index in range(SEARCHES)
         ]
         answers = ask_again(config, asked, at_once=1)
-    finally:
-        drop(collection)
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     return IndexSize(
         num_chunks=num_chunks,
         search_p50_ms=float(np.median([answer.stage_ms.get("search", 0.0) for answer in answers])),
