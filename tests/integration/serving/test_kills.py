@@ -1,7 +1,7 @@
 """Routers, training processes and heads killed by SIGKILL at random moments of uploads and jobs.
 
-What was acknowledged is there afterwards, every job has ended in one way that is true, and no model is half
-registered. `NUM_KILLS` says how many there are, 30 by default.
+What was acknowledged is there afterwards, what had no answer and was asked for again is there once, every job has ended
+in one way that is true, and no model is half registered. `NUM_KILLS` says how many there are, 30 by default.
 """
 
 from __future__ import annotations
@@ -37,25 +37,57 @@ END_DEADLINE_S = 600.0
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(60 * NUM_KILLS + 2 * END_DEADLINE_S)]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A file and a job from it, made once under this number however often they are asked for."""
+
+    number: int
+    suffix: str
+
+
 @dataclass
 class Acknowledged:
-    """Ids of what the API said it had."""
+    """Ids of what the API said it had, and what it was asked for without an answer."""
 
     files: set[str] = field(default_factory=set)
     jobs: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
+    unanswered: list[Asked] = field(default_factory=list)
+    repeated: int = 0
 
-    def ask(self, client: openai.OpenAI, suffix: str) -> str:
-        """Upload a file and create a job, whose id is returned. A job called `cancelled` is cancelled at once."""
-        file = client.files.create(file=("rows.jsonl", ROWS), purpose="fine-tune").id
-        self.files.add(file)
-        job = client.fine_tuning.jobs.create(
-            model="smollm2", training_file=file, suffix=suffix, metadata={"suffix": suffix}
-        ).id
+    def ask(self, client: openai.OpenAI, suffix: str) -> str | None:
+        """The id of a job that is new, or None where no answer came. A job called `cancelled` is cancelled at once."""
+        return self._ask(client, Asked(len(self.jobs) + len(self.unanswered), suffix))
+
+    def ask_again(self, client: openai.OpenAI) -> None:
+        """What had no answer."""
+        unanswered, self.unanswered = self.unanswered, []
+        self.repeated += len(unanswered)
+        for asked in unanswered:
+            self._ask(client, asked)
+
+    def _ask(self, client: openai.OpenAI, asked: Asked) -> str | None:
+        headers = {"Idempotency-Key": f"asked-{asked.number}"}
+        try:
+            file = client.files.create(
+                file=("rows.jsonl", ROWS), purpose="fine-tune", extra_headers=headers
+            ).id
+            self.files.add(file)
+            job = client.fine_tuning.jobs.create(
+                model="smollm2",
+                training_file=file,
+                suffix=asked.suffix,
+                metadata={"suffix": asked.suffix},
+                extra_headers=headers,
+            ).id
+            if asked.suffix == "cancelled":
+                with suppress(openai.ConflictError):  # asked again, it may have ended meanwhile
+                    client.fine_tuning.jobs.cancel(job)
+                    self.cancelled.add(job)
+        except openai.APIConnectionError:
+            self.unanswered.append(asked)
+            return None
         self.jobs.add(job)
-        if suffix == "cancelled":
-            client.fine_tuning.jobs.cancel(job)
-            self.cancelled.add(job)
         return job
 
 
@@ -112,27 +144,27 @@ def survive(victims: Victims, names: tuple[str, ...], seed: int) -> Acknowledged
     acknowledged, chance = Acknowledged(), random.Random(seed)
     began = time.monotonic()
     client = victims.routers[0].client
-    ended(client, acknowledged.ask(client, "ok"))
+    first = acknowledged.ask(client, "ok")
+    assert first is not None
+    ended(client, first)
     undisturbed_s = time.monotonic() - began
     while victims.killed.total() < NUM_KILLS:
         # From a thread of its own, so that it may happen within a request, and up to the end of its job.
         killer = threading.Timer(chance.uniform(0, 1.5 * undisturbed_s), victims.kill, [chance.choice(names)])
         killer.start()
         while killer.is_alive():
-            with suppress(openai.APIConnectionError):  # what was not acknowledged may be there, or not
-                acknowledged.ask(chance.choice(victims.routers).client, chance.choice(SUFFIXES))
-                killer.join(chance.uniform(0, undisturbed_s / 2))
+            acknowledged.ask(chance.choice(victims.routers).client, chance.choice(SUFFIXES))
+            killer.join(chance.uniform(0, undisturbed_s / 2))
         victims.restore()
+        acknowledged.ask_again(chance.choice(victims.routers).client)
     return acknowledged
 
 
 def check(client: openai.OpenAI, acknowledged: Acknowledged) -> Counter[str]:
     """Everything is there and whole; how often each way of ending came up."""
-    files = {file.id: file for file in client.files.list()}
-    assert acknowledged.files
-    assert files.keys() >= acknowledged.files
     jobs = [ended(client, job.id, END_DEADLINE_S) for job in client.fine_tuning.jobs.list()]
-    assert {job.id for job in jobs} >= acknowledged.jobs
+    assert not acknowledged.unanswered
+    assert {job.id for job in jobs} == acknowledged.jobs
     models = {model.id for model in client.models.list() if model.id.startswith("ft:")}
     checkpoints = set()
     for job in jobs:
@@ -143,6 +175,7 @@ def check(client: openai.OpenAI, acknowledged: Acknowledged) -> Counter[str]:
     assert models == checkpoints | {job.fine_tuned_model for job in jobs if job.fine_tuned_model}
     results = {result for job in jobs for result in job.result_files}
     kept = {file.id: client.files.content(file.id).read() for file in client.files.list()}
+    assert kept.keys() == acknowledged.files | results
     assert all(kept[result].startswith(b"step,total_steps") for result in results)
     assert all(content == ROWS for file, content in kept.items() if file not in results)
     return Counter(job.status for job in jobs)
@@ -175,7 +208,7 @@ def test_kills_of_routers_and_training_lose_nothing(
     variables = {} if database == "sqlite" else {"HAMLET_DATABASE_URL": request.getfixturevalue("postgres")}
     victims = Victims(home, [routers(**variables) for _ in range(1 if database == "sqlite" else 2)], seed=1)
     acknowledged = survive(victims, ("router", "driver", "machine"), seed=2)
-    report(database, victims, check(victims.routers[0].client, acknowledged))
+    report(database, victims, acknowledged, check(victims.routers[0].client, acknowledged))
     assert not (home / "doubles").exists(), "a job ran twice at a time"
     until(lambda: not victims.drivers())
 
@@ -210,11 +243,11 @@ def test_kills_of_the_head_and_of_jobs_on_it_lose_nothing(head_home: Path) -> No
     try:
         victims = Victims(head_home, [router], seed=3)
         acknowledged = survive(victims, ("router", "driver", "head"), seed=4)
-        report("ray", victims, check(router.client, acknowledged))
+        report("ray", victims, acknowledged, check(router.client, acknowledged))
         assert not (head_home / "doubles").exists(), "a job ran twice at a time"
     finally:
         router.kill()
 
 
-def report(where: str, victims: Victims, ends: Counter[str]) -> None:
-    print(f"{where}: killed {dict(victims.killed)}, jobs {dict(ends)}")  # noqa: T201
+def report(where: str, victims: Victims, acknowledged: Acknowledged, ends: Counter[str]) -> None:
+    print(f"{where}: killed {dict(victims.killed)}, repeated {acknowledged.repeated}, jobs {dict(ends)}")  # noqa: T201
