@@ -137,7 +137,7 @@ def _collection(config: CompareConfig, share: float, run_id: str) -> AbstractCon
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config.documents / name, target)
-    return study_collection(run_id, f"{share:g}", folder)
+    return study_collection(run_id, f"{share:g}".replace(".", "-"), folder)
 
 
 def fraction(share: float) -> str:

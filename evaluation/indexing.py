@@ -41,8 +41,8 @@ def study_collection(run_id: str, name: str, folder: Path) -> Iterator[str]:
     By the comparison's id: in one that others fill too, their copies of the same documents would be found.
     """
     collection = f"{run_id}-{name}"
+    ingest(folder, collection)
     try:
-        ingest(folder, collection)
         yield collection
     finally:
         _retrieval("delete", "--collection", collection, "--whole-collection")

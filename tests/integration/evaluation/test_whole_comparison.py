@@ -23,6 +23,7 @@ from evaluation.config import CompareConfig, TuningConfig
 from evaluation.results import Results
 from evaluation.rows import ROW_NAMES
 from evaluation.tuning import train_seeds
+from retrieval.config import RetrievalConfig
 
 NUM_FACTS = 24
 FACTS = {f"Fact {n}?": str(n) for n in range(100, 100 + NUM_FACTS)}
@@ -73,6 +74,7 @@ class PlayedIndex:
             del self.collections[arguments[1]]
             return ""
         folder, _, collection = arguments
+        RetrievalConfig(collection=collection)  # refuses what no collection can be called
         was_there = collection in self.collections
         text = " ".join(file.read_text() for file in sorted(Path(folder).rglob("*.*")))
         self.collections.setdefault(collection, {})[folder] = text
