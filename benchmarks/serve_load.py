@@ -284,19 +284,23 @@ def measure_infinity(python: Path, quick: bool) -> Figures:
 
 @contextlib.contextmanager
 def server(command: list[str], environment: dict[str, str], health: str) -> Iterator[None]:
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+    ):
         try:
-            wait_until_ready(health)
+            try:
+                wait_until_ready(health, lambda: process.poll() is None)
+            except RuntimeError as exc:
+                log.seek(0)
+                raise SystemExit(f"{exc}; {command[0]} printed last:\n{log.read()[-2000:]}") from None
             yield
         finally:
-            for member in [
-                *psutil.Process(process.pid).children(recursive=True),
-                psutil.Process(process.pid),
-            ]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found = psutil.Process(process.pid)
+                for member in [*found.children(recursive=True), found]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        member.kill()
 
 
 def measure_ceilings(quick: bool, classifier: str) -> Figures:
@@ -328,11 +332,11 @@ def measure_ceilings(quick: bool, classifier: str) -> Figures:
     return figures
 
 
-def wait_until_ready(url: str) -> None:
+def wait_until_ready(url: str, is_living: Callable[[], bool] = lambda: True) -> None:
     import httpx
 
     deadline = time.monotonic() + START_DEADLINE_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and is_living():
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(url, timeout=10).status_code == 200:
                 return
@@ -398,14 +402,15 @@ def main() -> None:
     for name in ("HAMLET_RAY_PORT", "HAMLET_DASHBOARD_PORT"):
         os.environ[name] = str(free_port("127.0.0.1"))
     try:
+        # First, since this environment is the one that may not work.
+        infinity = (
+            measure_infinity(arguments.infinity_python, arguments.quick) if arguments.infinity_python else {}
+        )
         ours = measure_hamlet(arguments.quick)
         from cluster.registry import Registry
 
         ceiling = measure_ceilings(arguments.quick, Registry().list()[0].id)
         vllm = measure_vllm(arguments.quick)
-        infinity = (
-            measure_infinity(arguments.infinity_python, arguments.quick) if arguments.infinity_python else {}
-        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     rows = report(ours, vllm, ceiling, infinity)
