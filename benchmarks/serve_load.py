@@ -116,7 +116,7 @@ def measure_texts(url: str, path: str, make: Callable[[list[int]], dict[str, Any
     """Requests of one text, 32 at once, and texts per second in requests of 32, 8 at once."""
     figures: Figures = {"single": [], "batch": []}
     for repeat in range(3 if quick else 6):
-        ones = [make([1000 * repeat + number]) for number in range(128)]
+        ones = [make([1000 * repeat + number]) for number in range(128 if quick else 512)]
         seconds, _ = asyncio.run(run(url, path, ones, 32))
         many = [make([50_000 + 1000 * repeat + 32 * number + i for i in range(32)]) for number in range(16)]
         batch_seconds, _ = asyncio.run(run(url, path, many, 8))

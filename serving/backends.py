@@ -32,10 +32,14 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """`vectors`: [num_texts, dimension], float32, of unit length."""
+    """`vectors`: [num_texts, dimension], float32, of unit length; `token_counts`: of each text."""
 
     vectors: NDArray[np.float32]
-    num_tokens: int
+    token_counts: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.token_counts)
 
 
 @dataclass(frozen=True, slots=True)

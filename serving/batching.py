@@ -1,18 +1,21 @@
-"""Token-bounded dynamic batches: whatever waits when the model is free is computed together.
+"""Dynamic batches: whatever waits when there is room is computed together.
 
-No timer: a lone request starts at once, and batches grow by themselves while the model is busy. Items of
+No timer: a lone request starts at once, and batches grow by themselves while others are computed. Items of
 one length go together, so that little is padding, and come back in their own order.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from cluster.errors import InvalidInput, Unavailable
 from retrieval.padding import padded_batches
+from retrieval.vectorizer import renumbered
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,31 +26,35 @@ class _Waiting(Generic[Item, Result]):
     item: Item
     num_tokens: int
     done: asyncio.Future[Result]
+    context: Context = field(default_factory=copy_context)
 
 
 class Batcher(Generic[Item, Result]):
-    """Computes items of many requests together, on one thread of its own.
+    """Computes items of many requests together, `num_at_once` batches at a time.
 
-    `compute` takes the items of one batch and returns a result for each. Where it raises for a batch,
-    each item is computed by itself, so that a bad one fails alone. The bounds are those of `retrieval.padding`.
+    `compute` takes the items of one batch and returns a result for each. A batch for which it raises is computed
+    again in halves, so that a bad item fails alone; Unavailable is told to all of them. It runs in the context of
+    the request that waited longest, whose trace it belongs to. The bounds are those of `retrieval.padding`.
     """
 
     def __init__(
         self,
-        compute: Callable[[Sequence[Item]], Sequence[Result]],
+        compute: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         max_batch_tokens: int,
         pass_tokens: int,
+        num_at_once: int = 1,
     ) -> None:
         self._compute = compute
         self._max_batch_tokens, self._pass_tokens = max_batch_tokens, pass_tokens
+        self._num_at_once = num_at_once
         self._waiting: list[_Waiting[Item, Result]] = []
-        self._running: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
+        self._num_computed = 0
+        self._running: set[asyncio.Task[None]] = set()  # so that none is collected as garbage
 
     async def submit(self, items: Sequence[Item], lengths: Sequence[int]) -> list[Result]:
         """The results of `items`, whose `lengths` are in tokens.
 
-        Raises what `compute` raises for the first of them that fails.
+        Raises what `compute` raises for the first of them that fails; an InvalidInput names it by its place here.
         """
         loop = asyncio.get_running_loop()
         entries = [
@@ -55,45 +62,69 @@ class Batcher(Generic[Item, Result]):
             for item, length in zip(items, lengths, strict=True)
         ]
         self._waiting += entries
-        if self._running is None:
-            self._running = loop.create_task(self._run())
+        self._start()
         # All of them, so that no future's exception is left unread when the first one raises.
         results = await asyncio.gather(*(entry.done for entry in entries), return_exceptions=True)
-        for result in results:
+        for index, result in enumerate(results):
+            if isinstance(result, InvalidInput):
+                raise renumbered(result, [index]) from result
             if isinstance(result, BaseException):
                 raise result
         return [entry.done.result() for entry in entries]
 
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    def _start(self) -> None:
+        while self._num_computed < self._num_at_once and (taken := self._take()):
+            self._num_computed += 1
+            task = asyncio.get_running_loop().create_task(self._run(taken), context=taken[0].context)
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
 
-    async def _run(self) -> None:
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        """The batch of whoever waits longest. What is left is planned anew with what arrives meanwhile."""
+        waiting = [entry for entry in self._waiting if not entry.done.done()]
+        lengths = [entry.num_tokens for entry in waiting]
+        batches = padded_batches(lengths, self._max_batch_tokens, self._pass_tokens)
+        oldest = next((batch for batch in batches if 0 in batch), [])
+        leaving = set(oldest)
+        self._waiting = [entry for index, entry in enumerate(waiting) if index not in leaving]
+        return [waiting[index] for index in oldest]
+
+    async def _run(self, entries: Sequence[_Waiting[Item, Result]]) -> None:
         try:
-            while self._waiting:
-                # One batch at a time: what arrives meanwhile is planned together with what is left.
-                waiting = [entry for entry in self._waiting if not entry.done.done()]
-                lengths = [entry.num_tokens for entry in waiting]
-                batches = padded_batches(lengths, self._max_batch_tokens, self._pass_tokens)
-                oldest = next((batch for batch in batches if 0 in batch), [])
-                taken, leaving = [waiting[index] for index in oldest], set(oldest)
-                self._waiting = [entry for index, entry in enumerate(waiting) if index not in leaving]
-                if taken:
-                    await self._run_batch(taken)
+            results = await self._results([entry.item for entry in entries])
+        except asyncio.CancelledError:
+            for entry in entries:
+                entry.done.cancel()
+            raise
         finally:
-            self._running = None
-
-    async def _run_batch(self, entries: Sequence[_Waiting[Item, Result]]) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            items = [entry.item for entry in entries]
-            results = await loop.run_in_executor(self._thread, self._compute, items)
-        except Exception as exc:  # noqa: BLE001 - the boundary of the background task; told to each request
-            if len(entries) > 1:
-                for entry in entries:
-                    await self._run_batch([entry])
-            elif not entries[0].done.done():
-                entries[0].done.set_exception(exc)
-            return
+            # Before anybody is told: the next batch is computed while these answers are sent.
+            self._num_computed -= 1
+            self._start()
         for entry, result in zip(entries, results, strict=True):
-            if not entry.done.done():
+            if entry.done.done():
+                continue  # its caller has left
+            if isinstance(result, Exception):
+                entry.done.set_exception(result)
+            else:
                 entry.done.set_result(result)
+
+    async def _results(self, items: Sequence[Item]) -> list[Result | Exception]:
+        try:
+            return list(await self._compute(items))
+        except Exception as exc:  # noqa: BLE001 - the boundary of the background task; told to each request
+            if len(items) == 1 or isinstance(exc, Unavailable):
+                return [exc] * len(items)
+        middle = len(items) // 2
+        return [*await self._results(items[:middle]), *await self._results(items[middle:])]
+
+
+def on_a_thread(
+    compute: Callable[[Sequence[Item]], Sequence[Result]],
+) -> Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]:
+    """`compute`, which takes the processor, on one thread of its own."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
+
+    async def computed(items: Sequence[Item]) -> Sequence[Result]:
+        return await asyncio.get_running_loop().run_in_executor(thread, compute, items)
+
+    return computed

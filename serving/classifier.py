@@ -21,7 +21,7 @@ from cluster.storage import local_folder
 from retrieval.padding import bounds_of
 from serving.adapters import require_fit
 from serving.backends import Classified
-from serving.batching import Batcher
+from serving.batching import Batcher, on_a_thread
 from serving.config import ClassifierConfig
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class SequenceClassifier:
         self._max_tokens = min(card.max_length_tokens, positions)
         self._labels = card.labels
         pass_tokens = bounds_of(on_gpu=self._device == "cuda").pass_tokens
-        self.batcher = Batcher(self._forward, config.max_batch_tokens, pass_tokens)
+        self.batcher = Batcher(on_a_thread(self._forward), config.max_batch_tokens, pass_tokens)
 
     async def classify(self, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
         """The verdict on each text or pair of texts."""

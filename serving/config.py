@@ -134,6 +134,11 @@ class EmbedderConfig(ModelDeploymentConfig):
     model: str = Field("builtin:minilm", description="Model reference, the same that ingested the documents.")
     max_batch_tokens: int = Field(2048, ge=64, description="Tokens in one batch, padding included.")
     max_ongoing_requests: int = Field(256, ge=1, description="Requests that one replica works on at a time.")
+    target_ongoing_requests: float = Field(
+        2,
+        gt=0,
+        description="Ongoing calls per replica that autoscaling aims at; routers join small requests.",
+    )
 
 
 class RetrieverConfig(DeploymentConfig):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cluster.errors import ContextLengthExceeded
 from retrieval.vectorizer import EmbedderInfo, TextEmbedder
 from serving.backends import Embedded
-from serving.batching import Batcher
+from serving.batching import Batcher, on_a_thread
 from serving.config import EmbedderConfig
 
 Vectors = NDArray[np.float32]
@@ -36,7 +36,8 @@ class Embedder:
         queries = partial(self._encoder.embed_queries, truncate=True)
         documents = self._encoder.embed_documents
         bounds = config.max_batch_tokens, self._encoder.pass_tokens
-        self._queries, self._documents = Batcher(_rows(queries), *bounds), Batcher(_rows(documents), *bounds)
+        self._queries = Batcher(on_a_thread(_rows(queries)), *bounds)
+        self._documents = Batcher(on_a_thread(_rows(documents)), *bounds)
 
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
         """Vectors of `texts`. Raises ContextLengthExceeded naming a document that is too long."""
@@ -45,7 +46,7 @@ class Embedder:
             self._require_lengths(lengths)
         batcher = self._queries if is_query else self._documents
         rows = await batcher.submit(texts, lengths)
-        return Embedded(np.stack(rows), sum(lengths))
+        return Embedded(np.stack(rows), tuple(lengths))
 
     async def describe(self) -> EmbedderInfo:
         """What cuts documents into chunks that this embedder takes, and recognises its vectors."""

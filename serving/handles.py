@@ -28,6 +28,7 @@ from cluster.errors import HamletError, InvalidInput, Unavailable
 from retrieval.vectorizer import EmbedderInfo, renumbered
 from serving import tracing
 from serving.backends import Backends, Classified, Embedded, SearchJob
+from serving.batching import Batcher
 from serving.channel import Event, Inbox, received
 from serving.config import DeploymentConfig, ServingConfig
 from serving.engine import Delta
@@ -36,6 +37,9 @@ from serving.prompts import Passage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# A text's vector and number of tokens.
+Row = tuple[NDArray[np.float32], int]
 
 RESTART_S = 5.0
 # Where no replica is kept (min_replicas: 0), a request starts one and waits for it to load.
@@ -217,17 +221,38 @@ class ClassifierHandle(_Part):
 
 
 class EmbedderHandle(_Part):
-    """`serving.embedder.Embedder` behind a handle."""
+    """`serving.embedder.Embedder` behind a handle.
+
+    Small requests that come while calls are out go together in the next call: a call costs as much as a text.
+    """
+
+    def __init__(
+        self, handle: DeploymentHandle, name: str, timeout_s: float, config: DeploymentConfig
+    ) -> None:
+        super().__init__(handle, name, timeout_s, config)
+        bounds = TEXTS_PER_CALL, 0, CALLS_AT_ONCE * config.max_replicas
+        self._queries = Batcher[str, Row](lambda texts: self._rows(texts, True), *bounds)
+        self._documents = Batcher[str, Row](lambda texts: self._rows(texts, False), *bounds)
 
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
         calls = await _few_at_a_time(lambda few: self._embed(few, is_query), texts)
         return Embedded(
-            np.concatenate([call.vectors for call in calls]), sum(call.num_tokens for call in calls)
+            np.concatenate([call.vectors for call in calls]),
+            tuple(count for call in calls for count in call.token_counts),
         )
 
     async def _embed(self, texts: Sequence[str], is_query: bool) -> Embedded:
+        if len(texts) > TEXTS_PER_CALL // 2:
+            embedded: Embedded = await self._call("embed", texts, is_query)
+            return embedded
+        batcher = self._queries if is_query else self._documents
+        async with self._limit():
+            rows = await batcher.submit(texts, [1] * len(texts))
+        return Embedded(np.stack([vector for vector, _ in rows]), tuple(count for _, count in rows))
+
+    async def _rows(self, texts: Sequence[str], is_query: bool) -> list[Row]:
         embedded: Embedded = await self._call("embed", texts, is_query)
-        return embedded
+        return list(zip(embedded.vectors, embedded.token_counts, strict=True))
 
     async def describe(self) -> EmbedderInfo:
         info: EmbedderInfo = await self._call("describe")

@@ -126,7 +126,7 @@ class SlowReplica:
         for index, text in enumerate(texts):
             if text == "too long":
                 raise ContextLengthExceeded(f"input[{index}] is too long", f"input[{index}]")
-        return Embedded(np.array([[float(text)] for text in texts], dtype=np.float32), len(texts))
+        return Embedded(np.array([[float(text)] for text in texts], dtype=np.float32), (1,) * len(texts))
 
     async def _classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
         await self._work(len(inputs))
@@ -170,6 +170,30 @@ def test_a_short_list_is_one_call() -> None:
     replica = SlowReplica()
     asyncio.run(_embedder(replica).embed(["1"] * TEXTS_PER_CALL))
     assert replica.num_texts == [TEXTS_PER_CALL]
+
+
+def test_small_requests_that_come_while_calls_are_out_go_together_in_the_next() -> None:
+    replica = SlowReplica()
+
+    async def main() -> list[Embedded]:
+        embedder = _embedder(replica)
+        return await asyncio.gather(*(embedder.embed([str(n), str(n + 100)]) for n in range(9)))
+
+    answers = asyncio.run(main())
+    assert [answer.vectors[:, 0].tolist() for answer in answers] == [[n, n + 100] for n in range(9)]
+    assert {answer.token_counts for answer in answers} == {(1, 1)}
+    assert replica.num_texts == [2, 2, 14]
+
+
+def test_a_request_at_fault_fails_alone_though_others_were_sent_with_it() -> None:
+    async def main() -> list[Embedded | BaseException]:
+        embedder = _embedder(SlowReplica())
+        requests = [embedder.embed([str(n), "too long" if n == 5 else "1"]) for n in range(9)]
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    answers = asyncio.run(main())
+    [(place, refused)] = [(n, each) for n, each in enumerate(answers) if isinstance(each, BaseException)]
+    assert (place, str(refused)) == (5, "input[1] is too long")
 
 
 def test_a_text_at_fault_is_named_by_its_place_in_the_request_and_ends_the_rest() -> None:
