@@ -54,7 +54,7 @@ BOUNDARIES = {
     "retrieval/readers/parsing.py::parsing": "somebody else's parser, which names no more than some of its errors",
     "serving/requests.py::__call__": "the request: whatever is left becomes a 500 with the request's id",
     "serving/conductor.py::_round": "the background round: the fault is logged and the next round tries again",
-    "serving/batching.py::_run_batch": "the background task: the fault is told to each waiting request",
+    "serving/batching.py::_results": "the background task: the fault is told to each waiting request",
     "serving/batch_work.py::_step": "the background work: it is logged, and the batch is tried again",
     "serving/batch_answers.py::_asked": "the row, as a request: whatever is left becomes a 500 with its id",
     "serving/vector_store_work.py::run": "the background work: it is logged, and the next item is tried",
