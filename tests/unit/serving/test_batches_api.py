@@ -39,12 +39,13 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 
 
 class Embedder(ScriptedEmbedder):
-    """Counts who asks at once, and waits where `gate` is closed."""
+    """Counts who asks at once, and waits where `gate` is closed: by a test, or after `closes_after` more texts."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.closes_after: int | None = None
         self.num_at_once = self.most_at_once = 0
 
     async def embed(self, texts: Any, is_query: bool = False) -> Any:
@@ -53,6 +54,10 @@ class Embedder(ScriptedEmbedder):
         try:
             await asyncio.sleep(0)
             await self.gate.wait()
+            if self.closes_after is not None:
+                self.closes_after -= 1
+                if self.closes_after == 0:
+                    self.gate.clear()
             return await super().embed(texts, is_query)
         finally:
             self.num_at_once -= 1
@@ -293,9 +298,9 @@ async def test_a_cancelled_batch_keeps_what_was_answered_and_names_the_rest(
 ) -> None:
     embedder: Any = world.embedder
     async with calling(world) as caller, worker(world).at_work():
+        embedder.closes_after = 5
         batch = await caller.create(texts(20))
         await caller.until(batch, lambda batch: batch.request_counts.completed > 2)  # type: ignore[union-attr]
-        embedder.gate.clear()
         cancelling = await caller.api.batches.cancel(batch.id)
         assert cancelling.status in ("cancelling", "cancelled")
         done = await caller.end(batch)
@@ -319,9 +324,9 @@ async def test_a_batch_expires_with_what_it_has(world: ScriptedApplication) -> N
     late = [0.0]
 
     async with calling(world) as caller, worker(world, lambda: time.time() + late[0]).at_work():
+        embedder.closes_after = 5
         batch = await caller.create(texts(20))
         await caller.until(batch, lambda batch: batch.request_counts.completed > 2)  # type: ignore[union-attr]
-        embedder.gate.clear()
         late[0] = WINDOW_S
         done = await caller.end(batch)
         assert done.status == "expired"
@@ -406,10 +411,10 @@ async def test_two_routers_answer_no_row_twice_and_a_late_one_changes_nothing(
 async def test_a_router_that_leaves_gives_its_batches_back(world: ScriptedApplication) -> None:
     embedder: Any = world.embedder
     async with calling(world) as caller:
+        embedder.closes_after = 5
         batch = await caller.create(texts(9))
         async with worker(world).at_work():
             await caller.until(batch, lambda batch: batch.request_counts.completed > 2)  # type: ignore[union-attr]
-            embedder.gate.clear()
         embedder.gate.set()
         async with worker(world).at_work():
             done = await caller.end(batch)
