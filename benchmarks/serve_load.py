@@ -341,7 +341,7 @@ def wait_until_ready(url: str, is_living: Callable[[], bool] = lambda: True) -> 
             if httpx.get(url, timeout=10).status_code == 200:
                 return
         time.sleep(0.2)
-    raise RuntimeError(f"{url} was not ready within {START_DEADLINE_S:g} s")
+    raise RuntimeError(f"{url} has ended, or was not ready within {START_DEADLINE_S:g} s")
 
 
 def metric(name: str, unit: str, values: list[float], baseline: list[float] | None = None) -> dict[str, Any]:

@@ -45,7 +45,10 @@ def study_collection(run_id: str, name: str, folder: Path) -> Iterator[str]:
     try:
         yield collection
     finally:
-        _retrieval("delete", "--collection", collection, "--whole-collection")
+        try:
+            _retrieval("delete", "--collection", collection, "--whole-collection")
+        except JobFailed as exc:  # what was measured, or what went wrong before, is not lost for it
+            log.warning("the collection %s is left behind: %s", collection, exc.message)
 
 
 def adds_all(printed: str) -> bool:

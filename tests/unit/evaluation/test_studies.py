@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import DataError
-from evaluation import adaptability
+from cluster.errors import DataError, JobFailed
+from evaluation import adaptability, indexing
 from evaluation.adaptability import Change, Told, Way, told
 from evaluation.config import AdaptabilityConfig, CostConfig
 from evaluation.cost import break_evens, cell_cost, fixed_seconds_per_query
-from evaluation.data_dependency import Point, little_data_scores, part_of_files
+from evaluation.data_dependency import Point, fraction, little_data_scores, part_of_files
 from evaluation.indexing import adds_all, documents_digest
 from evaluation.scalability import IndexSize, Load, Scalability, project_search
 from retrieval.console import print_report
@@ -188,6 +188,30 @@ def test_a_larger_part_of_the_documents_holds_the_smaller_one() -> None:
     assert [len(part) for part in parts] == [2, 3, 6, 12]
     for smaller, larger in pairwise(parts):
         assert set(smaller) < set(larger)
+
+
+def test_two_amounts_of_data_never_have_one_name() -> None:
+    assert [fraction(share) for share in (0.125, 0.25, 0.333, 0.334, 1.0)] == [
+        "1/8",
+        "1/4",
+        "0.333",
+        "0.334",
+        "1",
+    ]
+
+
+def test_a_collection_that_cannot_be_cleared_away_costs_no_measurement(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def retrieval(verb: str, *_: str) -> str:
+        if verb == "delete":
+            raise JobFailed("the head is gone")
+        return "1 documents added, 0 updated, 0 unchanged"
+
+    monkeypatch.setattr(indexing, "_retrieval", retrieval)
+    with indexing.study_collection("eval-1", "changed", tmp_path) as collection:
+        assert collection == "eval-1-changed"
+    assert "eval-1-changed is left behind: the head is gone" in caplog.text
 
 
 def test_scalability_scores_are_shares_of_the_best_cell_under_the_highest_load() -> None:
