@@ -74,8 +74,9 @@ def measure_generation(url: str, model: str, quick: bool, figures: Figures) -> N
                 continue  # the first round warms up
             num_tokens = sum(usage_of(answer) for answer in answers)
             figures.setdefault(f"generate_tps_{concurrency}", []).append(num_tokens / seconds)
-            if concurrency == 1:
-                figures.setdefault("ttft_ms", []).extend(first_token_ms(answer) for answer in answers)
+    bodies = [chat(next(seeds), model, **stream, max_tokens=4) for _ in range(20 if quick else 60)]
+    _, answers = asyncio.run(run(url, "/v1/chat/completions", bodies, 1))
+    figures["ttft_ms"] = [first_token_ms(answer) for answer in answers]
 
 
 def usage_of(answer: Answer) -> int:
