@@ -77,14 +77,14 @@ def two_tenants(make_card: Callable[..., ModelCard]) -> TwoTenants:
     headers = {tenant: {"authorization": f"Bearer {secret}"} for tenant, (_, secret) in made.items()}
     engine = world.platform.engine
 
-    files, jobs, registry = Files(engine), FineTuningJobs(engine), Registry(engine)
+    files, jobs, models = Files(engine), FineTuningJobs(engine), Registry(engine)
     file = files.add(files.stored("ann", "boiler.md", "assistants", SECRET.encode()))
     job = jobs.create(
         "ann", JobRequest("smollm2", file.id, None, {"type": "supervised"}, {}, None, 1, None, {})
     )
     card = make_card("ft:smollm2:acme:handbook:1a2b3c4d")
-    registry.register(card, "ann")
-    registry.promote("annsalias", card.id, "ann")
+    models.register(card, "ann")
+    models.promote("annsalias", card.id, "ann")
     report = Report(id="eval-00000000000000aa", tenant="ann", name=SECRET, status=ReportStatus.QUEUED)
     Reports().save(report)
 

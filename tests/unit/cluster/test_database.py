@@ -64,9 +64,9 @@ def test_a_database_from_before_migrations_keeps_its_models_and_aliases(
         values = {"id": card.id, "kind": "classifier", "at": "2026-01-01", "body": card.model_dump_json()}
         connection.execute(text("INSERT INTO model_cards VALUES (:id, :kind, :at, :body)"), values)
         connection.execute(text("INSERT INTO model_aliases VALUES ('prod', 'ft:old')"))
-    registry = Registry()
-    assert registry.get("prod") == card
-    assert registry.aliases() == {"prod": "ft:old"}
+    models = Registry()
+    assert models.get("prod") == card
+    assert models.aliases() == {"prod": "ft:old"}
 
 
 def test_opening_again_changes_nothing() -> None:

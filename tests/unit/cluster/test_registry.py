@@ -192,14 +192,14 @@ def test_an_alias_cannot_roll_back_to_a_model_that_is_deleted(
 
 def test_the_weights_of_a_deleted_model_are_noted_until_they_are_removed(make_card: MakeCard) -> None:
     now = [1000.0]
-    registry = Registry(clock=lambda: now[0])
-    registry.register(make_card(id="one", weights_uri="/weights/one"))
-    registry.delete("one")
-    assert registry.retired_weights(older_than_s=60) == []
+    models = Registry(clock=lambda: now[0])
+    models.register(make_card(id="one", weights_uri="/weights/one"))
+    models.delete("one")
+    assert models.retired_weights(older_than_s=60) == []
     now[0] += 60
-    assert registry.retired_weights(older_than_s=60) == ["/weights/one"]
-    registry.forget_weights("/weights/one")
-    assert registry.retired_weights() == []
+    assert models.retired_weights(older_than_s=60) == ["/weights/one"]
+    models.forget_weights("/weights/one")
+    assert models.retired_weights() == []
 
 
 def test_all_cards_are_read_once_and_again_only_what_is_new(registry: Registry, make_card: MakeCard) -> None:

@@ -162,9 +162,9 @@ def promote(folder: Path, *arguments: str) -> BaseException | None:
 
 
 def test_a_classifier_of_routes_is_promoted_with_the_winner(tmp_path: Path, make_card: MakeCard) -> None:
-    registry = Registry()
-    registry.register(make_card(**ROUTES))
-    registry.promote("routes", "ft:minilm:acme:routes:1")
+    models = Registry()
+    models.register(make_card(**ROUTES))
+    models.promote("routes", "ft:minilm:acme:routes:1")
     assert promote(tmp_path, "--route-model", "routes") is None
     policy = read_policy()
     assert policy is not None
