@@ -288,20 +288,23 @@ def server(command: list[str], environment: dict[str, str], health: str) -> Iter
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+        contextlib.ExitStack() as at_end,
     ):
+        at_end.callback(kill_tree, process.pid)
         try:
-            try:
-                wait_until_ready(health, lambda: process.poll() is None)
-            except RuntimeError as exc:
-                log.seek(0)
-                raise SystemExit(f"{exc}; {command[0]} printed last:\n{log.read()[-2000:]}") from None
-            yield
-        finally:
+            wait_until_ready(health, lambda: process.poll() is None)
+        except RuntimeError as exc:
+            log.seek(0)
+            raise SystemExit(f"{exc}; {command[0]} printed last:\n{log.read()[-2000:]}") from None
+        yield
+
+
+def kill_tree(process_id: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found = psutil.Process(process_id)
+        for member in [*found.children(recursive=True), found]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                found = psutil.Process(process.pid)
-                for member in [*found.children(recursive=True), found]:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        member.kill()
+                member.kill()
 
 
 def measure_ceilings(quick: bool, classifier: str) -> Figures:

@@ -111,12 +111,12 @@ def _search(config: CompareConfig, searching: Sequence[Request], num_chunks: int
     folder = config.output / f"size-{num_chunks}"
     _write_chunks(folder, num_chunks, _words(config.documents))
     with study_collection(run_id, folder.name, folder) as collection:
+        shutil.rmtree(folder, ignore_errors=True)
         asked = [
             searching[index % len(searching)]._replace(collection=collection, max_tokens=1)
             for index in range(SEARCHES)
         ]
         answers = ask_again(config, asked, at_once=1)
-    shutil.rmtree(folder, ignore_errors=True)
     return IndexSize(
         num_chunks=num_chunks,
         search_p50_ms=float(np.median([answer.stage_ms.get("search", 0.0) for answer in answers])),

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from cluster.errors import InvalidInput, Unavailable
@@ -26,7 +26,7 @@ class _Waiting(Generic[Item, Result]):
     item: Item
     num_tokens: int
     done: asyncio.Future[Result]
-    context: Context = field(default_factory=copy_context)
+    context: Context
 
 
 class Batcher(Generic[Item, Result]):
@@ -56,9 +56,9 @@ class Batcher(Generic[Item, Result]):
 
         Raises what `compute` raises for the first of them that fails; an InvalidInput names it by its place here.
         """
-        loop = asyncio.get_running_loop()
+        loop, context = asyncio.get_running_loop(), copy_context()
         entries = [
-            _Waiting[Item, Result](item, length, loop.create_future())
+            _Waiting[Item, Result](item, length, loop.create_future(), context)
             for item, length in zip(items, lengths, strict=True)
         ]
         self._waiting += entries

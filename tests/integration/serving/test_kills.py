@@ -164,6 +164,7 @@ def check(client: openai.OpenAI, acknowledged: Acknowledged) -> Counter[str]:
     """Everything is there and whole; how often each way of ending came up."""
     jobs = [ended(client, job.id, END_DEADLINE_S) for job in client.fine_tuning.jobs.list()]
     assert not acknowledged.unanswered
+    assert acknowledged.files
     assert {job.id for job in jobs} == acknowledged.jobs
     models = {model.id for model in client.models.list() if model.id.startswith("ft:")}
     checkpoints = set()
