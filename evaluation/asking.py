@@ -51,24 +51,28 @@ def cell_request(
 def wait_until_ready(config: ServiceConfig) -> None:
     """Wait for the service. Raises Unavailable, with what it says is not ready, when the time is over.
 
-    A service without `/readyz` that answers at all is taken for ready.
+    A service that knows no `/readyz`, such as another server with OpenAI's API, is ready when it lists its models.
     """
-    url = config.base_url.removesuffix("/").removesuffix("/v1") + "/readyz"
     until = time.monotonic() + config.ready_timeout_s
-    while True:
-        try:
-            response = httpx.get(url, timeout=10)
-        except httpx.HTTPError as exc:
-            state = str(exc) or type(exc).__name__
-        else:
-            if response.status_code != 503:
-                return
-            state = response.text[:300]
+    while state := _what_is_not_ready(config.base_url.removesuffix("/")):
         if time.monotonic() > until:
             raise Unavailable(
-                f"{url} is not ready: {state}; RAY_AUTH_MODE=token serve deploy examples/serve.yaml starts it"
+                f"{config.base_url} is not ready: {state}; "
+                "RAY_AUTH_MODE=token serve deploy examples/serve.yaml starts it"
             )
         time.sleep(0.5)
+
+
+def _what_is_not_ready(base_url: str) -> str:
+    """What the service says of itself, or why it does not answer; nothing when it is ready."""
+    try:
+        response = httpx.get(base_url.removesuffix("/v1") + "/readyz", timeout=10)
+        if response.status_code == 404:
+            # Other servers know no such path. Ray Serve knows no path at all until it has loaded the application.
+            response = httpx.get(f"{base_url}/models", timeout=10)
+    except httpx.HTTPError as exc:
+        return str(exc) or type(exc).__name__
+    return f"{response.status_code} {response.text[:300]}" if response.status_code in {404, 503} else ""
 
 
 def _options(config: ServiceConfig) -> dict[str, Any]:

@@ -9,9 +9,15 @@ a run would pass for what it was.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TypeVar
+
+import numpy as np
 
 from cluster.errors import DataError, HamletError, InvalidInput, Unprocessable
 from cluster.tenants import DEFAULT_TENANT
@@ -27,6 +33,9 @@ from retrieval.vectorizer import TextEmbedder, text_index
 
 # Chunks for one embedding process: enough to sort by length, few enough to show progress.
 WINDOW_CHUNKS = 256
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,9 @@ class Ingestor:
         """
         report = IngestReport()
         start = time.perf_counter()
-        for window in _windows(self._pending(documents, report, leaving), self._window_chunks):
-            self._write(window)
+        windows = _windows(self._pending(documents, report, leaving), self._window_chunks)
+        for window, vectors in _computed_ahead(self._embed, windows):
+            self._write(window, vectors)
             report.num_chunks += len(window)
             for item in window:
                 if item.chunk.position == 0:
@@ -222,14 +232,16 @@ class Ingestor:
                 yield document, sha256
         yield from waiting
 
-    def _write(self, window: Sequence[_Pending]) -> None:
+    def _embed(self, window: Sequence[_Pending]) -> np.ndarray:
         try:
-            dense = self._embedder.embed_documents([item.chunk.indexed_text for item in window])
+            return self._embedder.embed_documents([item.chunk.indexed_text for item in window])
         except InvalidInput as exc:
             raise _named(exc, window) from exc
+
+    def _write(self, window: Sequence[_Pending], vectors: np.ndarray) -> None:
         points = [
             make_point(item.document, item.sha256, item.chunk, item.num_chunks, vector, self._tenant)
-            for item, vector in zip(window, dense, strict=True)
+            for item, vector in zip(window, vectors, strict=True)
         ]
         self._collections.upsert(self._config.collection, points)
 
@@ -256,6 +268,23 @@ def cut_paths(roots: Sequence[str], chunker: Chunker, skipped: list[Skipped]) ->
 def _windows(items: Iterator[_Pending], window_chunks: int) -> Iterator[list[_Pending]]:
     while window := list(islice(items, window_chunks)):
         yield window
+
+
+def _computed_ahead(compute: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each item with what `compute` makes of it in a thread, while the caller makes the next and uses the last."""
+    thread = ThreadPoolExecutor(max_workers=1)
+    started: deque[tuple[T, Future[R]]] = deque()
+    try:
+        for item in items:
+            # With the trace and the deadline of the caller.
+            started.append((item, thread.submit(copy_context().run, compute, item)))
+            if len(started) > 1:
+                done, result = started.popleft()
+                yield done, result.result()
+        for done, result in started:
+            yield done, result.result()
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def _readable(

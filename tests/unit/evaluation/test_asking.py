@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import openai
 import pytest
@@ -10,7 +14,7 @@ import pytest
 from cluster.errors import DataError, InvalidInput, Unavailable
 from evaluation import asking
 from evaluation.answers import Answer, AnswerLog, Request
-from evaluation.asking import ask_all, first_model
+from evaluation.asking import ask_all, first_model, wait_until_ready
 from evaluation.compare import BLOCK_QUESTIONS, requests_of
 from evaluation.config import CompareConfig, ServiceConfig
 from evaluation.questions import Kind, Question
@@ -109,3 +113,67 @@ def test_a_service_that_is_silent_when_asked_for_its_models_is_given_up_in_time(
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         with pytest.raises(Unavailable, match="does not answer"):
             first_model(ServiceConfig(base_url=url, timeout_s=0.1, max_retries=0))
+
+
+class Replies(BaseHTTPRequestHandler):
+    """Gives each path its statuses in turn, the last for good, and writes down what was asked."""
+
+    statuses: ClassVar[dict[str, list[int]]]
+    asked: ClassVar[list[str]]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        left = self.statuses.get(self.path, [404])
+        self.send_response(left.pop(0) if len(left) > 1 else left[0])
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def replying(statuses: dict[str, list[int]]) -> Iterator[tuple[ServiceConfig, list[str]]]:
+    asked: list[str] = []
+    handler = type("Handler", (Replies,), {"statuses": statuses, "asked": asked})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        yield ServiceConfig(base_url=url, ready_timeout_s=0), asked
+        server.shutdown()
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.asking.time.sleep", lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "asked"),
+    [
+        pytest.param({"/readyz": [200]}, ["/readyz"], id="ours"),
+        pytest.param({"/v1/models": [200]}, ["/readyz", "/v1/models"], id="another-server"),
+        pytest.param({"/v1/models": [401]}, ["/readyz", "/v1/models"], id="another-that-wants-a-key"),
+        pytest.param({"/readyz": [503, 200]}, ["/readyz"] * 2, id="a-part-is-starting"),
+        pytest.param(
+            {"/readyz": [404, 503, 200]},
+            ["/readyz", "/v1/models", "/readyz", "/readyz"],
+            id="serve-is-loading-it",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("no_pause")
+def test_a_service_is_waited_for_until_it_answers_questions(
+    statuses: dict[str, list[int]], asked: list[str]
+) -> None:
+    with replying(statuses) as (config, seen):
+        wait_until_ready(config.model_copy(update={"ready_timeout_s": 30}))
+    assert seen == asked
+
+
+def test_a_service_that_does_not_become_ready_is_given_up_with_what_it_says() -> None:
+    with (
+        replying({}) as (config, _),
+        pytest.raises(Unavailable, match=r"/v1 is not ready: 404.*serve deploy"),
+    ):
+        wait_until_ready(config)

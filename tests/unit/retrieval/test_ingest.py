@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -439,6 +440,42 @@ def test_metadata_that_cannot_be_stored_is_refused_before_anything_is_embedded_o
     with pytest.raises(DataError, match=words):
         ingestor(client, Refusing()).add([replace(before, metadata=metadata)])
     assert ingestor(client).add([before]).num_unchanged == 1
+
+
+class Slow(HashEmbedder):
+    """Embeds nothing until `goes_on` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def embed_documents(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        assert self.goes_on.wait(10)
+        return super().embed_documents(texts, truncate)
+
+
+def test_documents_are_read_and_cut_while_others_are_embedded(client: CollectionsClient) -> None:
+    embedder = Slow()
+
+    def documents() -> Iterator[Document]:
+        yield document("a", "One chunk.")
+        embedder.goes_on.set()  # asked for the next, while `a` waits for its vectors
+        yield document("b", "Another.")
+
+    report = Ingestor(client, embedder, CONFIG, window_chunks=1).add(documents())
+    assert report.num_added == 2
+    assert client.count("c") == report.num_chunks
+
+
+def test_what_was_embedded_before_a_source_failed_is_kept(client: CollectionsClient) -> None:
+    def documents() -> Iterator[Document]:
+        yield document("a", LONG)
+        yield document("b", f"{LONG} more")
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        Ingestor(client, HashEmbedder(), CONFIG, window_chunks=1).add(documents())
+    assert ingestor(client).add([document("a", LONG)]).num_unchanged == 1
 
 
 class Refusing(HashEmbedder):
