@@ -1,4 +1,4 @@
-"""Commands as Ray jobs: they run on the cluster's head, outlive their router, and Ray knows them by name."""
+"""Commands as Ray jobs: they run on the cluster, outlive their router, and Ray knows them by name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from cluster.launcher import Run, RunState
 KEPT_RUNTIME_ENV = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda", "image_uri")
 # How Ray begins its message where the packages of a job cannot be installed, or its files not be fetched.
 SETUP_FAILED = "runtime_env setup failed"
+# Without any, Ray runs a job's own process on the head, even one that is given no CPUs: in a pod, data would be
+# tokenised in the head's few GiB. So little that it always fits beside serving and training on a laptop's 4.
+COMMAND_CPUS = 0.01
 
 
 class RayLauncher:
@@ -29,7 +32,10 @@ class RayLauncher:
             return
         try:
             self._jobs().submit_job(
-                entrypoint=shlex.join(command), submission_id=name, runtime_env=self._environment()
+                entrypoint=shlex.join(command),
+                submission_id=name,
+                runtime_env=self._environment(),
+                entrypoint_num_cpus=COMMAND_CPUS,
             )
         except OUT_OF_REACH as exc:
             # Ray refuses a name it knows: another process was faster, which is as good.

@@ -12,12 +12,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from cluster.errors import Unavailable
+from cluster.head_process import logical_cpus
 from cluster.launcher import LocalLauncher, Run, RunState
 from cluster.local_run import PID
 from cluster.ray_launcher import RayLauncher
+from serving.config import DeploymentConfig, ServingConfig
 
+EXAMPLE = Path(__file__).parents[3] / "examples" / "serve.yaml"
 SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
 
 
@@ -97,11 +101,14 @@ class JobsApi:
         self.num_submitted = 0
         self.away = False
 
-    def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: object) -> None:
+    def submit_job(
+        self, *, entrypoint: str, submission_id: str, runtime_env: object, entrypoint_num_cpus: float = 0
+    ) -> None:
         if self.job is not None:
             raise RuntimeError(f"Job with submission_id {submission_id} already exists.")
         self.num_submitted += 1
         self.job = {"status": "RUNNING", "message": "", "driver_exit_code": None, "entrypoint": entrypoint}
+        self.num_cpus = entrypoint_num_cpus
 
     def get_job_info(self, name: str) -> object:
         if self.away:
@@ -145,3 +152,14 @@ def test_a_ray_that_does_not_answer_is_not_a_job_that_is_gone() -> None:
     api.away = True
     with pytest.raises(Unavailable, match="does not answer: no answer"):
         RayLauncher(api, runtime_env={}).look("job-1")
+
+
+def test_a_ray_job_is_not_kept_on_the_head_and_fits_beside_serving_and_training_on_a_laptop() -> None:
+    api = JobsApi()
+    RayLauncher(api, runtime_env={}).start("job-1", ["python"])
+    [application] = yaml.safe_load(EXAMPLE.read_text())["applications"]
+    parts = vars(ServingConfig.model_validate(application["args"])).values()
+    serving = sum(part.num_cpus for part in parts if isinstance(part, DeploymentConfig))
+    assert api.num_cpus > 0  # Ray keeps a job on the head that asks for nothing
+    # A job with three workers, and an evaluation.
+    assert round(serving + 3 + 2 * api.num_cpus, 4) <= logical_cpus(None, cores=1)
