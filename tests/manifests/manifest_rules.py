@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from manifests import Document, Pod, name_of, of_kind, pods, quantity, ray_clusters
 
@@ -145,7 +145,7 @@ def _replica_faults(where: str, documents: list[Document], pod: Pod) -> list[str
     if not affinity.get("requiredDuringSchedulingIgnoredDuringExecution"):
         faults.append(f"{where}: copies may lie on one node")
     budgets = [budget["spec"]["selector"] for budget in of_kind(documents, "PodDisruptionBudget")]
-    if not any(selects(selector, pod) for selector in budgets):
+    if not any(selects(selector, pod.labels) for selector in budgets):
         faults.append(f"{where}: no PodDisruptionBudget")
     return faults
 
@@ -161,9 +161,13 @@ def who_answers_goes_first(documents: list[Document]) -> list[str]:
     ]
 
 
-def selects(selector: Document, pod: Pod) -> bool:
-    """Whether a selector's matchLabels are all among the pod's labels."""
-    return selector.get("matchLabels", {}).items() <= pod.labels.items()
+def selects(selector: Document, labels: Mapping[str, str]) -> bool:
+    """Whether a selector chooses a pod with these labels."""
+    expressions = selector.get("matchExpressions", [])
+    assert all(expression["operator"] == "In" for expression in expressions), "no other is used here"
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(expression["key"]) in expression["values"] for expression in expressions
+    )
 
 
 def _resources(documents: list[Document]) -> Iterator[tuple[str, Document]]:
@@ -217,7 +221,7 @@ def _service_faults(documents: list[Document]) -> list[str]:
     faults = []
     for document in of_kind(documents, "Service"):
         selector = {"matchLabels": document["spec"]["selector"]}
-        chosen = [pod for pod in everything if selects(selector, pod)]
+        chosen = [pod for pod in everything if selects(selector, pod.labels)]
         ports = {
             port["name"]
             for pod in chosen

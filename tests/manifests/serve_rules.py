@@ -88,7 +88,7 @@ def answering_workers_are_spread_and_kept(documents: list[Document]) -> list[str
                 faults.append(f"{group.where}: is not spread over the nodes that it may use")
             if group.spec["minReplicas"] > 1 and spread[0]["whenUnsatisfiable"] != "DoNotSchedule":
                 faults.append(f"{group.where}: all of it may lie on one node")
-            kept = [budget for budget in budgets if selects(budget["selector"], group.pod)]
+            kept = [budget for budget in budgets if selects(budget["selector"], group.pod.labels)]
             if keeps_two and not any(budget.get("minAvailable") == 1 for budget in kept):
                 faults.append(f"{group.where}: draining nodes may take all of it")
     return faults
