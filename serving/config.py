@@ -29,6 +29,12 @@ class DeploymentConfig(_Frozen):
     num_gpus: float = Field(0, ge=0, description="GPUs that each replica reserves.")
     min_replicas: int = Field(1, ge=0, description="Replicas kept when idle; 0 scales to zero.")
     max_replicas: int = Field(1, ge=1, description="Replicas at most.")
+    max_replicas_per_node: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Of those on one node of Ray's: 1 keeps them apart, so none goes with another.",
+    )
     max_ongoing_requests: int = Field(64, ge=1, description="Requests that one replica works on at a time.")
     max_queued_requests: int = Field(
         256, ge=0, description="Requests that wait per caller beyond those; more are refused with 503."
@@ -363,6 +369,7 @@ def deployment_options(config: DeploymentConfig) -> dict[str, Any]:
     """`config` as the options of a Serve deployment."""
     options: dict[str, Any] = {
         "ray_actor_options": {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        "max_replicas_per_node": config.max_replicas_per_node,
         "max_ongoing_requests": config.max_ongoing_requests,
         "max_queued_requests": config.max_queued_requests,
         "health_check_period_s": config.health_check_period_s,

@@ -74,22 +74,36 @@ def operator_offers_what_is_used(documents: list[Document]) -> list[str]:
 
 
 def answering_workers_are_spread_and_kept(documents: list[Document]) -> list[str]:
-    """Workers lie on several nodes, strictly where there are always two; draining never takes a group's last one."""
+    """Workers lie on several nodes; draining never takes a group's last one.
+
+    Where a part has always two replicas, they are on two pods, and these on two nodes.
+    """
     budgets = [budget["spec"] for budget in of_kind(documents, "PodDisruptionBudget")]
     faults = []
     for service in of_kind(documents, "RayService"):
         [application] = serve_config(service)["applications"]
-        keeps_two = any(part.get("min_replicas", 1) > 1 for part in application["args"].values())
+        doubled = {
+            name: part for name, part in application["args"].items() if part.get("min_replicas", 1) > 1
+        }
+        faults += [
+            f"{name_of(service)}: all replicas of the {name} may lie on one pod"
+            for name, part in doubled.items()
+            if part.get("max_replicas_per_node") != 1
+        ]
         for group in ray_groups([service]):
             if group.is_head:
                 continue
             spread = group.pod.spec.get("topologySpreadConstraints", [])
             if not any(entry.get("nodeTaintsPolicy") == "Honor" for entry in spread):
                 faults.append(f"{group.where}: is not spread over the nodes that it may use")
-            if group.spec["minReplicas"] > 1 and spread[0]["whenUnsatisfiable"] != "DoNotSchedule":
+            is_strict = any(
+                entry["whenUnsatisfiable"] == "DoNotSchedule" and entry.get("minDomains", 1) > 1
+                for entry in spread
+            )
+            if doubled and not is_strict:
                 faults.append(f"{group.where}: all of it may lie on one node")
             kept = [budget for budget in budgets if selects(budget["selector"], group.pod.labels)]
-            if keeps_two and not any(budget.get("minAvailable") == 1 for budget in kept):
+            if doubled and not any(budget.get("minAvailable") == 1 for budget in kept):
                 faults.append(f"{group.where}: draining nodes may take all of it")
     return faults
 

@@ -28,7 +28,7 @@ RULES = (
     *job_rules.RULES,
 )
 # What a GPU cluster may have otherwise than examples/serve.yaml: where parts run and how many, not what they are.
-SCALING = {"num_cpus", "num_gpus", "min_replicas", "max_replicas"}
+SCALING = {"num_cpus", "num_gpus", "min_replicas", "max_replicas", "max_replicas_per_node"}
 
 
 @pytest.mark.parametrize("target", [*OVERLAYS, *VARIANTS, *JOBS])

@@ -104,6 +104,16 @@ def test_a_serve_that_listens_on_loopback_is_found(rendered: Rendered) -> None:
     assert "where no other pod reaches it" in serve_rules.serve_ports_agree(documents)[0]
 
 
+def test_a_part_whose_replicas_may_lie_on_one_pod_is_found(rendered: Rendered) -> None:
+    documents = rendered("k8s/overlays/gpu-ha")
+    config = the(documents, "RayService/hamlet")["spec"]["serveConfigV2"]
+    together = config.replace("max_replicas_per_node: 1", "max_replicas_per_node: 2", 1)
+    put(documents, "RayService/hamlet", "spec.serveConfigV2", together)
+    assert serve_rules.answering_workers_are_spread_and_kept(documents) == [
+        "RayService/hamlet: all replicas of the generator may lie on one pod"
+    ]
+
+
 def test_a_secret_in_a_file_is_found(rendered: Rendered) -> None:
     secret = {"kind": "Secret", "metadata": {"name": "hamlet-secrets"}, "stringData": {"qdrant-api-key": "x"}}
     assert manifest_rules.secrets_are_references([*rendered(CPU), secret]) == [

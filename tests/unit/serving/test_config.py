@@ -55,6 +55,11 @@ def test_options_scale_only_where_a_range_is_given() -> None:
     assert scaled["max_surge_percent"] == 100
 
 
+def test_replicas_are_kept_apart_only_where_it_is_asked_for() -> None:
+    assert deployment_options(DeploymentConfig())["max_replicas_per_node"] is None
+    assert deployment_options(DeploymentConfig(max_replicas_per_node=1))["max_replicas_per_node"] == 1
+
+
 def test_each_generator_is_a_deployment_named_after_its_model() -> None:
     models = ["Qwen/Qwen3-1B", "ft:smollm2:acme:whole:0a1b2c3d"]
     config = ServingConfig.model_validate({"further_generators": [{"model": model} for model in models]})
