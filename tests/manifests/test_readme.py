@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import pytest
+from job_rules import KNOWN_SETTINGS
 from manifests import (
     JOBS,
     OVERLAYS,
@@ -38,6 +39,14 @@ _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _NAMED = re.compile(rf"\b({'|'.join(SHORT)})[ /]([a-z][a-z0-9-]*)")
 _LABELS = re.compile(r"(?:-l|--selector) (\S+)")
 _PATCH = re.compile(r"patch (\w+) ([\w-]+) --type json -p '(.*?)'", re.DOTALL)
+_USED = re.compile(r"\$\{?([A-Za-z_]\w*)")
+_SET = re.compile(r"(?:^|[ \n])([A-Za-z_]\w*)=")
+# What returns before it is done, what comes too early behind it, and what stands between them where it is waited for.
+_RACES = (
+    (r"port-forward .*&", r"\b(?:curl|ray job submit)\b", r"until curl|curl .*--retry-connrefused"),
+    (r"create -k", r"logs --follow", r"wait .*RUNNING"),
+    (r"create -k", r"delete -k", r"wait .*SUCCEEDED"),
+)
 
 
 @pytest.fixture
@@ -99,6 +108,21 @@ def unknown_paths(text: str, documents: list[Document]) -> Iterator[str]:
                 continue
             if leaf not in node and '"op": "add"' not in patch:
                 yield f"{kind} {name} {path}"
+
+
+def unset_variables(text: str) -> set[str]:
+    """Variables that no command sets; those of Hamlet's are the pods'."""
+    return set(_USED.findall(text)) - set(_SET.findall(text)) - KNOWN_SETTINGS
+
+
+def races(text: str) -> list[str]:
+    """Blocks that one paste runs, of which a command does not wait for what it needs."""
+    return [
+        f"{early} follows {started}"
+        for block in _BLOCK.findall(text)
+        for started, early, guard in _RACES
+        if re.search(f"{started}.*{early}", block, re.DOTALL) and not re.search(guard, block)
+    ]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -172,6 +196,20 @@ def requests_of(pod: Pod, resource: str) -> Decimal:
 def test_commands_are_whole(file: str) -> None:
     for block in _BLOCK.findall((REPOSITORY / file).read_text()):
         assert shlex.split(block, comments=True), block
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_commands_set_their_variables_and_wait_for_each_other(file: str) -> None:
+    assert unset_variables(blocks(file)) == set()
+    assert races((REPOSITORY / file).read_text()) == []
+
+
+def test_commands_that_do_not_wait_are_found() -> None:
+    followed = "kubectl create -k k8s/jobs/finetune\nkubectl logs --follow --selector a=b"
+    forwarded = "kubectl port-forward service/a 8000 &\ncurl -s http://127.0.0.1:8000/"
+    for early in (followed, forwarded, "kubectl create -k a\nkubectl delete -k a"):
+        assert len(races(f"```bash\n{early}\n```\n")) == 1, early
+    assert unset_variables('a=$(b)\nhelm repo add c "$CHARTS/$a"') == {"CHARTS"}
 
 
 @pytest.mark.parametrize(
