@@ -8,6 +8,11 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_
     VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH \
     HAMLET_HOME=/var/lib/hamlet \
     RAY_TRAIN_V2_ENABLED=1 RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token
+# What cluster/head_process.py says to the processes of a head, which KubeRay starts without it.
+ENV GOMP_SPINCOUNT=10000 RAY_LD_PRELOAD_ON_WORKERS=1 \
+    MALLOC_CONF=oversize_threshold:0,dirty_decay_ms:60000,muzzy_decay_ms:60000,background_thread:true \
+    RAY_SERVE_CONTROL_LOOP_INTERVAL_S=0.5 RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=2000 \
+    RAY_JOB_STOP_WAIT_TIME_S=120
 # tini is process 1 and reaps what finished jobs leave; libnuma is vLLM's; bash is what KubeRay calls.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends bash libnuma1 tini \
@@ -48,11 +53,6 @@ USER hamlet
 RUN python -m cluster models pull builtin:minilm && python -m cluster models pull builtin:smollm2
 
 FROM cpu-environment AS cpu
-# What cluster/head_process.py says to the processes of a head, which KubeRay starts without it.
-ENV GOMP_SPINCOUNT=10000 RAY_LD_PRELOAD_ON_WORKERS=1 \
-    MALLOC_CONF=oversize_threshold:0,dirty_decay_ms:60000,muzzy_decay_ms:60000,background_thread:true \
-    RAY_SERVE_CONTROL_LOOP_INTERVAL_S=0.5 RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=2000 \
-    RAY_JOB_STOP_WAIT_TIME_S=120
 COPY --from=models --chown=hamlet:hamlet /var/lib/hamlet /var/lib/hamlet
 COPY . .
 USER 1000:1000

@@ -15,6 +15,7 @@ from cluster.head_process import DEFAULT_ENVIRONMENT
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
 SERVICES = sorted(COMPOSE["services"])
+BASES = {stage: base for base, stage in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)}
 # A stage is what stands between two FROM lines.
 STAGES = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL))
 
@@ -36,9 +37,13 @@ def test_a_final_stage_is_unprivileged_reaps_children_and_can_be_probed(target: 
     compile(yaml.safe_load(probe)[2], "probe", "exec")
 
 
-def test_processes_of_the_cpu_image_share_a_machine_as_those_of_a_local_head_do() -> None:
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_processes_of_an_image_share_a_machine_as_those_of_a_local_head_do(target: str) -> None:
+    stages = [target]
+    while (base := BASES[stages[-1]]) in STAGES:
+        stages.append(base)
     for name, value in DEFAULT_ENVIRONMENT.items():
-        assert f" {name}={value}" in STAGES["cpu"], name
+        assert any(f" {name}={value}" in STAGES[stage] for stage in stages), name
 
 
 def test_the_image_has_what_its_commands_call() -> None:
