@@ -92,11 +92,21 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
 
 
 def back_up_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
-    """Write every collection to `folder`/<name>.parquet; returns how many chunks each has."""
+    """Write every collection to `folder`/<name>.parquet; returns how many chunks each has.
+
+    Backups in the folder of collections that are gone are removed, so that the same folder can be written again.
+    """
     with reaching(folder, "write", GIVEN_ADDRESS) as (filesystem, path):
         filesystem.makedirs(path, exist_ok=True)
-    names = sorted(info.spec.name for info in collections.list_collections())
-    return {name: back_up(collections, name, f"{folder.rstrip('/')}/{name}{SUFFIX}") for name in names}
+    written = {}
+    for name in sorted(info.spec.name for info in collections.list_collections()):
+        with suppress(NotFound):  # dropped since it was listed
+            written[name] = back_up(collections, name, f"{folder.rstrip('/')}/{name}{SUFFIX}")
+    with reaching(folder, "write", GIVEN_ADDRESS) as (filesystem, path):
+        for file in filesystem.glob(f"{path}/*{SUFFIX}"):
+            if _name_of(file) not in written and _is_backup(filesystem, file):
+                filesystem.rm_file(file)
+    return written
 
 
 def restore_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
@@ -112,10 +122,23 @@ def restore_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
         raise NotFound(f"no backups (*{SUFFIX}) in {folder}; name the folder that backup --all wrote", "path")
     restored = {}
     for file in files:
-        name = file.rsplit("/", 1)[-1].removesuffix(SUFFIX)
+        name = _name_of(file)
         if name not in there:
             restored[name] = restore(collections, f"{folder.rstrip('/')}/{name}{SUFFIX}")
     return restored
+
+
+def _name_of(file: str) -> str:
+    return file.rsplit("/", 1)[-1].removesuffix(SUFFIX)
+
+
+def _is_backup(filesystem: Any, path: str) -> bool:
+    with filesystem.open(path, "rb") as file:
+        try:
+            metadata = pq.read_schema(file).metadata or {}
+        except pa.ArrowInvalid:
+            return False
+    return bool(metadata.get(b"format") == FORMAT.encode())
 
 
 @contextmanager

@@ -132,10 +132,27 @@ def test_alerts_ask_for_metrics_that_the_router_has(target: str, rendered: Rende
     assert {metric for metric in named if f'"{metric}"' not in source} == set()
 
 
+@pytest.mark.parametrize("target", OVERLAYS[1:])
+def test_a_backup_that_never_succeeded_is_missed_too(target: str, rendered: Rendered) -> None:
+    [missing] = [alert["expr"] for alert in alerts(rendered(target)) if alert["alert"] == "BackupMissing"]
+    [succeeded] = re.findall(r"kube_cronjob_status_last_successful_time(\{.*\})", missing)
+    assert f"or kube_cronjob_created{succeeded}" in missing
+    assert any(f'cronjob="{name}"' in succeeded for name in backups(rendered(target)))
+
+
 def test_every_secret_is_made_by_a_documented_command() -> None:
     text = (REPOSITORY / "k8s/README.md").read_text() + (REPOSITORY / "docs/operations.md").read_text()
     for secret in manifest_rules.SECRETS:
         assert re.search(rf"create secret (generic|tls) {secret}\b", text), secret
+
+
+def backups(documents: list[Document]) -> list[str]:
+    """CronJobs that back up all collections: those of the API appear while it runs."""
+    return [
+        document["metadata"]["name"]
+        for document in of_kind(documents, "CronJob")
+        if "python -m retrieval backup --all" in str(document["spec"])
+    ]
 
 
 def alerts(documents: list[Document]) -> Iterator[Document]:

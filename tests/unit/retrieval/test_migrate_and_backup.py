@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -240,6 +241,26 @@ def test_a_backup_is_a_file_in_a_folder_that_exists(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*"))
     with pytest.raises(NotFound):
         restore(collections, str(tmp_path), "other")
+
+
+def test_a_folder_written_again_holds_what_is_there_now_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    collections = filled(ExactStore())
+    for name in ("gone", "kept"):
+        back_up(collections, "c", str(tmp_path / "c.parquet"))
+        restore(collections, str(tmp_path / "c.parquet"), name)
+    (tmp_path / "rows.parquet").write_text("no backup of ours")
+    assert list(back_up_all(collections, str(tmp_path))) == ["c", "gone", "kept"]
+    collections.drop("gone")
+    assert list(back_up_all(collections, str(tmp_path))) == ["c", "kept"]
+    assert {file.name for file in tmp_path.iterdir()} == {"c.parquet", "kept.parquet", "rows.parquet"}
+
+
+def test_a_collection_dropped_while_all_are_backed_up_is_left_out(tmp_path: Path) -> None:
+    collections = filled(ExactStore())
+    there = collections.list_collections()
+    dropped = replace(there[0], spec=replace(there[0].spec, name="dropped"))
+    collections.list_collections = lambda: [dropped, *there]  # type: ignore[method-assign]
+    assert list(back_up_all(collections, str(tmp_path))) == ["c"]
 
 
 def test_a_folder_without_backups_is_said_to_have_none(tmp_path: Path) -> None:
