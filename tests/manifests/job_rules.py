@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from command_lines import unknown_commands
 from manifests import REPOSITORY, Document, name_of, of_kind, pods, ray_jobs
 
 from cluster.errors import ConfigError
@@ -42,12 +43,13 @@ def jobs_run_once(documents: list[Document]) -> list[str]:
 
 
 def commands_exist(documents: list[Document]) -> list[str]:
-    """Every `python -m …` names a module of ours, and the files that it reads are there and valid."""
-    return [
-        f"{where}: {fault}"
-        for where, command in commands(documents)
-        if (fault := _command_fault(shlex.split(command)))
-    ]
+    """Every `python -m …` is a command of ours, with options that it has, and reads files that are there and valid."""
+    faults = []
+    for where, command in commands(documents):
+        faults += [f"{where}: no command {name}" for name in unknown_commands(f"python -m {command}")]
+        if fault := _command_fault(shlex.split(command)):
+            faults.append(f"{where}: {fault}")
+    return faults
 
 
 def commands(documents: list[Document]) -> Iterator[tuple[str, str]]:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from manifests import Document, Pod, name_of, of_kind, pods, quantity, ray_clusters
+from manifests import Document, Pod, name_of, of_kind, pods, quantity, ray_clusters, ray_jobs
 
 # Made by hand, never from a file (k8s/README.md has the commands).
 SECRETS = {"hamlet-secrets", "hamlet-ray-token", "hamlet-object-storage", "hamlet-tls"}
+
+# What each store is given its key or password by.
+KEYS = {
+    "vectors": "QDRANT__SERVICE__API_KEY",
+    "database": "POSTGRES_PASSWORD",
+    "head-state": "REDIS_PASSWORD",
+}
 
 # Components that a question passes through.
 ANSWERING = {"serving", "vectors", "database", "head-state"}
@@ -93,8 +100,20 @@ def secrets_are_references(documents: list[Document]) -> list[str]:
     return faults
 
 
+def stores_ask_for_a_key(documents: list[Document]) -> list[str]:
+    """Each store has its key or password; Redis takes it from its command line alone."""
+    faults = []
+    for pod in pods(documents):
+        key = KEYS.get(pod.labels.get("app.kubernetes.io/component", ""))
+        given = {variable["name"] for container in pod.containers for variable in container.get("env", [])}
+        is_redis_open = key == "REDIS_PASSWORD" and '--requirepass "$REDIS_PASSWORD"' not in str(pod.spec)
+        if key is not None and (key not in given or is_redis_open):
+            faults.append(f"{pod.where}: answers whoever reaches it")
+    return faults
+
+
 def references_resolve(documents: list[Document]) -> list[str]:
-    """ConfigMaps and claims that pods name exist, and named ports of probes and Services do too."""
+    """ConfigMaps and claims that pods name exist, as do named ports of probes and Services, and clusters of jobs."""
     configs = {document["metadata"]["name"] for document in of_kind(documents, "ConfigMap")}
     claims = {document["metadata"]["name"] for document in of_kind(documents, "PersistentVolumeClaim")}
     faults = []
@@ -109,6 +128,11 @@ def references_resolve(documents: list[Document]) -> list[str]:
             claim = volume.get("persistentVolumeClaim", {}).get("claimName")
             if claim and claim not in claims:
                 faults.append(f"{pod.where}: no claim {claim}")
+    clusters = {document["metadata"]["name"] for document in of_kind(documents, "RayCluster")}
+    for where, job in ray_jobs(documents):
+        selector = job.get("clusterSelector")
+        if selector is not None and selector.get("ray.io/cluster") not in clusters:
+            faults.append(f"{where}: no cluster {selector}")
     return faults + _service_faults(documents)
 
 
@@ -241,6 +265,7 @@ RULES = (
     resources_are_bounded,
     pods_have_no_privilege,
     secrets_are_references,
+    stores_ask_for_a_key,
     references_resolve,
     stores_are_not_doubled,
     who_answers_goes_first,

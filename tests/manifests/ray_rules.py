@@ -64,6 +64,9 @@ def gpus_agree(documents: list[Document]) -> list[str]:
         announced = group.start_params.get("num-gpus", "0")
         if limit != announced:
             faults.append(f"{group.where}: num-gpus {announced}, nvidia.com/gpu limit {limit}")
+        tolerated = {entry["key"] for entry in group.pod.spec.get("tolerations", [])}
+        if tolerated != ({"nvidia.com/gpu"} if limit != "0" else set()):
+            faults.append(f"{group.where}: tolerates {sorted(tolerated)} with {limit} GPUs")
     return faults
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_lines import COMMANDS, PACKAGES, command_line
+from command_lines import unknown_commands
 from pydantic import BaseModel
-from typer.core import TyperGroup
 
 from cluster.settings import Settings
 from cluster.yaml_config import load_yaml_config
@@ -24,7 +23,6 @@ DOCUMENTS = sorted(
     [*REPOSITORY.glob("*.md"), *(file for name in FOLDERS for file in (REPOSITORY / name).rglob("*.md"))]
 )
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.yaml"))
-COMMAND = re.compile(rf"python -m ({'|'.join(PACKAGES)})\b((?:[ /]+[\w.-]+)?[^`#|>&;)\n]*)")
 VARIABLE = re.compile(r"\bHAMLET_[A-Z_]*[A-Z]\b")
 
 
@@ -50,31 +48,6 @@ def broken_links(file: Path, text: str) -> Iterator[str]:
             continue
         if not target.exists() or (anchor and anchor not in anchors(target)):
             yield link
-
-
-def unknown_commands(text: str) -> Iterator[str]:
-    """`python -m …` calls of a subcommand or with an option that is not there."""
-    for package, rest in COMMAND.findall(text):
-        words = rest.split()
-        group: object = command_line(package)
-        path = [package]
-        while words and isinstance(group, TyperGroup) and words[0] in group.commands:
-            path.append(words.pop(0))
-            group = group.commands[path[-1]]
-        if isinstance(group, TyperGroup):
-            if words and re.fullmatch(r"[a-z]+", words[0]):
-                yield f"{' '.join(path)} {words[0]}"
-            continue
-        known = {
-            name
-            for parameter in COMMANDS[tuple(path)].params
-            for name in (*parameter.opts, *parameter.secondary_opts)
-        }
-        yield from (
-            f"{' '.join(path)} {word}"
-            for word in words
-            if word.startswith("--") and word not in {*known, "--help"}
-        )
 
 
 def keys_of(model: type[BaseModel]) -> Iterator[str]:
