@@ -6,10 +6,11 @@ import itertools
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 from command_lines import unknown_commands
-from manifests import REPOSITORY, Document, name_of, of_kind, pods, ray_jobs
+from manifests import REPOSITORY, Document, name_of, of_kind, offered_by, pods, ray_clusters, ray_jobs
 
 from cluster.errors import ConfigError
 from cluster.settings import Settings
@@ -17,6 +18,7 @@ from training.config import load_config
 
 KNOWN_SETTINGS = {f"HAMLET_{name.upper()}" for name in Settings.model_fields}
 _COMMAND = re.compile(r"python -m (.+)", re.DOTALL)
+_TRAINING = re.compile(r"python -m training run (.+)", re.DOTALL)
 
 
 def jobs_run_once(documents: list[Document]) -> list[str]:
@@ -62,6 +64,40 @@ def commands(documents: list[Document]) -> Iterator[tuple[str, str]]:
             text = " ".join([*container.get("command", []), *container.get("args", [])])
             if match := _COMMAND.search(text):
                 yield pod.where, match.group(1)
+
+
+def training_fits_its_cluster(documents: list[Document]) -> list[str]:
+    """A run's driver and workers find room once the groups have grown: else it waits for hours, then fails."""
+    faults = []
+    for where, job in ray_jobs(documents):
+        match = _TRAINING.match(job["entrypoint"])
+        if match is None:
+            continue
+        config, *overrides = shlex.split(match.group(1))
+        try:
+            scaling = load_config(REPOSITORY / config, overrides).scaling
+        except ConfigError:
+            continue  # said by commands_exist
+        groups = cluster_of(job, documents).get("workerGroupSpecs", [])
+        asked = {
+            "cpu": Decimal(job.get("entrypointNumCpus", 0))
+            + scaling.num_workers * Decimal(str(scaling.cpus_per_worker)),
+            "nvidia.com/gpu": Decimal(scaling.num_workers if scaling.use_gpu else 0),
+        }
+        for resource, number in asked.items():
+            if number > (offered := offered_by(groups, resource)):
+                faults.append(
+                    f"{where}: asks for {float(number):g} {resource}, its cluster grows to {float(offered):g}"
+                )
+    return faults
+
+
+def cluster_of(job: Document, documents: list[Document]) -> Document:
+    """The RayClusterSpec that a job brings, or that of the cluster it selects; empty where there is none."""
+    if "clusterSelector" not in job:
+        return job["rayClusterSpec"]
+    name = f"RayCluster/{job['clusterSelector'].get('ray.io/cluster')}"
+    return dict(ray_clusters(documents)).get(name, {})
 
 
 def settings_exist(documents: list[Document]) -> list[str]:
@@ -119,5 +155,6 @@ def _is_runnable(module: str) -> bool:
 RULES: tuple[Callable[[list[Document]], list[str]], ...] = (
     jobs_run_once,
     commands_exist,
+    training_fits_its_cluster,
     settings_exist,
 )

@@ -140,6 +140,18 @@ def ray_jobs(documents: list[Document]) -> Iterator[tuple[str, Document]]:
         yield name_of(document), document["spec"]["jobTemplate"]
 
 
+def offered_by(groups: list[Document], resource: str) -> Decimal:
+    """How much of a resource worker groups hand out once they have grown to their bounds."""
+    return sum(
+        (
+            quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"].get(resource, 0))
+            * group["maxReplicas"]
+            for group in groups
+        ),
+        start=Decimal(0),
+    )
+
+
 def quantity(text: str | int) -> Decimal:
     """A Kubernetes quantity as a number of cores or bytes.
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import yaml
 from manifest_rules import selects
-from manifests import REPOSITORY, Document, Group, name_of, of_kind, quantity, ray_groups
+from manifests import REPOSITORY, Document, Group, name_of, of_kind, offered_by, ray_groups
 from pydantic import ValidationError
 
 from serving.config import DeploymentConfig, ServingConfig
@@ -45,7 +45,7 @@ def serve_config_is_valid(documents: list[Document]) -> list[str]:
             except ValidationError as exc:
                 faults.append(f"{where}: {exc.errors()[0]['loc']}: {exc.errors()[0]['msg']}")
                 continue
-            faults += _capacity_faults(where, config, [*ray_groups([service])])
+            faults += _capacity_faults(where, config, service["spec"]["rayClusterConfig"]["workerGroupSpecs"])
     return faults
 
 
@@ -174,21 +174,20 @@ def _gateway_faults(documents: list[Document]) -> list[str]:
     return faults
 
 
-def _capacity_faults(where: str, config: ServingConfig, groups: list[Group]) -> list[str]:
+def _capacity_faults(where: str, config: ServingConfig, groups: list[Document]) -> list[str]:
+    """Replicas, and the fine-tuning jobs of the API beside them, fit once the groups have grown."""
     sections = [getattr(config, name) for name in ServingConfig.model_fields]
     parts = [section for section in sections if isinstance(section, DeploymentConfig)]
     parts += config.further_generators
-    workers = [group for group in groups if not group.is_head]
+    jobs = config.fine_tuning
+    training = Decimal(jobs.max_running * jobs.num_workers) * Decimal(str(jobs.cpus_per_worker))
     faults = []
-    for resource, key in (("nvidia.com/gpu", "num_gpus"), ("cpu", "num_cpus")):
-        wanted = sum(Decimal(str(getattr(part, key))) * part.max_replicas for part in parts)
-        offered = sum(
-            quantity(group.container["resources"]["limits"].get(resource, 0)) * group.spec["maxReplicas"]
-            for group in workers
-        )
-        if wanted > offered:
+    for resource, key, beside in (("nvidia.com/gpu", "num_gpus", Decimal(0)), ("cpu", "num_cpus", training)):
+        wanted = sum((Decimal(str(getattr(part, key))) * part.max_replicas for part in parts), start=beside)
+        if wanted > (offered := offered_by(groups, resource)):
             faults.append(
-                f"{where}: replicas may ask for {float(wanted):g} {resource}, the groups grow to {float(offered):g}"
+                f"{where}: replicas and jobs may ask for {float(wanted):g} {resource}, "
+                f"the groups grow to {float(offered):g}"
             )
     return faults
 

@@ -85,6 +85,7 @@ def test_a_second_version_is_found(
     [
         ("top_k: 1", "top_kay: 1", "top_kay"),
         ("serving.app:build_app", "serving.app:build", "no module serving.app:build"),
+        ("router:", "fine_tuning: {num_workers: 16}\n      router:", "jobs may ask for 16.95 cpu"),
     ],
 )
 def test_a_serve_config_that_would_not_start_is_found(
