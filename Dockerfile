@@ -1,7 +1,8 @@
 # One image for every role: Ray head and workers, training, serving, jobs. Two targets:
 #   docker build --target cpu  -t hamlet:0.1.0-ray2.60.0-py3.11-cpu  .
 #   docker build --target cuda -t hamlet:0.1.0-ray2.60.0-py3.11-cuda .
-# k8s/README.md has the build arguments. What is installed is decided by cluster/install.py, as on a laptop.
+# k8s/README.md has the build arguments. What is installed is decided by cluster/install.py, as on a laptop, and in
+# which version by constraints.txt.
 
 FROM python:3.11.14-slim-bookworm AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -23,21 +24,21 @@ RUN apt-get update \
  && install -d -o hamlet -g hamlet /opt/hamlet /var/lib/hamlet /storage
 WORKDIR /opt/hamlet
 # Dependencies change seldom and take minutes: other packages are empty until these are installed.
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md constraints.txt ./
 COPY cluster cluster
 RUN for package in training retrieval retrieval/readers serving evaluation; do \
       mkdir -p $package && touch $package/__init__.py; \
     done
 
 FROM base AS cpu-environment
-ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_CONSTRAINT=/opt/hamlet/constraints.txt
 RUN python -c "from cluster.install import steps; [step.run() for step in steps(has_gpu=False, extra=None)]" \
  && pip install -e ".[services,tracing]"
 
 # torch's wheels bring CUDA's libraries and the driver comes from the node, so no CUDA base image is needed.
 # Triton compiles its kernels when they are first used, which takes a C compiler.
 FROM base AS cuda-environment
-ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_CONSTRAINT=/opt/hamlet/constraints.txt
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev \

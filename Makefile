@@ -11,7 +11,7 @@ TWO_FILES_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint audit up down clean setup setup-test
+.PHONY: help demo test check lint audit lock up down clean setup setup-test
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ KNOWN_VULNERABILITIES := CVE-2023-48022
 audit: setup  ## known vulnerabilities of all that is installed; asks osv.dev
 	@$(BIN)/python -m pip install --quiet 'pip-audit>=2.10,<3'
 	@$(BIN)/pip-audit --vulnerability-service osv $(KNOWN_VULNERABILITIES:%=--ignore-vuln %) --skip-editable --progress-spinner off
+
+lock: setup  ## the versions that images are built with, into constraints.txt: the newest of those that are allowed
+	@$(BIN)/python -m cluster.constraints
 
 up: setup  ## start Ray on this machine
 	@$(BIN)/python -m cluster up

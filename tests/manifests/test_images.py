@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 import yaml
 from job_rules import KNOWN_SETTINGS
 from manifests import REPOSITORY
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from ray_rules import Versions
 
+from cluster import constraints
 from cluster.head_process import DEFAULT_ENVIRONMENT
 
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
+CONSTRAINTS = constraints.FILE.read_text().splitlines()
 COMPOSE = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())
 SERVICES = sorted(COMPOSE["services"])
 BASES = {stage: base for base, stage in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)}
@@ -55,6 +60,24 @@ def test_the_image_has_what_its_commands_call() -> None:
 def test_the_environment_is_installed_by_the_projects_own_installer() -> None:
     for name, has_gpu in (("cpu-environment", "False"), ("cuda-environment", "True")):
         assert f"steps(has_gpu={has_gpu}, extra=None)" in STAGES[name]
+
+
+def test_the_environments_have_the_versions_of_the_lock_file() -> None:
+    assert re.search(r"^COPY .*\bconstraints\.txt\b", STAGES["base"], re.MULTILINE)
+    for name in ("cpu-environment", "cuda-environment"):
+        # An argument and no ENV, so that the packages of a job's own runtime environment are free.
+        assert re.search(r"^ARG .*\bPIP_CONSTRAINT=/opt/hamlet/constraints\.txt$", STAGES[name], re.MULTILINE)
+
+
+def test_the_lock_file_has_a_version_of_every_dependency_within_its_range(versions: Versions) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    pins = [Requirement(line) for line in CONSTRAINTS if not line.startswith("#")]
+    locked: dict[str, str] = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins}
+    wanted = [Requirement(line) for line in constraints.requirements(project)]
+    assert len(wanted) > 50
+    outside = [str(one) for one in wanted if locked[canonicalize_name(one.name)] not in one.specifier]
+    assert outside == []
+    assert locked["ray"] == versions.ray
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "k8s/README.md"])
