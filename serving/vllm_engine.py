@@ -23,7 +23,7 @@ from serving.adapters import require_fit
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.threads import set_thread_variable
-from serving.vllm_tools import ToolParsers, ToolReader
+from serving.vllm_tools import ToolParsers, ToolReader, refusals
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +116,11 @@ class VllmEngine:
         except (EngineDeadError, EngineGenerateError) as exc:
             reason = "the generation engine failed; it is being restarted"
             raise Unavailable(reason, retry_after_s=10) from exc
-        except ValueError as exc:
-            # vLLM validates late: a schema that its grammar compiler does not know ends up here.
-            raise InvalidInput(f"the engine refuses the request: {exc}") from exc
+        except refusals() as exc:
+            # vLLM validates late: a schema that makes no grammar and a token id that no token has end up here.
+            raise InvalidInput(
+                f"the engine refuses the request: {exc}", _field(sampling) or "prompt"
+            ) from exc
         finally:
             # Ends the request inside vLLM; without it an abandoned answer is generated to its end.
             await stream.aclose()
@@ -208,13 +210,20 @@ def _sampling_params(max_tokens: int, sampling: Sampling, for_tools: dict[str, A
 
 
 def _given_up(sampling: Sampling, has_begun: bool) -> HamletError:
-    if has_begun or (sampling.json_schema is None and sampling.tools is None):
+    field = _field(sampling)
+    if has_begun or field is None:
         return Unavailable("the generation engine gave the answer up; try again shortly", retry_after_s=1)
     # Grammars are compiled while the request waits, and nothing is told but that it failed.
     return InvalidInput(
-        "the engine can make no grammar of the schema that the answer must satisfy; simplify it",
-        "tools" if sampling.json_schema is None else "response_format",
+        "the engine can make no grammar of the schema that the answer must satisfy; simplify it", field
     )
+
+
+def _field(sampling: Sampling) -> str | None:
+    """The caller's field that a grammar is made of, if any."""
+    if sampling.json_schema is not None:
+        return "response_format"
+    return None if sampling.tools is None else "tools"
 
 
 def _delta(output: Any, num_top_logprobs: int) -> Delta:

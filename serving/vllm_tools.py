@@ -10,6 +10,15 @@ from cluster.errors import ConfigError, InvalidInput
 from serving.engine import CallDelta, ToolUse
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it refuses: ValueError, and since it has them errors of its own."""
+    try:
+        from vllm.exceptions import VLLMClientError
+    except ImportError:
+        return (ValueError,)
+    return ValueError, VLLMClientError
+
+
 class ToolParsers:
     """Makes a reader for each answer, with the parser of one name. Raises ConfigError for a name it does not know."""
 
@@ -43,7 +52,7 @@ class ToolParsers:
             )
             parser = self._parser(self._tokenizer, request.tools)
             return ToolReader(parser, parser.adjust_request(request))
-        except ValueError as exc:
+        except refusals() as exc:
             raise InvalidInput(f"the engine refuses the tools: {exc}", "tools") from exc
 
 

@@ -273,6 +273,17 @@ def test_errors_come_in_openais_shape_with_an_id(client: openai.OpenAI) -> None:
         ask(client, "nothing", "Hi")
 
 
+def test_what_the_engine_refuses_is_the_callers_mistake(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="smollm2", prompt=[999_999], max_tokens=2)
+    assert refused.value.param == "prompt"
+    pytest.importorskip("vllm", reason="vLLM makes the grammars")
+    schema: Any = {"name": "none", "schema": {"$ref": "#/$defs/missing"}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, "smollm2", "Hi", response_format={"type": "json_schema", "json_schema": schema})
+    assert refused.value.param == "response_format"
+
+
 def test_a_replica_that_dies_costs_503s_and_never_a_500_and_comes_back(
     base_url: str, head: HeadRecord
 ) -> None:

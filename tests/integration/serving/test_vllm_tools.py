@@ -80,3 +80,9 @@ def test_an_unknown_parser_is_named() -> None:
 def test_tools_that_are_none_are_refused(parsers: ToolParsers) -> None:
     with pytest.raises(InvalidInput):
         parsers.reader(ToolUse(({"type": "function", "function": {}},)), None)
+
+
+def test_a_call_of_one_function_and_an_answer_of_one_schema_at_once_are_refused(parsers: ToolParsers) -> None:
+    with pytest.raises(InvalidInput, match="not both") as refused:
+        parsers.reader(ToolUse(TOOLS, function="get_time"), '{"type": "object"}')
+    assert refused.value.param == "tools"

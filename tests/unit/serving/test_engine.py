@@ -82,14 +82,34 @@ def test_an_answer_that_vllm_gives_up_is_no_answer(
     assert (shown, refused.value.param) == (texts, param)
 
 
-class GivesUp:
-    """Stands for vLLM's `AsyncLLM`: generates some texts, then ends for a reason that is none."""
+@pytest.mark.parametrize(
+    ("sampling", "param"), [(Sampling(), "prompt"), (Sampling(json_schema=SCHEMA), "response_format")]
+)
+@pytest.mark.parametrize("error", ["ValueError", "VLLMClientError", "VLLMValidationError"])
+def test_what_vllm_refuses_is_the_callers_mistake(error: str, sampling: Sampling, param: str) -> None:
+    exceptions = pytest.importorskip("vllm.exceptions", reason="vLLM is not installed")
+    refusal = getattr(exceptions, error, ValueError)("out of vocabulary")
+    engine = VllmEngine.__new__(VllmEngine)  # without its process
+    engine._llm = GivesUp([], refusal)
 
-    def __init__(self, texts: list[str], reason: str) -> None:
+    async def ask() -> None:
+        await anext(engine.generate("r", [0], 9, sampling, None))
+
+    with pytest.raises(InvalidInput, match="refuses the request: out of vocabulary") as refused:
+        asyncio.run(ask())
+    assert refused.value.param == param
+
+
+class GivesUp:
+    """Stands for vLLM's `AsyncLLM`: generates some texts, then ends for a reason that is none, or raises it."""
+
+    def __init__(self, texts: list[str], reason: str | Exception) -> None:
         self._steps = [*((text, None) for text in texts), ("", reason)]
 
     async def generate(self, *_: object, **__: object) -> AsyncGenerator[SimpleNamespace]:
         for text, reason in self._steps:
+            if isinstance(reason, Exception):
+                raise reason
             part = SimpleNamespace(index=0, text=text, token_ids=[0], finish_reason=reason, logprobs=None)
             yield SimpleNamespace(outputs=[part])
 
