@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 import numpy as np
@@ -97,6 +98,12 @@ async def _translated(part: str) -> AsyncIterator[None]:
         raise told from exc
 
 
+def _is_cancelled() -> bool:
+    """Whether the current task was cancelled, and not only what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def _few_at_a_time(
     call: Callable[[Sequence[Item]], Coroutine[Any, Any, Result]], items: Sequence[Item]
 ) -> list[Result]:
@@ -143,16 +150,18 @@ class _Part:
         self._starts_on_demand = config.min_replicas == 0
         self._timeout_s = max(timeout_s, START_S) if self._starts_on_demand else timeout_s
 
-    async def _call(self, method: str, *args: Any) -> Any:
-        """The result of a call that is short once it runs."""
-        async with _translated(self._name):
-            response = getattr(self._handle, method).remote(*args, **tracing.carried())
+    async def _call(self, method: str, *args: Any, context: Context | None = None) -> Any:
+        """The result of a call that is short once it runs; made in `context`, by default the caller's."""
+        context = copy_context() if context is None else context
+        async with _translated(self._name), self._limit():
+            response = context.run(getattr(self._handle, method).remote, *args, **tracing.carried())
             try:
-                async with self._limit():
-                    return await response
-            except asyncio.CancelledError:
-                response.cancel()  # the caller has left: end the work in the replica too
-                raise
+                return await response
+            except asyncio.CancelledError as exc:
+                response.cancel()  # the caller has left or the time is over: end the work in the replica too
+                if _is_cancelled():
+                    raise
+                raise Unavailable(f"the {self._name} gave the call up; try again", retry_after_s=1) from exc
 
     @asynccontextmanager
     async def _limit(self) -> AsyncIterator[None]:
@@ -251,7 +260,8 @@ class EmbedderHandle(_Part):
         return Embedded(np.stack([vector for vector, _ in rows]), tuple(count for _, count in rows))
 
     async def _rows(self, texts: Sequence[str], is_query: bool) -> list[Row]:
-        embedded: Embedded = await self._call("embed", texts, is_query)
+        # In the context of one request Serve would take the call for a part of it, and end it when its client leaves.
+        embedded: Embedded = await self._call("embed", texts, is_query, context=Context())
         return list(zip(embedded.vectors, embedded.token_counts, strict=True))
 
     async def describe(self) -> EmbedderInfo:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Callable, Coroutine, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,90 @@ def test_a_request_at_fault_fails_alone_though_others_were_sent_with_it() -> Non
     answers = asyncio.run(main())
     [(place, refused)] = [(n, each) for n, each in enumerate(answers) if isinstance(each, BaseException)]
     assert (place, str(refused)) == (5, "input[1] is too long")
+
+
+class ServeReplica(SlowReplica):
+    """Ends the calls of a request that a client leaves, as Serve does: those made in its context, `request`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, asyncio.Task[Any]]] = []
+        self.embed = self
+
+    def remote(self, *args: Any) -> asyncio.Task[Any]:
+        call = asyncio.create_task(self._embed(*args))
+        self.calls.append((request.get(), call))
+        return call
+
+    def end_calls_of(self, name: str) -> None:
+        for made_in, call in self.calls:
+            if made_in == name:
+                call.cancel()
+
+
+request = ContextVar[str]("request", default="none")
+
+
+def test_a_client_who_leaves_a_joined_call_takes_no_other_along() -> None:
+    replica = ServeReplica()
+
+    async def main() -> list[Embedded | BaseException]:
+        embedder = _embedder(replica)
+
+        async def ask(number: int) -> Embedded:
+            request.set(f"request-{number}")
+            return await embedder.embed([str(number)])
+
+        requests = [asyncio.create_task(ask(number)) for number in range(9)]
+        while len(replica.calls) < 3:
+            await asyncio.sleep(0)
+        for number in range(9):
+            replica.end_calls_of(f"request-{number}")
+        requests[2].cancel()
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    answers = asyncio.run(main())
+    assert isinstance(answers.pop(2), asyncio.CancelledError)
+    assert all(isinstance(answer, Embedded) for answer in answers)
+
+
+def test_a_call_that_serve_ends_by_itself_is_unavailable_and_leaves_the_request_its_answer() -> None:
+    replica = ServeReplica()
+
+    async def main() -> list[Embedded | BaseException]:
+        embedder = _embedder(replica)
+        requests = [asyncio.create_task(embedder.embed([str(number)])) for number in range(4)]
+        while len(replica.calls) < 3:
+            await asyncio.sleep(0)
+        replica.end_calls_of("none")
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    ended = asyncio.run(main())[2:]
+    assert [type(each) for each in ended] == [Unavailable] * 2
+
+
+class Busy:
+    """A handle whose answer does not come, and whose work goes on though its reader is gone, until it is ended."""
+
+    def __init__(self) -> None:
+        self.num_ended = 0
+        self.ping = self
+
+    def remote(self) -> Busy:
+        return self
+
+    def __await__(self) -> Any:
+        return asyncio.shield(asyncio.get_running_loop().create_future()).__await__()
+
+    def cancel(self) -> None:
+        self.num_ended += 1
+
+
+def test_a_call_that_takes_too_long_is_ended_in_the_replica_too() -> None:
+    replica = Busy()
+    with pytest.raises(Unavailable, match="within"):
+        asyncio.run(EmbedderHandle(replica, "embedder", 0.01, EmbedderConfig()).check_health())
+    assert replica.num_ended == 1
 
 
 def test_a_text_at_fault_is_named_by_its_place_in_the_request_and_ends_the_rest() -> None:
