@@ -50,6 +50,7 @@ class Prepared:
 
     `ready` is the answer itself where no language model is needed: the verdict of a classifier, or that
     nothing was found. `verdict` are the classifier's probabilities, `reranker` the model that puts hits in order.
+    `instead` answers where the deployment of `model` is down.
     """
 
     model: ServedModel
@@ -60,6 +61,7 @@ class Prepared:
     reranker: ServedModel | None = None
     ready: str | None = None
     verdict: Classified | None = None
+    instead: Prepared | None = None
 
     @property
     def text_field(self) -> TextField:
@@ -171,24 +173,40 @@ class Answers:
             preset = Preset(
                 rule.grounded_route, f"best passage scores {best_score:.2f}, and documents are still read"
             )
-        route = choose(
-            Features(pair, best_score, preset),
-            Available(
-                base=self._catalogue.base.name,
-                tuned=tuned.name if tuned else None,
-                pair_classifier=pair_classifier.name if pair_classifier else None,
-                retrieval=hits is not None,
-            ),
-            rule,
+        features = Features(pair, best_score, preset)
+        available = Available(
+            base=self._catalogue.base.name,
+            tuned=tuned.name if tuned else None,
+            pair_classifier=pair_classifier.name if pair_classifier else None,
+            retrieval=hits is not None,
         )
         by_name = {model.name: model for model in (self._catalogue.base, tuned, pair_classifier) if model}
-        model = by_name[route.model]
-        await self._take(prepared, request, tenant, model, route, hits or ())
-        if pair is not None and model.card is not None and route.kind is RouteKind.CLASSIFIER:
-            with prepared.stages.measure("classify"):
-                (prepared.verdict,) = await self._backends.classifier.classify(model.card, [pair])
+        route = choose(features, available, rule)
+        if pair is not None and route.kind is RouteKind.CLASSIFIER:
+            prepared.verdict = await self._verdict(prepared, by_name[route.model], pair)
+            if prepared.verdict is None:
+                route = choose(features, available.without(route.model), rule)
+        await self._take(prepared, request, tenant, by_name[route.model], route, hits or ())
+        if prepared.verdict is not None:
             label, score = prepared.verdict.scores[0]
             prepared.ready = f"{label} ({score:.2f})"
+        elif prepared.ready is None and prepared.model.deployment != self._catalogue.base.deployment:
+            route = choose(features, available.without(route.model), rule)
+            prepared.instead = replace(prepared)
+            await self._take(prepared.instead, request, tenant, by_name[route.model], route, hits or ())
+
+    async def _verdict(
+        self, prepared: Prepared, model: ServedModel, pair: tuple[str, str]
+    ) -> Classified | None:
+        """What the classifier of pairs says; None when it is down."""
+        assert model.card is not None
+        try:
+            with prepared.stages.measure("classify"):
+                (verdict,) = await self._backends.classifier.classify(model.card, [pair])
+        except Unavailable as exc:
+            log.warning("request %s: %s gives no verdict: %s", prepared.job.request_id, model.name, exc)
+            return None
+        return verdict
 
     async def _take(
         self,

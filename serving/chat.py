@@ -51,8 +51,12 @@ async def whole_answer(
 ) -> dict[str, Any]:
     """The body of a `chat.completion`; `spend` is told its tokens as they come."""
     if prepared.ready is None:
-        with prepared.stages.measure("generate"):
-            completion = await backends.generator_of(prepared.model).complete(prepared.job, spend)
+        try:
+            with prepared.stages.measure("generate"):
+                completion = await backends.generator_of(prepared.model).complete(prepared.job, spend)
+        except Unavailable as exc:
+            instead, envelope = _instead(prepared, envelope, exc)
+            return await whole_answer(backends, request, instead, envelope, metrics, spend)
     else:
         completion = Completion(PromptReport(0), (Answer(prepared.ready, 0, "stop"),) * request.n)
     annotations = [prepared.annotations(answer.text, completion.report) for answer in completion.answers]
@@ -66,6 +70,15 @@ async def whole_answer(
         prepared.extension(completion.report),
         prepared.text_field,
     )
+
+
+def _instead(prepared: Prepared, envelope: Envelope, fault: Unavailable) -> tuple[Prepared, Envelope]:
+    """The answer in place of one whose model is down. Raises the fault where there is none."""
+    instead = prepared.instead
+    if instead is None:
+        raise fault
+    log.warning("request %s: %s answers: %s", prepared.job.request_id, instead.model.name, fault)
+    return instead, envelope._replace(model=instead.model.name)
 
 
 def observe_answer(
@@ -151,12 +164,16 @@ async def stream_chat(
     """
     stage = prepared.stages.begin("generate") if prepared.ready is None else None
     started = time.perf_counter()
-    with stage.current() if stage else nullcontext():
-        if prepared.ready is None:
-            events = backends.generator_of(prepared.model).stream(prepared.job)
-        else:
-            events = ready_events(prepared.ready, request.n)
-        report, deltas = await opened(events, limit_s, spend)
+    try:
+        with stage.current() if stage else nullcontext():
+            if prepared.ready is None:
+                events = backends.generator_of(prepared.model).stream(prepared.job)
+            else:
+                events = ready_events(prepared.ready, request.n)
+            report, deltas = await opened(events, limit_s, spend)
+    except Unavailable as exc:
+        instead, envelope = _instead(prepared, envelope, exc)
+        return await stream_chat(backends, request, instead, envelope, metrics, limit_s, spend)
     first_token_ms = (time.perf_counter() - started) * 1000
     metrics.observe("first_token_ms", {"model": prepared.model.name}, first_token_ms)
     tracing.tell({"hamlet.first_token_ms": round(first_token_ms, 3)})

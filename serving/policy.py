@@ -14,7 +14,7 @@ When a part is down the next route of this chain that can run is taken, and the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -57,12 +57,16 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Available:
-    """What could answer. `tuned` and `pair_classifier` are None when there is none."""
+    """What could answer. `tuned` and `pair_classifier` are None when there is none; `down` did not answer."""
 
     base: str
     tuned: str | None
     pair_classifier: str | None
     retrieval: bool
+    down: frozenset[str] = frozenset()
+
+    def without(self, model: str) -> Available:
+        return replace(self, down=self.down | {model})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +124,11 @@ def choose(features: Features, available: Available, rule: Rule) -> Route:
         RouteKind.TUNED_RAG: available.tuned if available.retrieval else None,
         RouteKind.CLASSIFIER: available.pair_classifier,
     }
-    # Each chain ends in the plain route, which can always be named: a base is always deployed.
-    kind, model = next((kind, model) for kind in _CHAIN[wanted] if (model := models[kind]) is not None)
+    # Each chain ends in the plain route, which can always be named: a base is always deployed, and never `down`.
+    running = {
+        kind: model for kind, model in models.items() if model is not None and model not in available.down
+    }
+    kind, model = next((kind, running[kind]) for kind in _CHAIN[wanted] if kind in running)
     lost = kind is not wanted
     degraded = lost or _lacks_a_part(features, wanted, rule)
     return Route(kind, model, f"{reason}; {wanted} cannot run" if lost else reason, degraded)

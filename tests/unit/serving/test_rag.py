@@ -280,6 +280,57 @@ def test_auto_sends_a_pair_to_the_classifier_and_to_no_language_model(
     assert handbook.retriever.jobs == []
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_pair_is_answered_plainly_when_the_classifier_is_down(
+    handbook: ScriptedApplication, chat: Ask, pair_card: ModelCard, stream: bool
+) -> None:
+    handbook.cards.append(pair_card)
+    handbook.classifier.failure = Unavailable("down")
+    response = chat("Sentence 1: He left.\nSentence 2: He left.", model="auto", stream=stream)
+    model, told = answered(response, stream)
+    assert (model, told["route"], told["degraded"]) == ("smollm2", "plain", True)
+    assert told["reason"] == "two sentences to compare; classifier cannot run"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("wanted", "taken"), [("tuned", "plain"), ("tuned+rag", "rag")])
+def test_the_base_answers_when_the_generator_of_the_tuned_model_is_down(
+    handbook: ScriptedApplication,
+    chat: Ask,
+    make_card: Callable[..., Any],
+    wanted: str,
+    taken: str,
+    stream: bool,
+) -> None:
+    whole = make_card(is_adapter=False, lora_rank=None)
+    handbook.cards.append(whole)
+    router = {"grounded_route": wanted, "tuned_model": whole.id}
+    handbook.config = ServingConfig.model_validate(
+        {"router": router, "further_generators": [{"model": whole.id}]}
+    )
+    (name,) = [name for name in handbook.config.generators if name != "generator"]
+    engine = handbook.further_engines[name] = ScriptedEngine()
+    model, told = answered(chat("days?", model="auto", stream=stream), stream)
+    assert (model, told["route"], told["degraded"]) == (whole.id, wanted, False)
+    engine.fail_after_steps = 0
+    model, told = answered(chat("days?", model="auto", stream=stream), stream)
+    assert (model, told["route"], told["degraded"]) == ("smollm2", taken, True)
+    assert told["reason"].endswith(f"; {wanted} cannot run")
+    # By its name it is asked alone.
+    assert chat("days?", model=whole.id, stream=stream).status_code == 503
+    assert len(engine.prompts) == 3
+
+
+def answered(response: Any, stream: bool) -> tuple[str, dict[str, Any]]:
+    """Model and extension of a whole or streamed answer."""
+    assert response.status_code == 200
+    if not stream:
+        return response.json()["model"], response.json()["hamlet"]
+    chunks = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+    (told,) = [chunk["hamlet"] for chunk in chunks if "hamlet" in chunk]
+    return chunks[0]["model"], told
+
+
 @pytest.fixture
 def routed(handbook: ScriptedApplication, pair_card: ModelCard) -> ScriptedApplication:
     """With a classifier of routes in force, under an alias, and a tuned model."""
