@@ -18,7 +18,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from cluster.cards import ModelKind
-from cluster.errors import HamletError, InvalidInput, NotFound, Unavailable
+from cluster.errors import HamletError, InvalidInput, NotFound
 from cluster.router_policy import AUTO, RAG_SUFFIX
 from serving import cluster_api, openapi, page
 from serving.admission import Admission
@@ -35,7 +35,7 @@ from serving.answer_schemas import (
 )
 from serving.answers import Answers
 from serving.authentication import DOCS_ASSETS, Authentication, Gate, tenant_of
-from serving.backends import Backends, Classified
+from serving.backends import Backends, Classified, Embedded
 from serving.body_limit import BodyLimit
 from serving.catalogue import Catalogue, ServedModel, TenantCatalogue
 from serving.chat import stream_chat, whole_answer
@@ -49,10 +49,10 @@ from serving.metrics import Metrics
 from serving.openapi import EVENT_STREAM, answers
 from serving.platform import Platform
 from serving.requests import REQUEST_ID_HEADER, RequestContext
-from serving.reranking import find_reranker, relevance
+from serving.reranking import Relevance, find_reranker, relevance
 from serving.responses import Envelope, embeddings, model_object, ranking, usage
 from serving.schemas import ChatRequest, CompletionRequest
-from serving.sse import EventStream, unless_gone
+from serving.sse import EventStream
 from serving.text_requests import ClassifyRequest, EmbeddingRequest, RerankRequest
 from serving.vector_store_search import VectorStoreSearch
 
@@ -91,33 +91,27 @@ class Front:
         stores: VectorStoreSearch | None,
     ) -> None:
         self.metrics = metrics
-        self._config = config
         self._backends = backends
         self._catalogue = catalogue
         self.stores = stores
         self._answers = Answers(config, backends, catalogue, stores)
         self.allowed_origins = config.router.allowed_origins
-        self.admission = Admission(config.router.max_waiting_requests)
+        router = config.router
+        self.admission = Admission(router.max_waiting_requests, router.request_timeout_s)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """An answer to a conversation; with `stream`, as server-sent events."""
         with ExitStack() as place:
-            place.enter_context(self.admission.place())
-            prepared = await self._within_limits(
+            deadline = place.enter_context(self.admission.place())
+            prepared = await deadline.bound(
                 self._answers.prepare(body, _request_id(request), tenant_of(request)), request
             )
             envelope = Envelope(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), prepared.model.name)
+            answer = self._backends, body, prepared, envelope, self.metrics, _spend(request)
             if body.stream:
-                limit_s = self._config.router.request_timeout_s
-                events = await self._within_limits(
-                    stream_chat(
-                        self._backends, body, prepared, envelope, self.metrics, limit_s, _spend(request)
-                    ),
-                    request,
-                )
+                events = await deadline.bound(stream_chat(*answer, deadline), request)
                 return EventStream(events, place.pop_all().close)
-            answer = whole_answer(self._backends, body, prepared, envelope, self.metrics, _spend(request))
-            return _json(await self._within_limits(answer, request))
+            return _json(await deadline.bound(whole_answer(*answer), request))
 
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         if body.model == AUTO or body.model.endswith(RAG_SUFFIX):
@@ -125,25 +119,26 @@ class Front:
                 f"{body.model} answers chats; use /v1/chat/completions, or a model's own name here", "model"
             )
         with ExitStack() as place:
-            place.enter_context(self.admission.place())
-            model = await self._names(request).find(body.model, ModelKind.GENERATOR)
+            deadline = place.enter_context(self.admission.place())
+            model = await deadline.bound(self._names(request).find(body.model, ModelKind.GENERATOR), request)
             generator = self._backends.generator_of(model)
             envelope = Envelope(f"cmpl-{uuid.uuid4().hex}", int(time.time()), model.name)
             jobs = text_jobs(body, model, _request_id(request))
             if body.stream:
-                limit_s = self._config.router.request_timeout_s
-                events = await self._within_limits(
-                    stream_text(generator, body, jobs[0], envelope, limit_s, _spend(request)), request
+                events = await deadline.bound(
+                    stream_text(generator, body, jobs[0], envelope, _spend(request), deadline), request
                 )
                 return EventStream(events, place.pop_all().close)
             text = whole_text(generator, body, jobs, envelope, _spend(request))
-            return _json(await self._within_limits(text, request))
+            return _json(await deadline.bound(text, request))
 
     async def embed(self, body: EmbeddingRequest, request: Request) -> Response:
-        model = await self._names(request).find(body.model, ModelKind.EMBEDDER)
-        with self.admission.place():
-            embedded = await self._within_limits(self._backends.embedder.embed(body.texts), request)
-        dimension = embedded.vectors.shape[1]
+        async def embedded() -> tuple[ServedModel, Embedded]:
+            model = await self._names(request).find(body.model, ModelKind.EMBEDDER)
+            return model, await self._backends.embedder.embed(body.texts)
+
+        model, found = await self._computed(embedded, request)
+        dimension = found.vectors.shape[1]
         if body.dimensions not in (None, dimension):
             raise InvalidInput(
                 f"{model.name} has vectors of {dimension} dimensions, which cannot be shortened to "
@@ -151,24 +146,24 @@ class Front:
                 "dimensions",
             )
         as_base64 = body.encoding_format == "base64"
-        return _counted(embeddings(model.name, embedded.vectors, embedded.num_tokens, as_base64), request)
+        return _counted(embeddings(model.name, found.vectors, found.num_tokens, as_base64), request)
 
     async def classify(self, body: ClassifyRequest, request: Request) -> Response:
-        model = await self._names(request).find(body.model, ModelKind.CLASSIFIER)
-        assert model.card is not None
-        _require_arity(body.texts, model)
-        with self.admission.place():
-            verdicts = await self._within_limits(
-                self._backends.classifier.classify(model.card, body.texts), request
-            )
+        async def classified() -> tuple[ServedModel, list[Classified]]:
+            model = await self._names(request).find(body.model, ModelKind.CLASSIFIER)
+            assert model.card is not None
+            _require_arity(body.texts, model)
+            return model, await self._backends.classifier.classify(model.card, body.texts)
+
+        model, verdicts = await self._computed(classified, request)
         return _counted(_classification(model.name, verdicts), request)
 
     async def rerank(self, body: RerankRequest, request: Request) -> Response:
-        model = await find_reranker(self._names(request), body.model)
-        with self.admission.place():
-            judged = await self._within_limits(
-                relevance(self._backends, model, body.query, body.documents), request
-            )
+        async def ranked() -> tuple[ServedModel, Relevance]:
+            model = await find_reranker(self._names(request), body.model)
+            return model, await relevance(self._backends, model, body.query, body.documents)
+
+        model, judged = await self._computed(ranked, request)
         envelope = Envelope(f"rerank-{uuid.uuid4().hex}", int(time.time()), model.name)
         return _counted(ranking(envelope, judged, body.documents, body.top_n, body.return_documents), request)
 
@@ -218,16 +213,9 @@ class Front:
     def _names(self, request: Request) -> TenantCatalogue:
         return self._catalogue.of(tenant_of(request))
 
-    async def _within_limits(self, work: Awaitable[Result], request: Request) -> Result:
-        """`work`, given up when the client leaves or the time is over."""
-        limit_s = self._config.router.request_timeout_s
-        try:
-            async with asyncio.timeout(limit_s):
-                return await unless_gone(work, request.receive)
-        except TimeoutError as exc:
-            raise Unavailable(
-                f"no answer within {limit_s:g} s; ask for fewer tokens or try again later", code="timeout"
-            ) from exc
+    async def _computed(self, work: Callable[[], Awaitable[Result]], request: Request) -> Result:
+        with self.admission.place() as deadline:
+            return await deadline.bound(work(), request)
 
 
 def create_app(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -13,6 +12,7 @@ import orjson
 
 from cluster.errors import HamletError, Unavailable
 from serving import tracing
+from serving.admission import Deadline
 from serving.answers import Prepared
 from serving.backends import Backends
 from serving.engine import Delta
@@ -104,13 +104,13 @@ def observe_answer(
 
 
 async def opened(
-    events: GenerationEvents, limit_s: float, spend: Spend
+    events: GenerationEvents, spend: Spend, deadline: Deadline
 ) -> tuple[PromptReport, GenerationEvents]:
     """The report of a generation that is known to have started, and the deltas that follow.
 
-    They raise Unavailable once `limit_s` seconds have gone by without an end. Waits for the first of
-    them, so that what fails before it is answered with a status of its own and not inside of a stream.
-    `spend` is told the tokens of the prompt before, as the caller may leave while it is read.
+    They raise Unavailable once the time is over. Waits for the first of them, so that what fails before it is
+    answered with a status of its own and not inside of a stream. `spend` is told the tokens of the prompt before,
+    as the caller may leave while it is read.
     """
     try:
         report = await anext(events)
@@ -120,25 +120,20 @@ async def opened(
     except BaseException:
         await events.aclose()
         raise
-    return report, _resumed(first, events, limit_s)
+    return report, _resumed(first, events, deadline)
 
 
 async def _resumed(
-    first: PromptReport | list[Delta], events: GenerationEvents, limit_s: float
+    first: PromptReport | list[Delta], events: GenerationEvents, deadline: Deadline
 ) -> GenerationEvents:
-    ends_at = asyncio.get_running_loop().time() + limit_s
     try:
         yield first
         while True:
-            async with asyncio.timeout_at(ends_at):
+            async with deadline.kept():
                 item = await anext(events, None)
             if item is None:
                 return
             yield item
-    except TimeoutError as exc:
-        raise Unavailable(
-            f"the answer did not end within {limit_s:g} s; ask for fewer tokens", code="timeout"
-        ) from exc
     finally:
         await events.aclose()
 
@@ -155,8 +150,8 @@ async def stream_chat(
     prepared: Prepared,
     envelope: Envelope,
     metrics: Metrics,
-    limit_s: float,
     spend: Spend,
+    deadline: Deadline,
 ) -> AsyncGenerator[bytes]:
     """The server-sent events of a streamed answer; returns once the generation has started.
 
@@ -170,10 +165,10 @@ async def stream_chat(
                 events = backends.generator_of(prepared.model).stream(prepared.job)
             else:
                 events = ready_events(prepared.ready, request.n)
-            report, deltas = await opened(events, limit_s, spend)
+            report, deltas = await opened(events, spend, deadline)
     except Unavailable as exc:
         instead, envelope = _instead(prepared, envelope, exc)
-        return await stream_chat(backends, request, instead, envelope, metrics, limit_s, spend)
+        return await stream_chat(backends, request, instead, envelope, metrics, spend, deadline)
     first_token_ms = (time.perf_counter() - started) * 1000
     metrics.observe("first_token_ms", {"model": prepared.model.name}, first_token_ms)
     tracing.tell({"hamlet.first_token_ms": round(first_token_ms, 3)})

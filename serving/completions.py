@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from cluster.errors import InvalidInput
+from serving.admission import Deadline
 from serving.backends import GeneratorBackend
 from serving.catalogue import ServedModel
 from serving.chat import DONE, GenerationEvents, event, guarded, opened
@@ -65,11 +66,11 @@ async def stream_text(
     request: CompletionRequest,
     job: GenerationJob,
     envelope: Envelope,
-    limit_s: float,
     spend: Spend,
+    deadline: Deadline,
 ) -> AsyncGenerator[bytes]:
     """The server-sent events of a streamed completion, as `stream_chat`."""
-    report, deltas = await opened(generator.stream(job), limit_s, spend)
+    report, deltas = await opened(generator.stream(job), spend, deadline)
     return guarded(_text_events(deltas, report, request, envelope, spend), job.request_id)
 
 

@@ -201,7 +201,9 @@ class RouterConfig(DeploymentConfig):
         description="Seconds a part may take to begin on an answer, or for 32 texts to embed, classify or "
         "rerank; then 503, as for one that is down.",
     )
-    request_timeout_s: float = Field(300, gt=0, description="Seconds until an answer is given up with 503.")
+    request_timeout_s: float = Field(
+        300, gt=0, description="Seconds from a request on until its answer is given up with 503."
+    )
     base_url: str = Field(
         "http://127.0.0.1:8000", description="Where evaluations that are started over HTTP ask this service."
     )

@@ -246,7 +246,7 @@ class RouterDeployment:
             cluster_view=RayView(),
             gate=self._gate,
             platform=self._platform,
-            routers=[vector_stores_api.router(self._verbs)],
+            routers=[vector_stores_api.router(self._verbs, self._front.admission)],
             workers=[self._batches, router_count(self._platform.engine, self._gate.limits)],
         )
 

@@ -183,7 +183,7 @@ class ScriptedApplication:
         front = self._front(VectorStores(engine))
         assert front.stores is not None
         verbs = VectorStoreVerbs(front.stores, Files(engine), VectorStoreQueue(engine), self.embedder)
-        routers = [vector_stores_api.router(verbs)]
+        routers = [vector_stores_api.router(verbs, front.admission)]
         batches = BatchWork.of(engine, front, self.gate, self.config.batches)
         counted = router_count(engine, self.gate.limits)
         return create_app(

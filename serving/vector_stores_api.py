@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from cluster.errors import NotFound
 from cluster.vector_store_records import FileStatus
 from serving import object_schemas as shapes
+from serving.admission import Admission
 from serving.authentication import tenant_of
 from serving.idempotency import KeyHeader, key_of
 from serving.lists import list_object
@@ -33,7 +34,7 @@ from serving.vector_store_requests import (
     UpdateAttributes,
 )
 from serving.vector_store_search import Query as SearchQuery
-from serving.vector_store_search import is_collection
+from serving.vector_store_search import VectorStoreSearch, is_collection
 from serving.vector_store_verbs import VectorStoreVerbs
 
 Paging = Annotated[PageQuery, Depends()]
@@ -41,10 +42,11 @@ ONE_STORE, ONE_FILE = answers(shapes.VectorStore), answers(shapes.VectorStoreFil
 ONE_BATCH, FILE_LIST = answers(shapes.VectorStoreFileBatch), answers(shapes.VectorStoreFileList)
 
 
-def router(verbs: VectorStoreVerbs) -> APIRouter:
-    """The endpoints."""
+def router(verbs: VectorStoreVerbs, admission: Admission) -> APIRouter:
+    """The endpoints. A search, which asks the models, takes a place as other requests to them do."""
     api = routes_of("Vector stores", "/v1/vector_stores")
     _add_stores(api, verbs)
+    _add_search(api, verbs.search, admission)
     _add_files(api, verbs)
     _add_batches(api, verbs)
     return api
@@ -100,6 +102,8 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         await verbs.remove_store(tenant, vector_store_id)
         return {"id": vector_store_id, "object": "vector_store.deleted", "deleted": True}
 
+
+def _add_search(api: APIRouter, searches: VectorStoreSearch, admission: Admission) -> None:
     @api.post(
         "/{vector_store_id}/search", summary="Search vector store", responses=answers(shapes.SearchResults)
     )
@@ -112,7 +116,8 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
             mode=body.ranking_options.mode,
             reranker=body.hamlet.rerank,
         )
-        found = await verbs.search.search(tenant_of(request), vector_store_id, query)
+        with admission.place() as deadline:
+            found = await deadline.bound(searches.search(tenant_of(request), vector_store_id, query), request)
         return search_page(query.texts, found, body.hamlet.explain)
 
 

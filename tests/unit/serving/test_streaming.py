@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,11 +18,14 @@ from serving import sse
 from serving.admission import Admission
 from serving.api import create_app
 from serving.authentication import ANONYMOUS, Gate
-from serving.config import LimitsConfig, RouterConfig, ServingConfig
+from serving.backends import Embedded
+from serving.catalogue import Snapshot
+from serving.config import FineTuningConfig, LimitsConfig, RouterConfig, ServingConfig
 from serving.generator import TOLD_EVERY_TOKENS
 from serving.limits import Limits
+from serving.platform import Platform
 from serving.scripted_engine import ScriptedEngine
-from serving.scripted_parts import ScriptedApplication
+from serving.scripted_parts import ScriptedApplication, ScriptedEmbedder, ScriptedRetriever, scripted_passage
 
 DEADLINE_S = 5.0
 
@@ -256,8 +260,69 @@ def test_an_answer_that_takes_too_long_is_given_up(world: ScriptedApplication) -
     run(main())
 
 
+class SlowEmbedder(ScriptedEmbedder):
+    """Takes `delay_s` seconds for each call; counts those that were given up."""
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__()
+        self.delay_s = delay_s
+        self.num_running = self.num_given_up = 0
+
+    async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
+        self.num_running += 1
+        try:
+            await asyncio.sleep(self.delay_s)
+        except asyncio.CancelledError:
+            self.num_given_up += 1
+            raise
+        finally:
+            self.num_running -= 1
+        return await super().embed(texts, is_query)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_all_that_an_answer_waits_for_counts_towards_its_time(
+    world: ScriptedApplication, stream: bool
+) -> None:
+    world.config = ServingConfig(router=RouterConfig(request_timeout_s=0.3))
+    world.embedder = SlowEmbedder(0.2)
+    world.retriever = ScriptedRetriever({"default": [scripted_passage(1, "27 days of leave")]})
+    world.engine = ScriptedEngine(script=["27 ", "days"], step_s=0.1)
+
+    async def main() -> None:
+        connection = Connection(world.app, body(stream=stream) | {"model": "smollm2+rag"})
+        await connection.run()
+        last = json.loads(connection.bodies[-1].removeprefix(b"data: "))
+        assert last["error"]["code"] == "timeout"
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", ["completions", "embeddings", "classify", "rerank"])
+def test_the_time_of_a_request_holds_while_its_model_is_looked_up(path: str) -> None:
+    answers = threading.Event()
+
+    class SlowRegistry(ScriptedApplication):
+        def _registered(self) -> Snapshot:
+            answers.wait(DEADLINE_S)
+            return super()._registered()
+
+    world = SlowRegistry(config=ServingConfig(router=RouterConfig(request_timeout_s=0.05)))
+    asked = {"prompt": "Hi"} if path == "completions" else {"input": "Hi"}
+    asked = {"query": "Hi", "documents": ["Ho"]} if path == "rerank" else asked
+
+    async def main() -> None:
+        connection = Connection(world.app, {"model": "unknown", **asked}, f"/v1/{path}")
+        await connection.run()
+        answers.set()
+        assert connection.status == 503
+        assert json.loads(connection.bodies[0])["error"]["code"] == "timeout"
+
+    run(main())
+
+
 def test_a_place_is_given_back_once() -> None:
-    admission = Admission(1)
+    admission = Admission(1, request_timeout_s=60)
     with ExitStack() as taken:
         taken.enter_context(admission.place())
         with pytest.raises(Overloaded), admission.place():
@@ -281,5 +346,28 @@ def test_a_stream_that_does_not_end_in_time_says_so_and_is_given_up(world: Scrip
         last = json.loads(connection.bodies[-1].removeprefix(b"data: "))
         assert last["error"]["code"] == "timeout"
         assert world.engine.num_running == 0
+
+    run(main())
+
+
+def test_a_search_of_a_store_takes_a_place_and_ends_with_its_client_or_its_time() -> None:
+    router = RouterConfig(max_waiting_requests=1, request_timeout_s=0.3)
+    config = ServingConfig(fine_tuning=FineTuningConfig(launcher="local"), router=router)
+    embedder = SlowEmbedder(DEADLINE_S)
+    world = ScriptedApplication(config=config, platform=Platform.of(config), embedder=embedder)
+    store = TestClient(world.app).post("/v1/vector_stores", json={}).json()["id"]
+
+    async def main() -> None:
+        app, path = world.app, f"/v1/vector_stores/{store}/search"
+        left, refused, late = (Connection(app, {"query": "leave"}, path) for _ in range(3))
+        leaving = asyncio.create_task(left.run())
+        await until(lambda: embedder.num_running == 1)
+        await refused.run()
+        assert refused.status == 429
+        left.leave()
+        await leaving
+        assert (left.status, embedder.num_given_up) == (499, 1)
+        await late.run()
+        assert (late.status, embedder.num_given_up) == (503, 2)
 
     run(main())
