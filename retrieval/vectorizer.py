@@ -116,8 +116,8 @@ def text_index(error: HamletError) -> int | None:
     return int(found[1]) if found else None
 
 
-def renumbered(error: HamletError, indices: Sequence[int]) -> HamletError:
-    """The error of a call with a part of the texts, for a caller who knows them by `indices`.
+def renumbered(error: HamletError, indices: Sequence[int], field: str = "input") -> HamletError:
+    """The error of a call with a part of the texts, for a caller who knows them by `indices` of a field.
 
     >>> renumbered(InvalidInput("input[1] is empty", "input[1]"), [7, 4]).message
     'input[4] is empty'
@@ -125,5 +125,5 @@ def renumbered(error: HamletError, indices: Sequence[int]) -> HamletError:
     index = text_index(error)
     if index is None or not indices:
         return error
-    name = f"input[{indices[index]}]"
+    name = f"{field}[{indices[index]}]"
     return type(error)(error.message.replace(f"input[{index}]", name), name, error.code)

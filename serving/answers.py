@@ -18,6 +18,7 @@ from serving.backends import Backends, Classified, SearchJob
 from serving.catalogue import Catalogue, ServedModel
 from serving.citations import cite
 from serving.config import ServingConfig
+from serving.errors import renamed
 from serving.generator import GenerationJob, PromptReport
 from serving.policy import (
     Available,
@@ -41,6 +42,9 @@ from serving.vector_store_search import Target, VectorStoreSearch, equality_filt
 log = logging.getLogger(__name__)
 
 NOTHING_FOUND = "I do not know: the documents say nothing about this."
+# What a search calls its fields, by the names that a chat sends them by.
+SENT_AS_OPTIONS = {"collection": "hamlet.collection", "filters": "hamlet.filters"}
+SENT_AS_TOOL = {"vector_store_id": "tools[0].vector_store_ids", "filters": "tools[0].filters"}
 STILL_READING = "I do not know yet: some of the documents are still being read. Ask again in a moment."
 
 
@@ -292,19 +296,23 @@ class Answers:
         options, defaults, tool = request.hamlet, self._config.retriever, request.file_search
         reranker = prepared.reranker
         top_k = (tool.max_num_results if tool else None) or options.top_k or defaults.top_k
+        sent_as = SENT_AS_TOOL if tool else SENT_AS_OPTIONS
         with prepared.stages.measure("search"):
-            jobs = [
-                SearchJob(
-                    collection=target.collection,
-                    text=query,
-                    vector=embedded.vectors[0],
-                    top_k=max(top_k, defaults.rerank_candidates) if reranker else top_k,
-                    tenant=tenant,
-                    filter=target.filter,
-                )
-                for target in await self._targets(request, tenant)
-            ]
-            hits = await self._found(jobs, known=tool is not None)
+            try:
+                jobs = [
+                    SearchJob(
+                        collection=target.collection,
+                        text=query,
+                        vector=embedded.vectors[0],
+                        top_k=max(top_k, defaults.rerank_candidates) if reranker else top_k,
+                        tenant=tenant,
+                        filter=target.filter,
+                    )
+                    for target in await self._targets(request, tenant)
+                ]
+                hits = await self._found(jobs, known=tool is not None)
+            except (NotFound, Conflict, InvalidInput) as exc:
+                raise renamed(exc, sent_as) from exc
         if reranker is None or not hits:
             return hits
         with prepared.stages.measure("rerank"):

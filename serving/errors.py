@@ -59,6 +59,22 @@ def internal_error(request_id: str) -> HamletError:
     return HamletError(f"an internal error occurred; the log has it under request id {request_id}")
 
 
+def renamed(error: HamletError, names: Mapping[str, str]) -> HamletError:
+    """The error of a part, for a caller who sent its fields by these names.
+
+    >>> error = renamed(InvalidInput("filters.key is 7", "filters.key"), {"filters": "hamlet.filters"})
+    >>> error.param, error.message
+    ('hamlet.filters', 'hamlet.filters.key is 7')
+    """
+    field = (error.param or "").partition(".")[0]
+    if field not in names:
+        return error
+    message = error.message
+    if message.startswith((f"{field}.", f"{field} ")):
+        message = names[field] + message.removeprefix(field)
+    return type(error)(message, names[field], error.code)
+
+
 def from_validation(errors: Sequence[Mapping[str, Any]]) -> InvalidInput:
     """The first complaint of pydantic in one sentence that names the field.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.cards import ModelKind
 from cluster.errors import Conflict, InvalidInput, NotFound
+from retrieval.vectorizer import renumbered
 from serving.backends import Backends
 from serving.catalogue import ServedModel, TenantCatalogue
 
@@ -48,10 +49,16 @@ async def _found(catalogue: TenantCatalogue, name: str) -> ServedModel:
 
 
 async def relevance(backends: Backends, model: ServedModel, query: str, texts: Sequence[str]) -> Relevance:
-    """The relevance of each text: the probability of the classifier's last class, or the cosine."""
+    """The relevance of each text: the probability of the classifier's last class, or the cosine.
+
+    Raises InvalidInput for a text that is longer than the embedder reads, which is called `documents[index]`.
+    """
     if model.card is None:
         question = await backends.embedder.embed([query], is_query=True)
-        embedded = await backends.embedder.embed(texts)
+        try:
+            embedded = await backends.embedder.embed(texts)
+        except InvalidInput as exc:
+            raise renumbered(exc, range(len(texts)), "documents") from exc
         cosines = embedded.vectors @ question.vectors[0]
         return Relevance(tuple(cosines.tolist()), question.num_tokens + embedded.num_tokens)
     verdicts = await backends.classifier.classify(model.card, [(query, text) for text in texts])

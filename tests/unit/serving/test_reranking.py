@@ -58,6 +58,7 @@ def test_equal_texts_keep_their_order() -> None:
         ({"documents": ["a", ""]}, 400, "documents[1]"),
         ({"documents": [{"title": "a"}]}, 400, "documents[0]"),
         ({"documents": ["a", 7]}, 400, "documents[1]"),
+        ({"documents": ["a", "w " * 51]}, 400, "documents[1]"),
         ({"top_n": 0}, 400, "top_n"),
         ({"model": "smollm2"}, 404, "model"),
         ({"model": "nobody"}, 404, "model"),

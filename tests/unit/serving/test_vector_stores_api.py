@@ -645,6 +645,30 @@ def test_unknown_stores_and_other_tools_are_refused(client: TestClient, handbook
     assert "file_search" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "param"),
+    [
+        ({"hamlet": {"collection": "nowhere"}}, 404, "hamlet.collection"),
+        ({"hamlet": {"collection": "manuals", "filters": {"tem": "hr"}}}, 400, "hamlet.filters"),
+        ({"tools": [{"vector_store_ids": ["vs_unknown"]}]}, 404, "tools[0].vector_store_ids"),
+        ({"tools": [{"filters": {"type": "eq", "key": "tem", "value": 1}}]}, 400, "tools[0].filters"),
+    ],
+)
+def test_a_chat_is_told_what_cannot_be_searched_by_the_field_that_it_sent(
+    client: TestClient,
+    manuals: list[str],
+    handbook: dict[str, str],
+    asked: dict[str, Any],
+    status: int,
+    param: str,
+) -> None:
+    for tool in asked.get("tools", ()):
+        tool |= {"type": "file_search", "vector_store_ids": tool.get("vector_store_ids", [handbook["store"]])}
+    body = {"model": "smollm2+rag", "messages": [{"role": "user", "content": "How many days?"}]}
+    refused = client.post("/v1/chat/completions", json=body | asked)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (status, param)
+
+
 # OpenAI's shapes.
 
 
