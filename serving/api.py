@@ -45,7 +45,7 @@ from serving.config import ServingConfig
 from serving.error_handlers import add_error_handlers
 from serving.generator import Spend
 from serving.limits import UNITS, Allowance
-from serving.metrics import Metrics
+from serving.metrics import Metrics, count_tokens
 from serving.openapi import EVENT_STREAM, answers
 from serving.platform import Platform
 from serving.requests import REQUEST_ID_HEADER, RequestContext
@@ -126,10 +126,11 @@ class Front:
             jobs = text_jobs(body, model, _request_id(request))
             if body.stream:
                 events = await deadline.bound(
-                    stream_text(generator, body, jobs[0], envelope, _spend(request), deadline), request
+                    stream_text(generator, body, jobs[0], envelope, self.metrics, _spend(request), deadline),
+                    request,
                 )
                 return EventStream(events, place.pop_all().close)
-            text = whole_text(generator, body, jobs, envelope, _spend(request))
+            text = whole_text(generator, body, jobs, envelope, self.metrics, _spend(request))
             return _json(await deadline.bound(text, request))
 
     async def embed(self, body: EmbeddingRequest, request: Request) -> Response:
@@ -146,7 +147,7 @@ class Front:
                 "dimensions",
             )
         as_base64 = body.encoding_format == "base64"
-        return _counted(embeddings(model.name, found.vectors, found.num_tokens, as_base64), request)
+        return self._counted(embeddings(model.name, found.vectors, found.num_tokens, as_base64), request)
 
     async def classify(self, body: ClassifyRequest, request: Request) -> Response:
         async def classified() -> tuple[ServedModel, list[Classified]]:
@@ -156,7 +157,7 @@ class Front:
             return model, await self._backends.classifier.classify(model.card, body.texts)
 
         model, verdicts = await self._computed(classified, request)
-        return _counted(_classification(model.name, verdicts), request)
+        return self._counted(_classification(model.name, verdicts), request)
 
     async def rerank(self, body: RerankRequest, request: Request) -> Response:
         async def ranked() -> tuple[ServedModel, Relevance]:
@@ -165,7 +166,9 @@ class Front:
 
         model, judged = await self._computed(ranked, request)
         envelope = Envelope(f"rerank-{uuid.uuid4().hex}", int(time.time()), model.name)
-        return _counted(ranking(envelope, judged, body.documents, body.top_n, body.return_documents), request)
+        return self._counted(
+            ranking(envelope, judged, body.documents, body.top_n, body.return_documents), request
+        )
 
     async def models(self, request: Request) -> Response:
         names = self._names(request)
@@ -212,6 +215,13 @@ class Front:
 
     def _names(self, request: Request) -> TenantCatalogue:
         return self._catalogue.of(tenant_of(request))
+
+    def _counted(self, body: dict[str, Any], request: Request) -> Response:
+        """A whole answer, its tokens counted and taken from the caller's allowance."""
+        num_tokens = body["usage"]["total_tokens"]
+        _spend(request)(num_tokens)
+        count_tokens(self.metrics, body["model"], num_tokens)
+        return _json(body)
 
     async def _computed(self, work: Callable[[], Awaitable[Result]], request: Request) -> Result:
         with self.admission.place() as deadline:
@@ -306,12 +316,6 @@ def _spend(request: Request) -> Spend:
     """What takes an answer's tokens from the caller's allowance."""
     allowance: Allowance = request.state.allowance
     return allowance.spend
-
-
-def _counted(body: dict[str, Any], request: Request) -> Response:
-    """A whole answer, its tokens taken from the caller's allowance."""
-    _spend(request)(body["usage"]["total_tokens"])
-    return _json(body)
 
 
 async def _state(check: Awaitable[None]) -> str:

@@ -20,6 +20,8 @@ from retrieval.vectorizer import renumbered
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+OnBatch = Callable[[int], None]
+
 
 @dataclass(slots=True)
 class _Waiting(Generic[Item, Result]):
@@ -35,6 +37,7 @@ class Batcher(Generic[Item, Result]):
     `compute` takes the items of one batch and returns a result for each. A batch for which it raises is computed
     again in halves, so that a bad item fails alone; Unavailable is told to all of them. It runs in the context of
     the request that waited longest, whose trace it belongs to. The bounds are those of `retrieval.padding`.
+    `on_batch` is told how many items each batch has.
     """
 
     def __init__(
@@ -43,10 +46,12 @@ class Batcher(Generic[Item, Result]):
         max_batch_tokens: int,
         pass_tokens: int,
         num_at_once: int = 1,
+        on_batch: OnBatch | None = None,
     ) -> None:
         self._compute = compute
         self._max_batch_tokens, self._pass_tokens = max_batch_tokens, pass_tokens
         self._num_at_once = num_at_once
+        self._on_batch = on_batch
         self._waiting: list[_Waiting[Item, Result]] = []
         self._num_computed = 0
         self._running: set[asyncio.Task[None]] = set()  # so that none is collected as garbage
@@ -75,6 +80,8 @@ class Batcher(Generic[Item, Result]):
     def _start(self) -> None:
         while self._num_computed < self._num_at_once and (taken := self._take()):
             self._num_computed += 1
+            if self._on_batch is not None:
+                self._on_batch(len(taken))
             task = asyncio.get_running_loop().create_task(self._run(taken), context=taken[0].context)
             self._running.add(task)
             task.add_done_callback(self._running.discard)

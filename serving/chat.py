@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import nullcontext
 from typing import Any
@@ -18,7 +17,7 @@ from serving.backends import Backends
 from serving.engine import Delta
 from serving.errors import error_body, internal_error
 from serving.generator import Answer, Completion, PromptReport, Spend
-from serving.metrics import Metrics
+from serving.metrics import Metrics, TokenTimes, count_tokens
 from serving.responses import (
     Envelope,
     chat_chunk,
@@ -97,8 +96,7 @@ def observe_answer(
         }
     )
     metrics.count("answers", {"route": route, "degraded": degraded})
-    metrics.count("tokens", {"kind": "prompt", "model": model}, report.num_prompt_tokens)
-    metrics.count("tokens", {"kind": "completion", "model": model}, num_completion_tokens)
+    count_tokens(metrics, model, report.num_prompt_tokens, num_completion_tokens)
     for stage, ms in prepared.stages.ms.items():
         metrics.observe("stage_ms", {"stage": stage}, ms)
 
@@ -158,7 +156,7 @@ async def stream_chat(
     `spend` is told the tokens of the prompt and of the answer, also of one that the client left early.
     """
     stage = prepared.stages.begin("generate") if prepared.ready is None else None
-    started = time.perf_counter()
+    times = TokenTimes(metrics, prepared.model.name)
     try:
         with stage.current() if stage else nullcontext():
             if prepared.ready is None:
@@ -169,13 +167,12 @@ async def stream_chat(
     except Unavailable as exc:
         instead, envelope = _instead(prepared, envelope, exc)
         return await stream_chat(backends, request, instead, envelope, metrics, spend, deadline)
-    first_token_ms = (time.perf_counter() - started) * 1000
-    metrics.observe("first_token_ms", {"model": prepared.model.name}, first_token_ms)
-    tracing.tell({"hamlet.first_token_ms": round(first_token_ms, 3)})
+    tracing.tell({"hamlet.first_token_ms": round(times.first(), 3)})
 
     def ended(num_tokens: int) -> None:
         if stage:
             stage.end()
+        times.last(num_tokens, request.n)
         observe_answer(metrics, prepared, report, num_tokens)
 
     def left(num_tokens: int) -> None:

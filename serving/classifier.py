@@ -21,7 +21,7 @@ from cluster.storage import local_folder
 from retrieval.padding import bounds_of
 from serving.adapters import require_fit
 from serving.backends import Classified
-from serving.batching import Batcher, on_a_thread
+from serving.batching import Batcher, OnBatch, on_a_thread
 from serving.config import ClassifierConfig
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class _Encoded(NamedTuple):
 class SequenceClassifier:
     """One classifier in memory. Raises Unprocessable when its weights are not all there."""
 
-    def __init__(self, card: ModelCard, config: ClassifierConfig) -> None:
+    def __init__(self, card: ModelCard, config: ClassifierConfig, on_batch: OnBatch | None = None) -> None:
         import torch
         from transformers import AutoTokenizer
 
@@ -53,7 +53,9 @@ class SequenceClassifier:
         self._max_tokens = min(card.max_length_tokens, positions)
         self._labels = card.labels
         pass_tokens = bounds_of(on_gpu=self._device == "cuda").pass_tokens
-        self.batcher = Batcher(on_a_thread(self._forward), config.max_batch_tokens, pass_tokens)
+        self.batcher = Batcher(
+            on_a_thread(self._forward), config.max_batch_tokens, pass_tokens, on_batch=on_batch
+        )
 
     async def classify(self, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
         """The verdict on each text or pair of texts."""
@@ -117,8 +119,9 @@ def _load(card: ModelCard, folder: Path) -> Any:
 class Classifier:
     """All classifiers of one replica."""
 
-    def __init__(self, config: ClassifierConfig) -> None:
+    def __init__(self, config: ClassifierConfig, on_batch: OnBatch | None = None) -> None:
         self._config = config
+        self._on_batch = on_batch
         self._models: OrderedDict[str, asyncio.Task[SequenceClassifier]] = OrderedDict()
 
     async def classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
@@ -132,7 +135,7 @@ class Classifier:
         loading = self._models.get(card.id)
         if loading is None:
             # A task, so that callers who come meanwhile wait for the same load.
-            load = asyncio.to_thread(SequenceClassifier, card, self._config)
+            load = asyncio.to_thread(SequenceClassifier, card, self._config, self._on_batch)
             loading = self._models[card.id] = asyncio.ensure_future(load)
             while len(self._models) > self._config.max_models:
                 evicted, _ = self._models.popitem(last=False)

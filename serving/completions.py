@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from cluster.errors import InvalidInput
@@ -12,6 +12,7 @@ from serving.backends import GeneratorBackend
 from serving.catalogue import ServedModel
 from serving.chat import DONE, GenerationEvents, event, guarded, opened
 from serving.generator import Completion, GenerationJob, PromptReport, Spend
+from serving.metrics import Metrics, TokenTimes, count_tokens
 from serving.responses import Envelope, text_choice, text_chunk, text_completion, text_logprobs, usage
 from serving.schemas import CompletionRequest
 
@@ -41,6 +42,7 @@ async def whole_text(
     request: CompletionRequest,
     jobs: Sequence[GenerationJob],
     envelope: Envelope,
+    metrics: Metrics,
     spend: Spend,
 ) -> dict[str, Any]:
     """The body of a `text_completion`, as `whole_answer`.
@@ -58,7 +60,9 @@ async def whole_text(
             tasks = [group.create_task(complete(job)) for job in jobs]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from failures  # the first, on which the others were given up
-    return text_completion(envelope, [task.result() for task in tasks], request.logprobs is not None)
+    body = text_completion(envelope, [task.result() for task in tasks], request.logprobs is not None)
+    count_tokens(metrics, envelope.model, body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"])
+    return body
 
 
 async def stream_text(
@@ -66,12 +70,20 @@ async def stream_text(
     request: CompletionRequest,
     job: GenerationJob,
     envelope: Envelope,
+    metrics: Metrics,
     spend: Spend,
     deadline: Deadline,
 ) -> AsyncGenerator[bytes]:
     """The server-sent events of a streamed completion, as `stream_chat`."""
+    times = TokenTimes(metrics, envelope.model)
     report, deltas = await opened(generator.stream(job), spend, deadline)
-    return guarded(_text_events(deltas, report, request, envelope, spend), job.request_id)
+    times.first()
+
+    def ended(num_tokens: int) -> None:
+        times.last(num_tokens, request.n)
+        count_tokens(metrics, envelope.model, report.num_prompt_tokens, num_tokens)
+
+    return guarded(_text_events(deltas, report, request, envelope, ended, spend), job.request_id)
 
 
 async def _text_events(
@@ -79,6 +91,7 @@ async def _text_events(
     report: PromptReport,
     request: CompletionRequest,
     envelope: Envelope,
+    ended: Callable[[int], None],
     spend: Spend,
 ) -> AsyncGenerator[bytes]:
     num_tokens = 0
@@ -94,6 +107,7 @@ async def _text_events(
                     offsets[delta.index] += sum(len(token.token) for token in tokens)
                     choice = text_choice(delta.index, delta.text, delta.finish_reason, logprobs)
                     yield event(text_chunk(envelope, [choice], request.include_usage))
+        ended(num_tokens)
         if request.include_usage:
             yield event(text_chunk(envelope, [], True, usage(report.num_prompt_tokens, num_tokens)))
         yield DONE

@@ -37,6 +37,7 @@ from serving.api import Front, create_app
 from serving.authentication import Gate, Keyring
 from serving.backends import Classified, Embedded, SearchJob
 from serving.batch_work import BatchWork
+from serving.batching import OnBatch
 from serving.catalogue import Catalogue, snapshot_of
 from serving.channel import Event, Outbox, ReplyTo
 from serving.classifier import Classifier
@@ -79,7 +80,7 @@ class GeneratorDeployment:
         if engine_name(config) == "vllm":
             from serving.vllm_engine import VllmEngine
 
-            engine = VllmEngine(config, folder)
+            engine = VllmEngine(config, folder, ServeMetrics())
         else:
             from serving.transformers_engine import TransformersEngine
 
@@ -125,7 +126,7 @@ class ClassifierDeployment:
     def __init__(self, config: ClassifierConfig) -> None:
         _set_up_process()
         use_threads(config.num_threads)
-        self._classifier = Classifier(config)
+        self._classifier = Classifier(config, _batch_sizes())
 
     @continued
     async def classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
@@ -141,7 +142,7 @@ class EmbedderDeployment:
     def __init__(self, config: EmbedderConfig) -> None:
         _set_up_process()
         set_thread_variable(config.num_threads)
-        self._embedder = Embedder(config)
+        self._embedder = Embedder(config, on_batch=_batch_sizes())
 
     @continued
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
@@ -271,6 +272,12 @@ def _listening_host() -> str:
     from ray.serve.context import _get_global_client
 
     return str(_get_global_client().http_config.host or "127.0.0.1")
+
+
+def _batch_sizes() -> OnBatch:
+    """Observes the batches of this replica."""
+    metrics = ServeMetrics()
+    return lambda size: metrics.observe("batch_size", {}, size)
 
 
 def _set_up_process() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cluster.errors import ContextLengthExceeded
 from retrieval.vectorizer import EmbedderInfo, TextEmbedder
 from serving.backends import Embedded
-from serving.batching import Batcher, on_a_thread
+from serving.batching import Batcher, OnBatch, on_a_thread
 from serving.config import EmbedderConfig
 
 Vectors = NDArray[np.float32]
@@ -30,14 +30,19 @@ class Encoder(TextEmbedder, Protocol):
 class Embedder:
     """Embeds the texts of many requests together; questions apart from documents, as models want it."""
 
-    def __init__(self, config: EmbedderConfig, load: Callable[[str], Encoder] | None = None) -> None:
+    def __init__(
+        self,
+        config: EmbedderConfig,
+        load: Callable[[str], Encoder] | None = None,
+        on_batch: OnBatch | None = None,
+    ) -> None:
         self._encoder = (load or _load)(config.model)
         # A question longer than the embedder reads is still a question; its beginning is searched for.
         queries = partial(self._encoder.embed_queries, truncate=True)
         documents = self._encoder.embed_documents
         bounds = config.max_batch_tokens, self._encoder.pass_tokens
-        self._queries = Batcher(on_a_thread(_rows(queries)), *bounds)
-        self._documents = Batcher(on_a_thread(_rows(documents)), *bounds)
+        self._queries = Batcher(on_a_thread(_rows(queries)), *bounds, on_batch=on_batch)
+        self._documents = Batcher(on_a_thread(_rows(documents)), *bounds, on_batch=on_batch)
 
     async def embed(self, texts: Sequence[str], is_query: bool = False) -> Embedded:
         """Vectors of `texts`. Raises ContextLengthExceeded naming a document that is too long."""

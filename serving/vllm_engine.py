@@ -22,6 +22,7 @@ from cluster.storage import local_folder
 from serving.adapters import require_fit
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
+from serving.metrics import Metrics
 from serving.threads import set_thread_variable
 from serving.vllm_tools import ToolParsers, ToolReader, refusals
 
@@ -38,7 +39,7 @@ GIVEN_UP = frozenset({"abort", "error"})
 class VllmEngine:
     """One vLLM engine; its core runs in a process of its own."""
 
-    def __init__(self, config: GeneratorConfig, model: Path) -> None:
+    def __init__(self, config: GeneratorConfig, model: Path, metrics: Metrics) -> None:
         _set_environment(config)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
@@ -66,6 +67,7 @@ class VllmEngine:
             disable_log_stats=True,
         )
         self._config = config
+        self._metrics = metrics
         self._model = model
         self._tools = ToolParsers(config.tool_parser, model) if config.tool_parser else None
         self._llm: Any = AsyncLLM.from_engine_args(arguments)
@@ -105,6 +107,8 @@ class VllmEngine:
             async for output in stream:
                 if any(part.finish_reason in GIVEN_UP for part in output.outputs):
                     raise _given_up(sampling, has_begun)
+                if not has_begun:
+                    self._metrics.count("cached_tokens", {}, output.num_cached_tokens or 0)
                 has_begun = True
                 deltas = [_delta(part, sampling.num_top_logprobs or 0) for part in output.outputs]
                 if readers:

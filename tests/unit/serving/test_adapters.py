@@ -18,6 +18,7 @@ from cluster.errors import Unprocessable
 from cluster.storage import MARKER
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, GenerationEngine, Sampling
+from serving.metrics import CountedMetrics
 from serving.transformers_engine import TransformersEngine
 from serving.vllm_engine import VllmEngine
 
@@ -52,13 +53,14 @@ class _EngineCore:
     async def generate(self, *_: object, lora_request: object, **__: object):  # type: ignore[no-untyped-def]
         assert lora_request is not None
         output = SimpleNamespace(index=0, text="a", token_ids=[0], finish_reason="stop", logprobs=None)
-        yield SimpleNamespace(outputs=[output])
+        yield SimpleNamespace(outputs=[output], num_cached_tokens=0)
 
 
 def _vllm(base: Path) -> VllmEngine:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     engine = VllmEngine.__new__(VllmEngine)  # without its process
     engine._config, engine._model, engine._llm = GeneratorConfig(), base, _EngineCore()
+    engine._metrics = CountedMetrics()
     engine._adapter_ids, engine._next_adapter_id = {}, count(1)
     return engine
 

@@ -90,6 +90,7 @@ def test_a_cancelled_caller_takes_no_place_in_a_batch() -> None:
 
 def test_as_many_batches_are_computed_at_a_time_as_there_is_room_for() -> None:
     batches: list[list[int]] = []
+    sizes: list[int] = []
     release = asyncio.Event()
 
     async def compute(items: Sequence[int]) -> list[int]:
@@ -98,7 +99,7 @@ def test_as_many_batches_are_computed_at_a_time_as_there_is_room_for() -> None:
         return list(items)
 
     async def main() -> None:
-        batcher = Batcher[int, int](compute, 100, pass_tokens=64, num_at_once=2)
+        batcher = Batcher[int, int](compute, 100, 64, num_at_once=2, on_batch=sizes.append)
         requests = [asyncio.create_task(batcher.submit([number], [1])) for number in range(5)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -108,6 +109,7 @@ def test_as_many_batches_are_computed_at_a_time_as_there_is_room_for() -> None:
 
     asyncio.run(main())
     assert batches == [[0], [1], [2, 3, 4]]
+    assert sizes == [1, 1, 3]
 
 
 def test_an_input_at_fault_is_named_by_its_place_in_its_own_request() -> None:

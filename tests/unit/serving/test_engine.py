@@ -12,6 +12,7 @@ import torch
 from cluster.errors import HamletError, InvalidInput, Unavailable
 from serving import engine
 from serving.engine import Sampling, TokenLogprob, weights_dtype
+from serving.metrics import CountedMetrics
 from serving.transformers_engine import TransformersEngine, choose_tokens
 from serving.vllm_engine import VllmEngine, _logprobs
 
@@ -70,7 +71,7 @@ def test_an_answer_that_vllm_gives_up_is_no_answer(
 ) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
     engine = VllmEngine.__new__(VllmEngine)  # without its process
-    engine._llm = GivesUp(texts, reason)
+    engine._llm, engine._metrics = GivesUp(texts, reason), CountedMetrics()
     shown: list[str] = []
 
     async def ask() -> None:
@@ -80,6 +81,7 @@ def test_an_answer_that_vllm_gives_up_is_no_answer(
     with pytest.raises(error) as refused:
         asyncio.run(ask())
     assert (shown, refused.value.param) == (texts, param)
+    assert engine._metrics.counts["cached_tokens",] == 3 * len(texts)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ class GivesUp:
             if isinstance(reason, Exception):
                 raise reason
             part = SimpleNamespace(index=0, text=text, token_ids=[0], finish_reason=reason, logprobs=None)
-            yield SimpleNamespace(outputs=[part])
+            yield SimpleNamespace(outputs=[part], num_cached_tokens=3)
 
 
 @pytest.mark.parametrize(("num_top", "top"), [(2, (("one", -0.1), ("two", -2.0))), (0, ())])

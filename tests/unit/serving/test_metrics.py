@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from cluster.cards import ModelCard
+from serving.metrics import CountedMetrics, TokenTimes
 from serving.scripted_parts import ScriptedApplication, scripted_passage
 
 
@@ -28,6 +30,46 @@ def test_an_answer_counts_its_route_stages_and_tokens(
         "generate",
     }
     assert (("first_token_ms", "smollm2") in observed) == stream
+    assert (("tpot_ms", "smollm2") in observed) == stream
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bare_completion_counts_its_tokens_as_an_answer_does(
+    world: ScriptedApplication, post: Callable[..., Any], stream: bool
+) -> None:
+    post("/v1/completions", model="smollm2", prompt="one two", n=2, temperature=1, stream=stream)
+    counts, observed = world.metrics.counts, world.metrics.observed
+    assert counts["tokens", "prompt", "smollm2"] == 2
+    assert counts["tokens", "completion", "smollm2"] == 8
+    for name in ("first_token_ms", "tpot_ms"):
+        assert len(observed.get((name, "smollm2"), ())) == stream
+
+
+def test_texts_that_are_embedded_classified_or_ranked_are_counted_by_their_model(
+    world: ScriptedApplication, post: Callable[..., Any], pair_card: ModelCard
+) -> None:
+    world.cards.append(pair_card)
+    post("/v1/embeddings", model="minilm", input=["one two", "three"])
+    post("/v1/rerank", model="minilm", query="one", documents=["two", "three"])
+    post("/v1/classify", model=pair_card.id, input=[["one two", "three"]])
+    counts = world.metrics.counts
+    assert counts["tokens", "prompt", "minilm"] == 3 + 3
+    assert counts["tokens", "prompt", pair_card.id] == 3
+
+
+def test_the_time_of_a_further_token_leaves_out_the_first() -> None:
+    metrics, seconds = CountedMetrics(), iter([0.0, 0.5, 1.4])
+    times = TokenTimes(metrics, "base", clock=lambda: next(seconds))
+    assert times.first() == 500
+    times.last(num_tokens=20, num_choices=2)
+    assert metrics.observed["tpot_ms", "base"] == [pytest.approx(100)]
+
+
+def test_an_answer_of_one_token_has_no_time_of_a_further_one() -> None:
+    metrics = CountedMetrics()
+    times = TokenTimes(metrics, "base")
+    times.last(num_tokens=2, num_choices=2)
+    assert not metrics.observed
 
 
 def test_paths_that_callers_make_up_are_one_label(world: ScriptedApplication) -> None:
