@@ -12,6 +12,8 @@ from typing import Any
 
 from cluster.errors import Unprocessable
 
+# Adapters kept in host memory beside each that runs in a batch; the least recently used leaves first.
+HOST_ADAPTERS_PER_SLOT = 4
 # Before the names of a model's own weights in an adapter's file.
 PREFIX = "base_model.model."
 

@@ -7,8 +7,10 @@ it would be alone. The steps of all requests run on one thread, in the order in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +19,7 @@ import torch
 
 from cluster.errors import InvalidInput, Unavailable, Unprocessable
 from cluster.storage import local_folder
-from serving.adapters import require_fit
+from serving.adapters import HOST_ADAPTERS_PER_SLOT, require_fit
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.stops import StopFilter, TokenDecoder
@@ -80,7 +82,9 @@ class TransformersEngine:
         self._vocabulary_size = int(self._model.config.vocab_size)
         self._special_ids = frozenset(self._tokenizer.all_special_ids)
         self._end_ids = _end_ids(self._model, self._tokenizer)
-        self._adapters: set[str] = set()
+        # The least recently used first; as many as vLLM keeps on the host.
+        self._adapters: OrderedDict[str, None] = OrderedDict()
+        self._num_running = Counter[str]()  # requests in progress, by their adapters' names
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
 
     @property
@@ -95,12 +99,13 @@ class TransformersEngine:
         sampling: Sampling,
         adapter: Adapter | None,
     ) -> AsyncGenerator[list[Delta]]:
-        if adapter is not None:
-            await self._run(lambda: self._load(adapter))
-        running = self._start(prompt_token_ids, max_tokens, sampling, adapter)
-        while not running.finished:
-            # A reader that leaves between two steps drops `running`, and with it the cache.
-            yield await self._run(lambda: self._step(running))
+        with self._held(adapter.name) if adapter else nullcontext():
+            if adapter is not None:
+                await self._run(lambda: self._load(adapter))
+            running = self._start(prompt_token_ids, max_tokens, sampling, adapter)
+            while not running.finished:
+                # A reader that leaves between two steps drops `running`, and with it the cache.
+                yield await self._run(lambda: self._step(running))
 
     async def check_health(self) -> None:
         """Nothing to check: the model lives in this process."""
@@ -114,20 +119,40 @@ class TransformersEngine:
         except torch.OutOfMemoryError as exc:
             raise Unavailable("the generation engine is out of memory; try again shortly") from exc
 
+    @contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        """An adapter stays in memory while this is entered."""
+        self._num_running[name] += 1
+        try:
+            yield
+        finally:
+            self._num_running[name] -= 1
+
     def _load(self, adapter: Adapter) -> None:
-        if adapter.name in self._adapters:
-            return
+        if adapter.name not in self._adapters:
+            self._add(adapter)
+        self._adapters.move_to_end(adapter.name)
+        self._model.set_adapter(_module_name(adapter.name))  # peft warns of an active one that is deleted
+        idle = [name for name in self._adapters if not self._num_running[name]]
+        most = self._config.max_loras * HOST_ADAPTERS_PER_SLOT
+        for name in idle[: max(0, len(self._adapters) - most)]:
+            self._model.delete_adapter(_module_name(name))
+            del self._adapters[name]
+
+    def _add(self, adapter: Adapter) -> None:
         folder = local_folder(adapter.weights_uri)
         base = self._model.get_base_model() if self._adapters else self._model
         require_fit(lambda: type(base)(base.config), folder, adapter.name)
         if self._adapters:
-            self._model.load_adapter(folder, adapter_name=_module_name(adapter))
+            self._model.load_adapter(folder, adapter_name=_module_name(adapter.name))
         else:
             from peft import PeftModel
 
-            self._model = PeftModel.from_pretrained(self._model, folder, adapter_name=_module_name(adapter))
+            self._model = PeftModel.from_pretrained(
+                self._model, folder, adapter_name=_module_name(adapter.name)
+            )
             self._model.eval()
-        self._adapters.add(adapter.name)
+        self._adapters[adapter.name] = None
 
     def _start(
         self, prompt_token_ids: list[int], max_tokens: int, sampling: Sampling, adapter: Adapter | None
@@ -173,7 +198,7 @@ class TransformersEngine:
         if running.adapter is None:
             with self._model.disable_adapter():
                 return self._model(**inputs, logits_to_keep=1)
-        self._model.set_adapter(_module_name(running.adapter))
+        self._model.set_adapter(_module_name(running.adapter.name))
         return self._model(**inputs, logits_to_keep=1)
 
     def _advance(self, running: _Running, index: int, token_id: int, logprobs: torch.Tensor | None) -> Delta:
@@ -244,6 +269,6 @@ def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(end for end in [*listed, tokenizer.eos_token_id] if end is not None)
 
 
-def _module_name(adapter: Adapter) -> str:
+def _module_name(adapter: str) -> str:
     # Names of modules may hold no dots.
-    return adapter.name.replace(".", "_")
+    return adapter.replace(".", "_")

@@ -19,7 +19,7 @@ import torch
 
 from cluster.errors import HamletError, InvalidInput, Unavailable
 from cluster.storage import local_folder
-from serving.adapters import require_fit
+from serving.adapters import HOST_ADAPTERS_PER_SLOT, require_fit
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.metrics import Metrics
@@ -28,8 +28,6 @@ from serving.vllm_tools import ToolParsers, ToolReader, refusals
 
 log = logging.getLogger(__name__)
 
-# Adapters kept in host memory beside those in the running batch.
-HOST_ADAPTERS_PER_SLOT = 4
 # The model in the process of the engine: vLLM's word for it, "uni", is overruled on a CPU.
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 # Reasons of vLLM for an end that is none: its grammar compiler failed, or it was stopped. Who left reads none of them.

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.errors import Unprocessable
 from cluster.storage import MARKER
+from serving.adapters import HOST_ADAPTERS_PER_SLOT
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, Sampling
 from serving.transformers_engine import TransformersEngine
@@ -88,6 +89,32 @@ def test_an_adapter_without_some_of_its_weights_is_refused_and_leaves_the_others
         with pytest.raises(Unprocessable, match=r"cut.1 lacks 1 of its weights, such as base_model.*lora_B"):
             _asked(engine, cut)
         assert _asked(engine, answers)
+
+
+def test_adapters_leave_memory_by_their_last_use_and_never_while_one_answers(base: Path) -> None:
+    engine = TransformersEngine(GeneratorConfig(dtype="float32", max_loras=1), base)
+    adapters = [_adapter(base, f"adapter.{number}") for number in range(HOST_ADAPTERS_PER_SLOT + 2)]
+
+    def loaded() -> list[str]:
+        modules = [
+            name.split(".lora_A.")[1] for name, _ in engine._model.named_parameters() if "lora_A" in name
+        ]
+        return sorted(name.removesuffix(".weight").replace("_", ".") for name in modules)
+
+    async def one_answers_while_the_others_come() -> None:
+        answer = engine.generate("r", [0, 1], 2, Sampling(), adapters[0])
+        await anext(answer)
+        for adapter in adapters[1:]:
+            async for _ in engine.generate("r", [0, 1], 1, Sampling(), adapter):
+                pass
+        await anext(answer)
+        await answer.aclose()
+
+    asyncio.run(one_answers_while_the_others_come())
+    assert loaded() == ["adapter.0", "adapter.3", "adapter.4", "adapter.5"]
+    assert _asked(engine, adapters[1])  # loaded again
+    assert loaded() == ["adapter.1", "adapter.3", "adapter.4", "adapter.5"]
+    assert _asked(engine, None)
 
 
 def test_a_model_without_some_of_its_weights_is_not_served(base: Path) -> None:
