@@ -18,6 +18,7 @@ from cluster.cards import ModelCard
 from cluster.head_record import HeadRecord, processes
 from cluster.registry import Registry
 from cluster.serve_proxy import haproxy_binary
+from serving.body_limit import MAX_BODY_BYTES
 
 LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1"}
 QUESTION = "The travel agency that arranges our flights: what is it called?"
@@ -271,6 +272,20 @@ def test_errors_come_in_openais_shape_with_an_id(client: openai.OpenAI) -> None:
     assert refused.value.request_id
     with pytest.raises(openai.NotFoundError):
         ask(client, "nothing", "Hi")
+
+
+def test_a_large_body_passes_the_proxy_whole_and_one_above_the_limit_is_told_so(
+    base_url: str, client: openai.OpenAI
+) -> None:
+    body = json.dumps({"model": "minilm", "input": "hello"}).encode()
+    headers = {"content-type": "application/json"}
+    with httpx.Client(base_url=base_url, timeout=60, headers=headers) as http:
+        for num_bytes, status in ((MAX_BODY_BYTES, 200), (MAX_BODY_BYTES + 1, 413), (len(body), 200)):
+            answer = http.post("/v1/embeddings", content=body.ljust(num_bytes))
+            assert answer.status_code == status
+        assert http.post("/v1/embeddings", content=body.ljust(4 * MAX_BODY_BYTES)).status_code == 413
+    file = client.files.create(file=("large.txt", b"a" * 2 * MAX_BODY_BYTES), purpose="user_data")
+    assert file.bytes == 2 * MAX_BODY_BYTES
 
 
 def test_what_the_engine_refuses_is_the_callers_mistake(client: openai.OpenAI) -> None:
