@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from steady_load import steady_load
 
 from cluster.cards import ModelCard
 from cluster.registry import Registry
@@ -23,35 +22,6 @@ def ask(client: openai.OpenAI, model: str) -> openai.types.chat.ChatCompletion:
         {"role": "user", "content": "Count to five."}
     ]
     return client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=8)
-
-
-@contextmanager
-def steady_load(base_url: str) -> Iterator[list[int]]:
-    """Questions and embeddings one after another, from two clients; their statuses."""
-    statuses: list[int] = []
-    over = threading.Event()
-
-    def send(path: str, body: dict[str, object]) -> None:
-        with httpx.Client(base_url=base_url, timeout=60) as http:
-            while not over.is_set():
-                statuses.append(http.post(path, json=body).status_code)
-                over.wait(0.2)
-
-    messages = [{"role": "user", "content": "Hi"}]
-    chat = {"model": "smollm2", "messages": messages, "max_tokens": 4}
-    embedding = {"model": "minilm", "input": "hello"}
-    clients = [
-        threading.Thread(target=send, args=("/v1/chat/completions", chat)),
-        threading.Thread(target=send, args=("/v1/embeddings", embedding)),
-    ]
-    for thread in clients:
-        thread.start()
-    try:
-        yield statuses
-    finally:
-        over.set()
-        for thread in clients:
-            thread.join()
 
 
 def until(true: Callable[[], bool], what: str) -> None:
