@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from cluster.errors import Unavailable
+from cluster.errors import InvalidInput, Unavailable
 from serving.engine import CallDelta, Delta, TokenLogprob
 from serving.generator import Answer, Completion, Progress, PromptReport, ToolCall
 
@@ -160,9 +160,19 @@ class Outbox:
         self._connections: dict[tuple[str, int], asyncio.Task[asyncio.StreamWriter]] = {}
 
     async def send(self, reply_to: ReplyTo, event: Event) -> None:
-        """Pass an event on. Raises Unavailable when the router cannot be reached."""
+        """Pass an event on.
+
+        Raises Unavailable when the router cannot be reached, and InvalidInput for an event that is too long.
+        """
         payload = encode(event)
-        frame = (KEY_BYTES + len(payload)).to_bytes(4, "big") + reply_to.key + payload
+        num_bytes = KEY_BYTES + len(payload)
+        if num_bytes > MAX_FRAME_BYTES:
+            # Of the caller's making, and as long when it is asked for again.
+            raise InvalidInput(
+                f"the answer has {num_bytes / 2**20:.0f} MiB, and {MAX_FRAME_BYTES / 2**20:.0f} are sent at once; "
+                "ask for fewer answers, tokens or log probabilities, or for a stream"
+            )
+        frame = num_bytes.to_bytes(4, "big") + reply_to.key + payload
         try:
             writer = await self._writer(reply_to)
             writer.write(frame)

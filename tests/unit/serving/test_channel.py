@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import Unavailable
+from cluster.errors import InvalidInput, Unavailable
 from serving import channel
 from serving.channel import Event, Inbox, Outbox, decode, encode, received
 from serving.engine import CallDelta, Delta, TokenLogprob
@@ -48,6 +48,24 @@ def test_many_requests_share_a_connection_and_get_their_own_events_in_order() ->
         answers = await asyncio.gather(*map(request, range(10)))
         for number, events in enumerate(answers):
             assert events == [[Delta(0, f"{number}-{step}", 1)] for step in range(20)]
+        await outbox.close()
+        await inbox.close()
+
+    run(main())
+
+
+def test_an_answer_that_is_too_long_is_refused_and_leaves_the_connection_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channel, "MAX_FRAME_BYTES", 200)
+
+    async def main() -> None:
+        inbox, outbox = Inbox("127.0.0.1"), Outbox()
+        async with inbox.open() as (first, _), inbox.open() as (second, queue):
+            with pytest.raises(InvalidInput, match="or for a stream"):
+                await outbox.send(first, Completion(PromptReport(7), (Answer("x" * 200, 2, "stop"),)))
+            await outbox.send(second, PromptReport(1))
+            assert await queue.get() == PromptReport(1)
         await outbox.close()
         await inbox.close()
 
