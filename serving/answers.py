@@ -267,8 +267,8 @@ class Answers:
             return None
         try:
             return await self._catalogue.of(tenant).find(rule.tuned_model, ModelKind.GENERATOR)
-        except NotFound:
-            return None  # not trained yet, or retired: the chain of the policy goes on without it
+        except (NotFound, Conflict):
+            return None  # not trained yet, retired or not proven: the chain of the policy goes on without it
 
     async def _search_or_none(
         self, prepared: Prepared, request: ChatRequest, tenant: str

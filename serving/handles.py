@@ -300,11 +300,13 @@ class EmbedderCalls:
         return np.concatenate(rows)
 
     def _call(self, method: str, *args: Any) -> Any:
+        response = getattr(self._handle, method).remote(*args)
         try:
-            return getattr(self._handle, method).remote(*args).result(timeout_s=INGESTION_TIMEOUT_S)
+            return response.result(timeout_s=INGESTION_TIMEOUT_S)
         except (RayError, RayServeException) as exc:
             raise translate(exc, "embedder") from exc
         except TimeoutError as exc:
+            response.cancel()
             raise Unavailable(f"the embedder did not answer within {INGESTION_TIMEOUT_S:g} s") from exc
 
 

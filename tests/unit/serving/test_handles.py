@@ -29,7 +29,7 @@ from cluster.errors import ContextLengthExceeded, Unavailable
 from serving import handles
 from serving.backends import Classified, Embedded
 from serving.config import ClassifierConfig, EmbedderConfig
-from serving.handles import TEXTS_PER_CALL, ClassifierHandle, EmbedderHandle, translate
+from serving.handles import TEXTS_PER_CALL, ClassifierHandle, EmbedderCalls, EmbedderHandle, translate
 
 
 def test_an_error_of_ours_that_crossed_a_process_is_told_as_it_is() -> None:
@@ -262,10 +262,13 @@ class Busy:
 
     def __init__(self) -> None:
         self.num_ended = 0
-        self.ping = self
+        self.ping = self.describe = self
 
     def remote(self) -> Busy:
         return self
+
+    def result(self, timeout_s: float) -> None:
+        raise TimeoutError
 
     def __await__(self) -> Any:
         return asyncio.shield(asyncio.get_running_loop().create_future()).__await__()
@@ -279,6 +282,9 @@ def test_a_call_that_takes_too_long_is_ended_in_the_replica_too() -> None:
     with pytest.raises(Unavailable, match="within"):
         asyncio.run(EmbedderHandle(replica, "embedder", 0.01, EmbedderConfig()).check_health())
     assert replica.num_ended == 1
+    with pytest.raises(Unavailable, match="within"):
+        EmbedderCalls(replica)
+    assert replica.num_ended == 2
 
 
 def test_a_text_at_fault_is_named_by_its_place_in_the_request_and_ends_the_rest() -> None:

@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletionChunk
 from starlette.testclient import TestClient
 
 from cluster.api_keys import make_key
-from cluster.cards import ModelCard
+from cluster.cards import ModelCard, Parity
 from cluster.errors import StoreUnavailable, Unavailable
 from serving.answers import NOTHING_FOUND
 from serving.authentication import Gate, Keyring
@@ -260,6 +260,10 @@ def test_auto_takes_the_tuned_model_where_the_evaluation_found_it_better(
     handbook: ScriptedApplication, chat: Ask, make_card: Callable[..., Any]
 ) -> None:
     handbook.config = ServingConfig(router=RouterConfig(grounded_route="tuned", tuned_model="prod"))
+    assert chat("days?", model="auto").json()["hamlet"]["degraded"] is True
+    unproven = make_card("ft:smollm2:acme:unproven:1", parity=Parity(passed=False, max_metric_difference=1.0))
+    handbook.cards.append(unproven)
+    handbook.aliases["prod"] = unproven.id
     assert chat("days?", model="auto").json()["hamlet"]["degraded"] is True
     handbook.cards.append(make_card())
     handbook.aliases["prod"] = make_card().id
