@@ -6,6 +6,8 @@ Starts a private Ray head, deploys `examples/serve.yaml`, measures it, ends it, 
 with the same weights and settings: vLLM's own server, and the embedder and classifier called in process.
 infinity is measured where `--infinity-python` names the Python of an environment that has it.
 
+`--soak MINUTES` measures something else, without peers: the memory of each part under a steady mixed load.
+
 Texts are streamed in the generation figures. All clients are `light_client`.
 """
 
@@ -148,6 +150,47 @@ def measure_hamlet(quick: bool) -> Figures:
         for name, mebibytes in memory().items():
             figures[f"memory_{name}"] = [mebibytes]
     return figures
+
+
+def measure_soak(minutes: float) -> list[dict[str, Any]]:
+    """The memory of each part after a first round of the load, at the end, and by how much it grows in an hour."""
+    hours: list[float] = []
+    samples: dict[str, list[float]] = {}
+    with hamlet() as (url, classifier, _, memory):
+        send_mixture(url, classifier, 0)
+        started = time.monotonic()
+        while len(hours) < 2 or hours[-1] * 60 < minutes:
+            hours.append((time.monotonic() - started) / 3600)
+            for part, mebibytes in memory().items():
+                samples.setdefault(part, []).append(mebibytes)
+            send_mixture(url, classifier, len(hours))
+    rows = []
+    for part, used in samples.items():
+        growth = statistics.linear_regression(hours, used).slope
+        rows += [
+            metric(f"memory_{part}_start", "MiB", used[:1]),
+            metric(f"memory_{part}_end", "MiB", used[-1:]),
+            metric(f"memory_{part}_growth", "MiB/h", [growth]),
+        ]
+    return rows
+
+
+def send_mixture(url: str, classifier: str, seed: int) -> None:
+    """One round of requests of every kind, none of which was sent before, some of each at a time."""
+    seeds = range(100 * seed, 100 * seed + 100)
+    plain = [chat(seed, "smollm2", max_tokens=16) for seed in seeds[:8]]
+    grounded = [chat(seed, "smollm2+rag", max_tokens=16) for seed in seeds[:4]]
+    pairs = [{"model": classifier, "input": [[text(seed), text(-seed)]]} for seed in seeds]
+    texts = [embedding_body([seed]) for seed in seeds]
+
+    async def send() -> None:
+        await asyncio.gather(
+            run(url, "/v1/chat/completions", plain + grounded, 4),
+            run(url, "/v1/classify", pairs, 4),
+            run(url, "/v1/embeddings", texts, 4),
+        )
+
+    asyncio.run(send())
 
 
 @contextlib.contextmanager
@@ -389,6 +432,17 @@ def show(rows: list[dict[str, Any]]) -> None:
         print(f"{row['metric']:26}{row['value']:10.2f}  {row['unit']:11}{peer}{ratio}{row['spread']:10.2f}")
 
 
+def compare(quick: bool, infinity_python: Path | None) -> list[dict[str, Any]]:
+    """Hamlet and its peers, one after the other."""
+    # First, since this environment is the one that may not work.
+    infinity = measure_infinity(infinity_python, quick) if infinity_python else {}
+    ours = measure_hamlet(quick)
+    from cluster.registry import Registry
+
+    ceiling = measure_ceilings(quick, Registry().list()[0].id)
+    return report(ours, measure_vllm(quick), ceiling, infinity)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -396,6 +450,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer requests: under three minutes on 2 cores")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--infinity-python", type=Path, help="Python of an environment that has infinity_emb")
+    parser.add_argument(
+        "--soak", type=float, metavar="MINUTES", help="measure memory under a steady load instead"
+    )
     arguments = parser.parse_args()
 
     folder = Path(tempfile.mkdtemp(prefix="hb-"))
@@ -406,18 +463,13 @@ def main() -> None:
     for name in ("HAMLET_RAY_PORT", "HAMLET_DASHBOARD_PORT"):
         os.environ[name] = str(free_port("127.0.0.1"))
     try:
-        # First, since this environment is the one that may not work.
-        infinity = (
-            measure_infinity(arguments.infinity_python, arguments.quick) if arguments.infinity_python else {}
+        rows = (
+            measure_soak(arguments.soak)
+            if arguments.soak
+            else compare(arguments.quick, arguments.infinity_python)
         )
-        ours = measure_hamlet(arguments.quick)
-        from cluster.registry import Registry
-
-        ceiling = measure_ceilings(arguments.quick, Registry().list()[0].id)
-        vllm = measure_vllm(arguments.quick)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    rows = report(ours, vllm, ceiling, infinity)
     show(rows)
     if arguments.json:
         document = {
