@@ -274,6 +274,24 @@ def test_errors_come_in_openais_shape_with_an_id(client: openai.OpenAI) -> None:
         ask(client, "nothing", "Hi")
 
 
+def test_clients_who_leave_take_no_other_along_whose_texts_were_embedded_with_theirs(base_url: str) -> None:
+    body = {"model": "minilm", "input": "hello"}
+
+    def embed(number: int) -> int | None:
+        leaves = number % 3 == 0
+        try:
+            timeout_s = 0.02 if leaves else 60
+            return httpx.post(f"{base_url}/v1/embeddings", json=body, timeout=timeout_s).status_code
+        except httpx.TimeoutException:
+            assert leaves
+            return None
+
+    with ThreadPoolExecutor(24) as pool:
+        statuses = list(pool.map(embed, range(240)))
+    assert None in statuses
+    assert set(statuses) == {200, None}
+
+
 def test_a_large_body_passes_the_proxy_whole_and_one_above_the_limit_is_told_so(
     base_url: str, client: openai.OpenAI
 ) -> None:
