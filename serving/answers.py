@@ -42,10 +42,11 @@ from serving.vector_store_search import Target, VectorStoreSearch, equality_filt
 log = logging.getLogger(__name__)
 
 NOTHING_FOUND = "I do not know: the documents say nothing about this."
+STILL_READING = "I do not know yet: some of the documents are still being read. Ask again in a moment."
+
 # What a search calls its fields, by the names that a chat sends them by.
 SENT_AS_OPTIONS = {"collection": "hamlet.collection", "filters": "hamlet.filters"}
 SENT_AS_TOOL = {"vector_store_id": "tools[0].vector_store_ids", "filters": "tools[0].filters"}
-STILL_READING = "I do not know yet: some of the documents are still being read. Ask again in a moment."
 
 
 @dataclass(slots=True)
