@@ -21,10 +21,11 @@ pytestmark = pytest.mark.soak
 
 
 def named(head: HeadRecord, title: str) -> list[psutil.Process]:
+    """Processes of the head by their programs, or what Ray calls them."""
     found = []
     for process in processes(head):
         with suppress(psutil.Error):
-            if title in " ".join(process.cmdline()):
+            if title in "".join(process.cmdline()[:1]):
                 found.append(process)
     return found
 
