@@ -305,6 +305,7 @@ class Answers:
                         collection=target.collection,
                         text=query,
                         vector=embedded.vectors[0],
+                        fingerprint=embedded.fingerprint,
                         top_k=max(top_k, defaults.rerank_candidates) if reranker else top_k,
                         tenant=tenant,
                         filter=target.filter,

@@ -32,10 +32,14 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """`vectors`: [num_texts, dimension], float32, of unit length; `token_counts`: of each text."""
+    """`vectors`: [num_texts, dimension], float32, of unit length; `token_counts`: of each text.
+
+    `fingerprint` is the embedder's: a collection compares these vectors with those of the same one alone.
+    """
 
     vectors: NDArray[np.float32]
     token_counts: tuple[int, ...]
+    fingerprint: str
 
     @property
     def num_tokens(self) -> int:
@@ -49,6 +53,7 @@ class SearchJob:
     collection: str
     text: str
     vector: NDArray[np.float32]  # [dimension]
+    fingerprint: str  # of the embedder that made the vector
     top_k: int
     tenant: str
     filter: Mapping[str, Any] | None = None  # in OpenAI's form

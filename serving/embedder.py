@@ -51,7 +51,7 @@ class Embedder:
             self._require_lengths(lengths)
         batcher = self._queries if is_query else self._documents
         rows = await batcher.submit(texts, lengths)
-        return Embedded(np.stack(rows), tuple(lengths))
+        return Embedded(np.stack(rows), tuple(lengths), self._encoder.fingerprint)
 
     async def describe(self) -> EmbedderInfo:
         """What cuts documents into chunks that this embedder takes, and recognises its vectors."""

@@ -40,7 +40,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # A text's vector and number of tokens.
-Row = tuple[NDArray[np.float32], int]
+Row = tuple[NDArray[np.float32], int, str]  # vector, tokens, fingerprint
 
 RESTART_S = 5.0
 # Where no replica is kept (min_replicas: 0), a request starts one and waits for it to load.
@@ -248,6 +248,7 @@ class EmbedderHandle(_Part):
         return Embedded(
             np.concatenate([call.vectors for call in calls]),
             tuple(count for call in calls for count in call.token_counts),
+            calls[0].fingerprint,
         )
 
     async def _embed(self, texts: Sequence[str], is_query: bool) -> Embedded:
@@ -257,12 +258,16 @@ class EmbedderHandle(_Part):
         batcher = self._queries if is_query else self._documents
         async with self._limit():
             rows = await batcher.submit(texts, [1] * len(texts))
-        return Embedded(np.stack([vector for vector, _ in rows]), tuple(count for _, count in rows))
+        vectors, counts, fingerprints = zip(*rows, strict=True)
+        return Embedded(np.stack(vectors), counts, fingerprints[0])
 
     async def _rows(self, texts: Sequence[str], is_query: bool) -> list[Row]:
         # In the context of one request Serve would take the call for a part of it, and end it when its client leaves.
         embedded: Embedded = await self._call("embed", texts, is_query, context=Context())
-        return list(zip(embedded.vectors, embedded.token_counts, strict=True))
+        return [
+            (vector, count, embedded.fingerprint)
+            for vector, count in zip(embedded.vectors, embedded.token_counts, strict=True)
+        ]
 
     async def describe(self) -> EmbedderInfo:
         info: EmbedderInfo = await self._call("describe")

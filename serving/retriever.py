@@ -34,6 +34,7 @@ class Retriever:
             top_k=job.top_k,
             filter=job.filter,
             score_threshold=ANY_SIMILARITY,
+            fingerprint=job.fingerprint,
         )
         result = await self._collections.search(job.collection, request, job.tenant)
         return [passage(hit) for hit in result.hits]

@@ -93,7 +93,8 @@ class ScriptedEmbedder:
             if not is_query and len(text.split()) > MAX_WORDS:
                 raise ContextLengthExceeded(f"input[{index}] is too long", f"input[{index}]")
         rows = [[float(len(text)), 0.5, -0.25, 1.0] for text in texts]
-        return Embedded(np.array(rows, dtype=np.float32), tuple(len(text.split()) for text in texts))
+        counts = tuple(len(text.split()) for text in texts)
+        return Embedded(np.array(rows, dtype=np.float32), counts, "scripted")
 
     async def describe(self) -> EmbedderInfo:
         hashed = HashEmbedder()

@@ -121,6 +121,7 @@ class VectorStoreSearch:
                 mode=query.mode,
                 filter=target.filter,
                 score_threshold=query.score_threshold or ANY_SIMILARITY,
+                fingerprint=embedded.fingerprint,
             )
             found, ms = await self._search(target.collection, request, tenant)
             for stage, stage_ms in ms.items():

@@ -18,6 +18,7 @@ class FakeEncoder:
 
     max_tokens = 5
     pass_tokens = 8
+    fingerprint = "fake-1"
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []

@@ -127,7 +127,8 @@ class SlowReplica:
         for index, text in enumerate(texts):
             if text == "too long":
                 raise ContextLengthExceeded(f"input[{index}] is too long", f"input[{index}]")
-        return Embedded(np.array([[float(text)] for text in texts], dtype=np.float32), (1,) * len(texts))
+        vectors = np.array([[float(text)] for text in texts], dtype=np.float32)
+        return Embedded(vectors, (1,) * len(texts), "fingerprint")
 
     async def _classify(self, card: ModelCard, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
         await self._work(len(inputs))
@@ -162,7 +163,7 @@ def test_a_list_of_any_length_is_embedded_in_order_by_calls_that_keep_the_limit(
     replica = SlowReplica()  # all texts take two seconds, twice the limit
     embedded = asyncio.run(_embedder(replica).embed([str(number) for number in range(MANY)]))
     assert embedded.vectors[:, 0].tolist() == list(range(MANY))
-    assert embedded.num_tokens == MANY
+    assert (embedded.num_tokens, embedded.fingerprint) == (MANY, "fingerprint")
     assert set(replica.num_texts) == {TEXTS_PER_CALL}
     assert replica.most_running == handles.CALLS_AT_ONCE
 
@@ -182,7 +183,7 @@ def test_small_requests_that_come_while_calls_are_out_go_together_in_the_next() 
 
     answers = asyncio.run(main())
     assert [answer.vectors[:, 0].tolist() for answer in answers] == [[n, n + 100] for n in range(9)]
-    assert {answer.token_counts for answer in answers} == {(1, 1)}
+    assert {(answer.token_counts, answer.fingerprint) for answer in answers} == {((1, 1), "fingerprint")}
     assert replica.num_texts == [2, 2, 14]
 
 

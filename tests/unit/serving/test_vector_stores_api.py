@@ -15,6 +15,7 @@ from retrieval.config import retrieval_config
 from retrieval.documents import Content, Document, Section
 from retrieval.edge_store import EdgeStore
 from retrieval.ingest import Ingestor
+from retrieval.migrate import migrate
 from retrieval.owner import InProcess
 from retrieval.readers import read_document
 from retrieval.service import Collections
@@ -399,6 +400,21 @@ def manuals(world: ScriptedApplication) -> list[str]:
     ids = [f"docs/{number}.md" for number in range(5)]
     ingestor.add([read_document(f"About leave, part {id_}.".encode(), id_, id_) for id_ in ids])
     return ids
+
+
+def test_a_collection_of_another_embedder_with_as_long_vectors_is_refused(
+    client: TestClient, world: ScriptedApplication, manuals: list[str]
+) -> None:
+    messages = [{"role": "user", "content": "How many days of leave?"}]
+    body = {"model": "smollm2+rag", "messages": messages, "hamlet": {"collection": "manuals"}}
+    assert client.post("/v1/chat/completions", json=body).status_code == 200
+    assert search(client, "vs_manuals", "leave")["data"]
+    migrate(CollectionsClient(InProcess(world.collections)), "manuals", HashEmbedder(name="tuned"))
+    for path, asked in (("/v1/chat/completions", body), (f"{STORES}/vs_manuals/search", {"query": "leave"})):
+        response = client.post(path, json=asked)
+        assert (response.status_code, response.json()["error"]["code"]) == (409, "embedder_mismatch")
+        assert "tuned-64" in response.json()["error"]["message"]
+        assert "hash-64" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
