@@ -109,7 +109,7 @@ def fill(store: VectorStore, vectors: np.ndarray) -> float:
     start = time.perf_counter()
     for first in range(0, len(vectors), 1000):
         batch = vectors[first : first + 1000]
-        store.upsert("bench", [make_point(first + row, vector) for row, vector in enumerate(batch)])
+        store.upsert("bench", [make_point(first + row, vector) for row, vector in enumerate(batch)], "made")
     return time.perf_counter() - start
 
 

@@ -80,7 +80,7 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
                 collections.drop(leftover)
         collections.ensure(spec)
         try:
-            num_chunks = _fill(collections, spec.name, parquet)
+            num_chunks = _fill(collections, spec, parquet)
         except HamletError:
             collections.drop(spec.name)
             raise
@@ -161,11 +161,11 @@ def _columns(page: list[Scored]) -> dict[str, list[object]]:
     }
 
 
-def _fill(collections: CollectionsClient, collection: str, parquet: pq.ParquetFile) -> int:
+def _fill(collections: CollectionsClient, spec: CollectionSpec, parquet: pq.ParquetFile) -> int:
     num_chunks = 0
     for stored in _stored(parquet):
         points = [remade_point(chunk, chunk.vector) for chunk in stored if chunk.vector is not None]
-        collections.upsert(collection, points)
+        collections.upsert(spec.name, points, spec.fingerprint)
         num_chunks += len(points)
     return num_chunks
 

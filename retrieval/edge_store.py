@@ -40,6 +40,7 @@ from retrieval.store import (
     SparseVector,
     best_first,
     euclid_similarity,
+    require_embedder,
     unknown_collection,
 )
 
@@ -177,12 +178,13 @@ class EdgeStore:
             collection.fields = {**collection.fields, **new}
             _write_description(self._root / name, collection.folder.name, collection.spec, collection.fields)
 
-    def upsert(self, name: str, points: Sequence[Point]) -> None:
-        shard = self._get(name).shard
+    def upsert(self, name: str, points: Sequence[Point], fingerprint: str) -> None:
+        collection = self._get(name)
+        require_embedder(collection.spec, fingerprint)
         with _translated():
-            shard.update(edge.UpdateOperation.upsert_points([_edge_point(point) for point in points]))
+            collection.shard.update(edge.UpdateOperation.upsert_points([_edge_point(p) for p in points]))
             # The engine's log would survive the process; only a flush survives the machine.
-            shard.flush()
+            collection.shard.flush()
 
     def delete(self, name: str, where: Filter) -> int:
         shard = self._get(name).shard

@@ -24,6 +24,7 @@ from retrieval.store import (
     SparseVector,
     best_first,
     euclid_similarity,
+    require_embedder,
     unknown_collection,
 )
 
@@ -73,9 +74,11 @@ class ExactStore:
             collection = self._get(name)
             collection.fields = {**fields, **collection.fields}
 
-    def upsert(self, name: str, points: Sequence[Point]) -> None:
+    def upsert(self, name: str, points: Sequence[Point], fingerprint: str) -> None:
         with self._lock:
-            self._get(name).points.update({point.id: point for point in points})
+            collection = self._get(name)
+            require_embedder(collection.spec, fingerprint)
+            collection.points.update({point.id: point for point in points})
 
     def delete(self, name: str, where: Filter) -> int:
         with self._lock:

@@ -134,7 +134,7 @@ class Ingestor:
         be removed: what has their content is no copy.
         Everything written is durable and searchable window by window. Raises StoreUnavailable when the store
         fails for good; the same call later goes on where it ended. Raises DataError for metadata that the collection
-        cannot hold, and for a chunk that the embedder fails on.
+        cannot hold, and for a chunk that the embedder fails on, and Conflict when it is migrated meanwhile.
         """
         report = IngestReport()
         start = time.perf_counter()
@@ -243,7 +243,7 @@ class Ingestor:
             make_point(item.document, item.sha256, item.chunk, item.num_chunks, vector, self._tenant)
             for item, vector in zip(window, vectors, strict=True)
         ]
-        self._collections.upsert(self._config.collection, points)
+        self._collections.upsert(self._config.collection, points, self._embedder.fingerprint)
 
 
 def chunker_for(embedder: TextEmbedder, config: RetrievalConfig) -> Chunker:

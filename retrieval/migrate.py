@@ -29,6 +29,8 @@ PAGE_CHUNKS = 256
 MAX_PASSES = 10
 
 Vectors: TypeAlias = Callable[[Sequence[Scored]], Sequence[np.ndarray]]
+# Writes chunks into the collection of that name, with vectors of the new embedder.
+Copy: TypeAlias = Callable[[str, Sequence[Scored]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def migrate(
     if is_same_model and old.embedder == embedder.name:
         return 0
     vectors_of = _kept if is_same_model else partial(_embedded, embedder)
+    copy = partial(_copy, collections, vectors_of, embedder.fingerprint)
     new = replace(
         old,
         name=f"{collection}-migrating",
@@ -72,14 +75,14 @@ def migrate(
     num_copied = 0
     is_optimized = False
     for _ in range(MAX_PASSES):
-        num_changed, seen = _pass(collections, collection, new.name, vectors_of, on_chunks)
+        num_changed, seen = _pass(collections, collection, new.name, copy, on_chunks)
         on_chunks = _untold  # later passes go over the same chunks
         num_copied += num_changed
         if num_changed:
             continue
         if is_optimized:
             collections.swap(collection, new.name)
-            num_copied += _catch_up(collections, new.name, collection, vectors_of, seen)
+            num_copied += _catch_up(collections, new.name, collection, copy, seen)
             collections.drop(new.name)
             return 0 if is_same_model else num_copied
         # It takes long where there is much: what is written meanwhile is found by one more pass.
@@ -100,7 +103,7 @@ def _pass(
     collections: CollectionsClient,
     source: str,
     target: str,
-    vectors_of: Vectors,
+    copy: Copy,
     on_chunks: Callable[[int], None],
 ) -> tuple[int, dict[str, _State]]:
     """Bring the target nearer to the source; returns how many chunks differed, and what the source held."""
@@ -111,7 +114,7 @@ def _pass(
         states = {chunk.id: _state(chunk) for chunk in page}
         seen |= states
         missing = [chunk for chunk in page if done.get(chunk.id) != states[chunk.id]]
-        _copy(collections, target, missing, vectors_of)
+        copy(target, missing)
         num_changed += len(missing)
         on_chunks(len(page))
     # A document that lost a chunk is removed whole; the next pass brings back what is left of it.
@@ -125,7 +128,7 @@ def _catch_up(
     collections: CollectionsClient,
     source: str,
     target: str,
-    vectors_of: Vectors,
+    copy: Copy,
     seen: dict[str, _State],
 ) -> int:
     """Bring over the documents that changed between the last pass and the change-over; returns their chunks.
@@ -142,17 +145,21 @@ def _catch_up(
     num_copied = 0
     for page in pages(collections, source) if changed else ():
         late = [chunk for chunk in page if _document(chunk) in changed]
-        _copy(collections, target, late, vectors_of)
+        copy(target, late)
         num_copied += len(late)
     return num_copied
 
 
-def _copy(collections: CollectionsClient, target: str, chunks: Sequence[Scored], vectors_of: Vectors) -> None:
+def _copy(
+    collections: CollectionsClient,
+    vectors_of: Vectors,
+    fingerprint: str,
+    target: str,
+    chunks: Sequence[Scored],
+) -> None:
     if chunks:
-        vectors = vectors_of(chunks)
-        collections.upsert(
-            target, [remade_point(chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
-        )
+        pairs = zip(chunks, vectors_of(chunks), strict=True)
+        collections.upsert(target, [remade_point(chunk, vector) for chunk, vector in pairs], fingerprint)
 
 
 def _embedded(embedder: TextEmbedder, chunks: Sequence[Scored]) -> Sequence[np.ndarray]:

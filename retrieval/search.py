@@ -22,7 +22,7 @@ from retrieval.bm25 import weigh_query
 from retrieval.filters import And, Filter, equals, parse_filter
 from retrieval.fusion import maximal_marginal_relevance, reciprocal_rank_fusion
 from retrieval.points import Hit, make_hit
-from retrieval.store import CollectionInfo, Scored, VectorStore
+from retrieval.store import CollectionInfo, Scored, VectorStore, require_embedder
 
 MAX_TOP_K = 1000
 
@@ -163,13 +163,8 @@ def check_request(request: SearchRequest, info: CollectionInfo) -> None:
             "query_vector",
             "embedder_mismatch",
         )
-    if request.fingerprint is not None and request.fingerprint != spec.fingerprint:
-        raise Conflict(
-            f"collection {spec.name!r} was made by {spec.embedder} ({spec.fingerprint}), the query was embedded "
-            f"by {request.fingerprint}; use that embedder, or python -m retrieval migrate",
-            "fingerprint",
-            "embedder_mismatch",
-        )
+    if request.fingerprint is not None:
+        require_embedder(spec, request.fingerprint)
 
 
 def _rankings(

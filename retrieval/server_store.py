@@ -39,6 +39,7 @@ from retrieval.store import (
     SparseVector,
     best_first,
     euclid_similarity,
+    require_embedder,
 )
 
 DENSE, SPARSE = "dense", "bm25"
@@ -126,8 +127,7 @@ class ServerStore:
             known = self._described.get(name)
         if known is not None and known[0] > self._clock():
             return known[1]
-        found = self._call(name, lambda: self._client.get_collection(name))
-        info = _described(name, found)
+        info = self._describe(name)
         with self._lock:
             self._described[name] = (self._clock() + DESCRIPTION_TTL_S, info)
         return info
@@ -164,8 +164,9 @@ class ServerStore:
         self._call(target, lambda: self._client.update_collection(target, metadata=metadata))
         self._forget(name)
 
-    def upsert(self, name: str, points: Sequence[Point]) -> None:
+    def upsert(self, name: str, points: Sequence[Point], fingerprint: str) -> None:
         self._forget(name)
+        require_embedder(self._describe(name).spec, fingerprint)
         num_written = 0
         for batch in bounded_batches(points):
             structs = [_point_struct(point) for point in batch]
@@ -251,6 +252,10 @@ class ServerStore:
 
     def close(self) -> None:
         self._client.close()
+
+    def _describe(self, name: str) -> CollectionInfo:
+        """The collection as it is now."""
+        return _described(name, self._call(name, lambda: self._client.get_collection(name)))
 
     def _create(self, target: str, spec: CollectionSpec) -> None:
         try:

@@ -21,7 +21,7 @@ from retrieval.points import (
     unfinished,
 )
 from retrieval.search import SearchRequest, SearchResult, search
-from retrieval.store import CollectionInfo, CollectionSpec, Point, Scored, VectorStore
+from retrieval.store import CollectionInfo, CollectionSpec, Point, Scored, VectorStore, require_embedder
 
 SCROLL_PAGE = 1000
 
@@ -55,12 +55,14 @@ class Collections:
     def drop(self, collection: str) -> None:
         self._store.drop(collection)
 
-    def upsert(self, collection: str, points: Sequence[Point]) -> None:
-        """Write points; durable and searchable on return.
+    def upsert(self, collection: str, points: Sequence[Point], fingerprint: str) -> None:
+        """Write points; durable and searchable on return. `fingerprint` is that of their embedder.
 
-        Raises DataError for a vector of another size, or a metadata value of another type than the key has.
+        Raises DataError for a vector of another size, or a metadata value of another type than the key has, and
+        Conflict when the collection is, or has become, one of another embedder.
         """
         info = self._store.describe(collection)
+        require_embedder(info.spec, fingerprint)
         fields = info.fields
         for point in points:
             if point.dense.shape != (info.spec.dimension,):
@@ -71,7 +73,7 @@ class Collections:
             fields = joined_fields(fields, payload.get("document_id", point.id), payload.get("metadata", {}))
         if len(fields) > len(info.fields):
             self._store.add_fields(collection, fields)
-        self._store.upsert(collection, points)
+        self._store.upsert(collection, points, fingerprint)
 
     def delete_documents(
         self, collection: str, document_ids: Sequence[str], tenant: str = DEFAULT_TENANT
@@ -95,9 +97,10 @@ class Collections:
 
     def mark_unfinished(self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT) -> None:
         """Let a document be one that ingestion writes anew, whatever it holds. Searches find it as it is."""
+        fingerprint = self._store.describe(collection).spec.fingerprint
         first = And((_of(tenant, document_id), equals("position", 0)))
         found = self._store.scroll(collection, first, 1, with_vectors=True)
-        self._store.upsert(collection, [unfinished(stored) for stored in found])
+        self._store.upsert(collection, [unfinished(stored) for stored in found], fingerprint)
 
     def documents(self, collection: str, tenant: str = DEFAULT_TENANT) -> list[DocumentRecord]:
         """Every document of a tenant that is wholly indexed, or was before an update that is not finished; by id."""
@@ -127,13 +130,14 @@ class Collections:
     ) -> int:
         """Give a document other metadata without embedding it again; returns how many chunks it has.
 
-        Raises DataError as `upsert`. Ingesting the document afterwards writes it anew, whatever it holds.
+        Raises as `upsert`. Ingesting the document afterwards writes it anew, whatever it holds.
         """
+        fingerprint = self._store.describe(collection).spec.fingerprint
         found = list(self._scrolled(collection, _of(tenant, document_id), with_vectors=True))
         # Position 0 last, as in ingestion: with it the document has its new metadata as a whole.
         found.sort(key=lambda stored: -stored.payload["position"])
         self.mark_unfinished(collection, document_id, tenant)
-        self.upsert(collection, [redescribed(stored, metadata) for stored in found])
+        self.upsert(collection, [redescribed(stored, metadata) for stored in found], fingerprint)
         return len(found)
 
     def count(self, collection: str, tenant: str = DEFAULT_TENANT) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cluster.errors import DataError, NotFound
+from cluster.errors import Conflict, DataError, NotFound
 from retrieval.config import Distance
 from retrieval.filters import FieldType, Filter
 
@@ -130,8 +130,12 @@ class VectorStore(Protocol):
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
         """Index `metadata.<key>` for each key. Keys that are indexed already are left alone."""
 
-    def upsert(self, name: str, points: Sequence[Point]) -> None:
-        """Write points; one with the same id is replaced. May be repeated after a failure."""
+    def upsert(self, name: str, points: Sequence[Point], fingerprint: str) -> None:
+        """Write points; one with the same id is replaced. May be repeated after a failure.
+
+        Raises Conflict when the vectors' embedder, by its fingerprint, is not the collection's: it may have been
+        another before a `swap`.
+        """
 
     def delete(self, name: str, where: Filter) -> int:
         """Remove the points that pass a filter; returns how many there were."""
@@ -177,6 +181,17 @@ def unknown_collection(name: str | None) -> NotFound:
         "collection",
         "collection_not_found",
     )
+
+
+def require_embedder(spec: CollectionSpec, fingerprint: str) -> None:
+    """Raises Conflict for vectors that the collection's own cannot be compared with."""
+    if fingerprint != spec.fingerprint:
+        raise Conflict(
+            f"collection {spec.name!r} is of embedder {spec.embedder} ({spec.fingerprint}), the vectors are of "
+            f"another ({fingerprint}); use that embedder, or python -m retrieval migrate",
+            "embedder",
+            "embedder_mismatch",
+        )
 
 
 def euclid_similarity(distance: float) -> float:

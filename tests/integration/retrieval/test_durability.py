@@ -136,7 +136,7 @@ def test_thousands_of_filters_agree_with_their_definition_and_leak_no_tenant(tmp
     store = EdgeStore(tmp_path / "collections")
     store.create(CollectionSpec("c", 8, "e", "f"))
     store.add_fields("c", KEYS)
-    store.upsert("c", points)
+    store.upsert("c", points, "f")
     for _ in range(10_000):
         raw = random_filter(rng)
         where: Filter = And((equals("tenant", "ann"), parse_filter(raw, KEYS)))

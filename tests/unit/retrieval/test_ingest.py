@@ -185,12 +185,12 @@ class Killed(ExactStore):
         super().__init__()
         self.left = after
 
-    def upsert(self, name: str, points: Sequence[Point]) -> None:
+    def upsert(self, name: str, points: Sequence[Point], fingerprint: str) -> None:
         for point in points:
             if not self.left:
                 raise StoreUnavailable("killed")
             self.left -= 1
-            super().upsert(name, [point])
+            super().upsert(name, [point], fingerprint)
 
 
 @pytest.mark.parametrize("after", [1, 5, 12, 13])

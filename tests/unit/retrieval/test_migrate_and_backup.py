@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -21,7 +22,7 @@ from retrieval.migrate import migrate
 from retrieval.owner import InProcess
 from retrieval.search import Mode, SearchRequest
 from retrieval.service import Collections
-from retrieval.store import VectorStore
+from retrieval.store import Scored, VectorStore
 from retrieval.vectorizer import HashEmbedder
 
 OLD, NEW = HashEmbedder(64, name="old"), HashEmbedder(32, name="new")
@@ -166,6 +167,43 @@ def test_a_document_cut_anew_after_an_interruption_has_its_new_chunks() -> None:
     chunks = [(hit.position, hit.text) for hit in collections.chunks("c", "a", "ann")]
     migrate(collections, "c", NEW)
     assert [(hit.position, hit.text) for hit in collections.chunks("c", "a", "ann")] == chunks
+
+
+class MigratedWhileEmbedding(HashEmbedder):
+    """Embeds while another process moves the collection to an embedder of as long vectors."""
+
+    collections: CollectionsClient
+
+    def embed_documents(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        migrate(self.collections, "c", HashEmbedder(64, name="tuned"))
+        return super().embed_documents(texts, truncate)
+
+
+def test_an_ingestion_that_a_migration_overtakes_writes_no_vector_of_the_old_embedder() -> None:
+    collections = filled(ExactStore())
+    overtaken = MigratedWhileEmbedding(64, name="old")
+    overtaken.collections = collections
+    with pytest.raises(Conflict, match="tuned"):
+        Ingestor(collections, overtaken, CONFIG, "ann").add([document("late", 2)])
+    assert [record.document_id for record in collections.documents("c", "ann")] == ["a", "b"]
+    assert collections.chunks("c", "late", "ann") == []
+
+
+def test_other_metadata_meet_a_migration_without_old_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ExactStore()
+    collections = filled(store)
+    scroll = store.scroll
+
+    def overtaken(*args: Any, **options: Any) -> list[Scored]:
+        found = scroll(*args, **options)
+        monkeypatch.setattr(store, "scroll", scroll)
+        migrate(collections, "c", HashEmbedder(64, name="tuned"))
+        return found
+
+    monkeypatch.setattr(store, "scroll", overtaken)
+    with pytest.raises(Conflict, match="tuned"):
+        collections.set_metadata("c", "a", {"team": "it"}, "ann")
+    assert {hit.metadata["team"] for hit in collections.chunks("c", "a", "ann")} == {"hr"}
 
 
 def test_the_same_model_by_another_name_is_a_new_name_and_no_work() -> None:

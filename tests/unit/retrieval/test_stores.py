@@ -68,7 +68,7 @@ def fill(store: VectorStore, points: list[Point], spec: CollectionSpec = SPEC) -
     store.add_fields(
         spec.name, {"team": FieldType.STRING, "year": FieldType.NUMBER, "open": FieldType.BOOLEAN}
     )
-    store.upsert(spec.name, points)
+    store.upsert(spec.name, points, spec.fingerprint)
 
 
 def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_collection_describes_what_it_was_made_for(store: VectorStore) -> None
 
 def test_the_number_of_points_follows_overwriting_and_deleting(store: VectorStore) -> None:
     fill(store, [point(number, [1, 0, 0, number]) for number in range(1, 8)])
-    store.upsert("things", [point(number, [0, 1, 0, number]) for number in range(4, 10)])
+    store.upsert("things", [point(number, [0, 1, 0, number]) for number in range(4, 10)], "abc")
     store.delete("things", one_of("document_id", ["d1", "d5"]))
     store.optimize("things")
     assert store.describe("things").num_points == store.count("things", EVERYTHING) == 7
@@ -129,7 +129,7 @@ def test_a_name_that_no_collection_can_have_is_not_found_and_locks_nothing(
             verb(name)
     with pytest.raises(NotFound):
         store.nearest(name, np.ones(4, dtype=np.float32), 1, EVERYTHING)
-    store.upsert("things", [point(1, [1, 0, 0, 0])])
+    store.upsert("things", [point(1, [1, 0, 0, 0])], "abc")
     assert store.describe("things").num_points == 1
 
 
@@ -181,7 +181,7 @@ def test_words_find_what_shares_them_and_rare_ones_weigh_more(store: VectorStore
 
 def test_writing_the_same_id_again_replaces_the_point(store: VectorStore) -> None:
     fill(store, [point(1, [1, 0, 0, 0], metadata={"team": "hr"})])
-    store.upsert("things", [point(1, [0, 1, 0, 0], metadata={"team": "it"})])
+    store.upsert("things", [point(1, [0, 1, 0, 0], metadata={"team": "it"})], "abc")
     assert store.count("things", EVERYTHING) == 1
     hit = store.nearest("things", np.asarray([0, 1, 0, 0], dtype=np.float32), 1, EVERYTHING, True)[0]
     assert hit.payload["metadata"] == {"team": "it"}
@@ -261,7 +261,7 @@ def test_another_collection_takes_the_place_of_one_at_once(store: VectorStore) -
     wider = CollectionSpec("things-new", 3, "other", "def")
     store.create(wider)
     store.add_fields("things-new", {"area": FieldType.STRING})
-    store.upsert("things-new", [point(2, [1, 0, 0]), point(3, [0, 1, 0])])
+    store.upsert("things-new", [point(2, [1, 0, 0]), point(3, [0, 1, 0])], "def")
     store.swap("things", "things-new")
     info = store.describe("things")
     assert info.spec == CollectionSpec("things", 3, "other", "def")
@@ -274,6 +274,21 @@ def test_another_collection_takes_the_place_of_one_at_once(store: VectorStore) -
     store.drop("things-new")
     assert store.names() == ["things"]
     assert store.count("things", EVERYTHING) == 2
+
+
+def test_vectors_of_another_embedder_are_refused_also_just_after_an_exchange(store: VectorStore) -> None:
+    fill(store, [point(1, [1, 0, 0, 0])])
+    store.describe("things")
+    # By another process, of which this one knows nothing.
+    other = ServerStore(store._client) if isinstance(store, ServerStore) else store
+    other.create(replace(SPEC, name="things-new", embedder="tuned", fingerprint="def"))
+    other.swap("things", "things-new")
+    with pytest.raises(Conflict, match=r"tuned \(def\).*another \(abc\).*migrate") as refused:
+        store.upsert("things", [point(2, [1, 0, 0, 0])], "abc")
+    assert refused.value.code == "embedder_mismatch"
+    assert store.count("things", EVERYTHING) == 0
+    store.upsert("things", [point(2, [1, 0, 0, 0])], "def")
+    assert store.count("things", EVERYTHING) == 1
 
 
 def test_a_process_that_ends_after_an_exchange_leaves_the_new_collection(tmp_path: Path) -> None:

@@ -196,12 +196,12 @@ def meanwhile(
     write = world.collections.upsert
     waiting = [ask]
 
-    def late(collection: str, points: Sequence[Point]) -> None:
+    def late(collection: str, points: Sequence[Point], fingerprint: str) -> None:
         while waiting:
             thread = threading.Thread(target=waiting.pop(), args=(TestClient(world.app),))
             thread.start()
             thread.join()
-        write(collection, points)
+        write(collection, points, fingerprint)
 
     monkeypatch.setattr(world.collections, "upsert", late)
 
