@@ -221,7 +221,7 @@ def delete(
             collections.drop(collection)
             console.print(f"{collection} is gone")
             return
-        known = {record.document_id for record in collections.documents(collection, tenant)}
+        known = collections.document_ids(collection, tenant)
         unknown = [id_ for id_ in documents or [] if id_ not in known]
         if unknown:
             raise _unknown_document(collection, unknown[0])

@@ -62,6 +62,7 @@ class CollectionsClient:
     delete_chunks_from = _blocking(Collections.delete_chunks_from)
     mark_unfinished = _blocking(Collections.mark_unfinished)
     documents = _blocking(Collections.documents)
+    document_ids = _blocking(Collections.document_ids)
     document = _blocking(Collections.document)
     chunks = _blocking(Collections.chunks)
     set_metadata = _blocking(Collections.set_metadata)

@@ -2,8 +2,10 @@
 
 The chunk at position 0 is written last of its document. It carries the content hash, so a document counts
 as indexed only when all of it is, and a run that was killed goes on with the documents it had not finished.
+Position 1 is written first: what a killed run left of a new document is found by it.
 A document that changed gives up its hash before any of its chunks does, or one that was changed back after such
-a run would pass for what it was.
+a run would pass for what it was. What a shorter version leaves over is removed just before position 0 is written:
+while there are no vectors yet, the old version stays whole, and with the hash nothing is left to be removed.
 """
 
 from __future__ import annotations
@@ -161,7 +163,11 @@ class Ingestor:
         found = [source for root in roots for source in find_sources(root)]
         sources = {source.id: source for source in found}
         listed = {source.root for source in found}
-        known = [id_ for id_ in self._known() if is_below(id_, listed)]
+        known = [
+            id_
+            for id_ in self._collections.document_ids(self._config.collection, self._tenant)
+            if is_below(id_, listed)
+        ]
         leaving = {id_ for id_ in known if id_ not in sources}
         unreadable: list[Skipped] = []
         documents = _readable(sources.values(), metadata or {}, unreadable, self._on_document)
@@ -200,17 +206,14 @@ class Ingestor:
                 continue
             owner = owners.claim(document.id, sha256)
             if self._config.deduplicate and owner != document.id:
-                if before is not None:  # what it held before it became a copy
-                    self._collections.delete_documents(self._config.collection, [document.id], self._tenant)
+                # What it held before it became a copy, or a killed run left of it.
+                self._collections.delete_documents(self._config.collection, [document.id], self._tenant)
                 report.skipped.append(Skipped(document.uri, f"same content as {owner}"))
                 self._on_document(document.id)
                 continue
             chunks = self._chunker.cut(document)
             if before is not None:
                 self._collections.mark_unfinished(self._config.collection, document.id, self._tenant)
-            self._collections.delete_chunks_from(
-                self._config.collection, document.id, len(chunks), self._tenant
-            )
             if before is None:
                 report.num_added += 1
             else:
@@ -243,6 +246,11 @@ class Ingestor:
             make_point(item.document, item.sha256, item.chunk, item.num_chunks, vector, self._tenant)
             for item, vector in zip(window, vectors, strict=True)
         ]
+        for item in window:
+            if item.chunk.position == 0:
+                self._collections.delete_chunks_from(
+                    self._config.collection, item.document.id, item.num_chunks, self._tenant
+                )
         self._collections.upsert(self._config.collection, points, self._embedder.fingerprint)
 
 

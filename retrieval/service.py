@@ -108,6 +108,12 @@ class Collections:
         records = [make_record(stored.payload) for stored in found]
         return sorted(records, key=lambda record: record.document_id)
 
+    def document_ids(self, collection: str, tenant: str = DEFAULT_TENANT) -> list[str]:
+        """Every document of which anything is there, also one whose first writing broke off; sorted."""
+        # Position 1 is the first to be written, and position 0 stays once it is there.
+        opening = And((equals("tenant", tenant), one_of("position", (0, 1))))
+        return sorted({stored.payload["document_id"] for stored in self._scrolled(collection, opening)})
+
     def document(
         self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT
     ) -> DocumentRecord | None:

@@ -5,6 +5,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +208,58 @@ def test_an_interrupted_document_does_not_count_as_indexed_and_is_finished_later
     assert client.count("c") == sum(record.num_chunks for record in client.documents("c"))
 
 
+@pytest.mark.parametrize("after", [1, 5])
+@pytest.mark.parametrize("now", [None, "", "# Rules\n\nFor all."], ids=["deleted", "unreadable", "a copy"])
+def test_nothing_stays_of_a_new_file_whose_first_ingestion_broke_off_when_it_goes(
+    tmp_path: Path, after: int, now: str | None
+) -> None:
+    store = Killed(-1)
+    client = CollectionsClient(InProcess(Collections(store)))
+    for name, text in (("rules.md", "# Rules\n\nFor all."), ("z.md", f"# Rules\n\n{LONG}")):
+        (tmp_path / name).write_text(text)
+        store.left = after if name == "z.md" else -1
+        with pytest.raises(StoreUnavailable) if name == "z.md" else nullcontext():
+            ingestor(client).add_paths([str(tmp_path)])
+    store.left = -1
+    gone = str(tmp_path / "z.md")
+    assert gone not in ids(client)
+    assert (client.document_ids("c"), client.count("c")) == ([str(tmp_path / "rules.md"), gone], after + 1)
+    if now is None:
+        (tmp_path / "z.md").unlink()
+    else:
+        (tmp_path / "z.md").write_text(now)
+    report = ingestor(client).add_paths([str(tmp_path)])
+    assert (report.num_unchanged, report.num_added) == (1, 0)
+    assert (client.document_ids("c"), client.count("c")) == (ids(client), 1)
+
+
+class Down(HashEmbedder):
+    """Takes a number of texts, then no more."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def embed_documents(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        self.left -= len(texts)
+        if self.left < 0:
+            raise Unavailable("the embedder is down")
+        return super().embed_documents(texts, truncate)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_document_that_gets_shorter_stays_whole_until_there_are_new_vectors(
+    client: CollectionsClient, after: int
+) -> None:
+    ingestor(client).add([document("a", LONG)])
+    num_chunks = client.count("c")
+    with pytest.raises(Unavailable):
+        Ingestor(client, Down(after), CONFIG, window_chunks=1).add([document("a", LONG[:200])])
+    assert client.count("c") == num_chunks == client.documents("c")[0].num_chunks
+    assert ingestor(client).add([document("a", LONG[:200])]).num_updated == 1
+    assert client.count("c") == client.documents("c")[0].num_chunks < num_chunks
+
+
 @pytest.mark.parametrize("after", [0, 1, 2, 4])
 def test_a_document_that_was_changed_back_after_a_broken_update_is_whole_again(after: int) -> None:
     store = Killed(-1)
@@ -309,6 +362,21 @@ def test_the_working_directory_removes_nothing_that_came_from_elsewhere(
     report = ingestor(client).add_paths([".."])
     assert (report.num_added, report.num_unchanged, report.num_removed) == (0, 1, 1)
     assert ids(client) == sorted([str(other / "c.md"), far])
+
+
+def test_a_relative_folder_is_the_same_folder_from_wherever_it_is_named(
+    client: CollectionsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the job of a cluster does: each version of a working directory is unpacked at a place of its own.
+    for place, names in (("one", "ab"), ("two", "b")):
+        for name in names:
+            file = tmp_path / place / "docs" / f"{name}.md"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"# {name}\n\nText.")
+        monkeypatch.chdir(tmp_path / place)
+        report = ingestor(client).add_paths(["docs"])
+    assert (report.num_unchanged, report.num_removed) == (1, 1)
+    assert ids(client) == ["docs/b.md"]
 
 
 def test_a_link_is_named_by_where_it_lies_and_leaves_the_index_with_its_file(
