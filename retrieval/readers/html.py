@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bs4 import BeautifulSoup
+from bs4.dammit import EncodingDetector
 from markdownify import MarkdownConverter
 
 from retrieval.documents import Content
 from retrieval.readers.markdown import parse_markdown
 from retrieval.readers.parsing import parsing
-from retrieval.readers.text import clean
+from retrieval.readers.text import clean, decode
 
 # What is on the page but not of the document. Not `form`: ASP.NET and SharePoint wrap the whole page in one.
 FURNITURE = [
@@ -31,7 +32,8 @@ FURNITURE = [
 def read_html(data: bytes) -> Content:
     """Title, headings, tables with captions and text; the encoding is the declared or the detected one."""
     with parsing("HTML"):
-        soup = BeautifulSoup(data, "lxml")
+        is_declared = EncodingDetector.find_declared_encoding(data, is_html=True) is not None
+        soup = BeautifulSoup(data if is_declared else decode(data), "lxml")
         for tag in soup.find_all(FURNITURE):
             tag.decompose()
         # After the drawings are gone, which have titles of their own.

@@ -15,6 +15,20 @@ CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 SNIFFED_BYTES = 8192
 
+# What texts that are not Unicode are in. Encodings of old terminals and printers often seem to fit a text of Western
+# Europe better than its own, and are tried where none of these fits.
+USUAL_ENCODINGS = [
+    *(f"cp{number}" for number in range(1250, 1258)),  # of Windows
+    *("koi8_r", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
+]
+WESTERN = "cp1252"
+# Guesses no further apart than this are a tie.
+TIE = 0.03
+# Letters of Central Europe by what the Western encoding has in their places: Polish and Romanian ones are no letters
+# there, and no Western language has both of the Hungarian ones.
+SIGN_IN_A_WORD = re.compile(r"[^\W\d_][¹³º¿£¥¼¾][^\W\d_]")
+HUNGARIAN = {"õ", "û"}
+
 
 def read_text(data: bytes) -> Content:
     """The whole file as one section."""
@@ -35,10 +49,27 @@ def decode(data: bytes) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError:
         pass
-    best = from_bytes(data).best()
+    return _guessed(data)
+
+
+def _guessed(data: bytes) -> str:
+    """Characters in the encoding that fits best; the Western one where it fits as well as any, as most texts are in it.
+
+    Texts of Western Europe fit those of Central Europe too: there `år` is `ĺr`.
+    """
+    guesses = from_bytes(data, cp_isolation=USUAL_ENCODINGS) or from_bytes(data)
+    best = guesses.best()
     if best is None:
         raise DataError("the encoding of the file cannot be told; save it as UTF-8")
+    for guess in guesses:
+        is_tie = guess.chaos <= best.chaos + TIE and guess.coherence >= best.coherence - TIE
+        if is_tie and WESTERN in guess.could_be_from_charset and _may_be_western(str(guess)):
+            return str(guess)
     return str(best)
+
+
+def _may_be_western(text: str) -> bool:
+    return not SIGN_IN_A_WORD.search(text) and not set(text.lower()) >= HUNGARIAN
 
 
 def _encoding_by_mark(data: bytes) -> str:

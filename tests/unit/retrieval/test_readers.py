@@ -432,6 +432,44 @@ def test_the_encoding_is_detected(encoding: str) -> None:
     assert decode(data) == text
 
 
+LANGUAGES = {
+    "Danish cp1252": "Hver ansat får syvogtyve feriedage om året. Ansøgningen skal være indsendt før første maj.",
+    "Dutch cp1252": "Iedere werknemer krijgt € 20 per dag. Het reünistenweekend is geïnspireerd op België; één cliënt.",
+    "English cp1252": "The employee’s leave lapses in March – unless the “office” agrees. It costs £20 at the café.",
+    "Finnish cp1252": "Jokainen työntekijä saa kaksikymmentäseitsemän päivää lomaa. Hakemus täytyy lähettää ajoissa.",
+    "French cp1252": "L'été dernier, l'élève a reçu une lettre où l'hôtel réclamait des frais. Ça coûte vingt euros.",
+    "German cp1252": "Jährlich erhält jeder Angestellte Urlaub. Überstunden können größtenteils abgefeiert werden.",
+    "Icelandic cp1252": "Hver starfsmaður fær tuttugu og sjö daga frí á ári. Þetta er íslenska og það er gaman.",
+    "Italian cp1252": "La città è più bella perché c'è la libertà. Così potrà andare lì, dove già c'è la qualità.",
+    "Norwegian cp1252": "Hver ansatt får tjuesju feriedager i året. Søknaden må være sendt før første mai.",
+    "Portuguese cp1252": "Não há informações sobre a organização das férias. Cada funcionário tem direito.",
+    "Spanish cp1252": "La compañía ofrecerá vacaciones al año. ¿Cómo se piden? El niño tenía más corazón que razón.",
+    "Swedish cp1252": "Varje år får de anställda semester. Öppettiderna är från åtta till fem, på lördagar är.",
+    "Croatian cp1250": "Svaki zaposlenik ima dvadeset i sedam dana odmora. Zahtjev treba predati; kuća, čovjek, žena.",
+    "Czech cp1250": "Každý zaměstnanec má dvacet sedm dnů dovolené. Žádost musí být podána před prvním květnem.",
+    "Hungarian cp1250": "Minden dolgozó szabadságot kap. Kérelmet május elseje előtt kell beadni; gyűjtő, meggyőződés.",
+    "Polish cp1250": "Każdy pracownik otrzymuje urlop. Wniosek należy złożyć przed majem; później już nie.",
+    "Romanian cp1250": "Fiecare angajat primeşte douăzeci şi şapte de zile de concediu. Cererea trebuie depusă.",
+    "Russian cp1251": "Каждый сотрудник получает двадцать семь дней отпуска. Заявление нужно подать до первого мая.",
+    "Greek cp1253": "Κάθε εργαζόμενος δικαιούται είκοσι επτά ημέρες άδειας. Η αίτηση πρέπει να υποβληθεί.",
+    "Japanese euc_jp": "従業員は毎年二十七日の休暇を取得できます。申請は五月一日までに提出してください。",
+    "Chinese gb18030": "每位员工每年有二十七天的假期。申请必须在五月一日之前提交。",
+    "Korean cp949": "모든 직원은 매년 이십칠 일의 휴가를 받습니다. 신청서는 오월 일일 이전에 제출해야 합니다.",
+}
+
+
+@pytest.mark.parametrize("times", [1, 40])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_text_without_unicode_is_read_as_its_language_writes(language: str, times: int) -> None:
+    text = f"{LANGUAGES[language]}\n" * times
+    assert decode(text.encode(language.split()[1])) == text
+
+
+def test_a_page_that_declares_no_encoding_is_read_as_a_text_is() -> None:
+    html = f"<html><body><p>{LANGUAGES['Swedish cp1252']}</p></body></html>"
+    assert read(html.encode("cp1252"), "a.html").text.strip() == LANGUAGES["Swedish cp1252"]
+
+
 def test_halves_of_a_surrogate_pair_are_joined_and_a_lone_one_dropped() -> None:
     assert clean("a\ud835\udc00b\ud835c\udc00") == "a\U0001d400bc"
 
