@@ -9,8 +9,10 @@ from typing import TypeVar
 
 import grpc
 import httpx
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from tenacity import (
+    RetryCallState,
     Retrying,
     before_sleep_log,
     retry_if_exception,
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MAX_ATTEMPTS = 5
+# The longest pause between two attempts. Who is told to wait longer hands that on to the caller.
+MAX_WAIT_S = 5.0
 RETRY_AFTER_S = 2.0
 
 # Answers that may be another one next time: overloaded, starting, between two owners.
@@ -40,13 +44,20 @@ NO_ANSWER = (ResponseHandlingException, httpx.HTTPError, OSError)
 class ServerCalls:
     """Makes calls. Every call that is made through it may safely be made twice.
 
-    `wait_s` is the first pause between attempts; it doubles, with jitter, up to 5 s.
+    `wait_s` is the first pause between attempts; it doubles, with jitter, up to MAX_WAIT_S. A server that says how
+    long to wait is waited for that long.
     """
 
     def __init__(self, wait_s: float = 0.2, max_attempts: int = MAX_ATTEMPTS) -> None:
+        growing = wait_exponential_jitter(multiplier=wait_s, max=MAX_WAIT_S, jitter=wait_s)
+
+        def pause(state: RetryCallState) -> float:
+            assert state.outcome is not None
+            return max(growing(state), retry_after_s(state.outcome.exception()) or 0.0)
+
         self._retrying = Retrying(
             retry=retry_if_exception(is_transient),
-            wait=wait_exponential_jitter(multiplier=wait_s, max=5.0, jitter=wait_s),
+            wait=pause,
             stop=stop_after_attempt(max_attempts),
             before_sleep=before_sleep_log(log, logging.INFO),
             reraise=True,
@@ -60,17 +71,25 @@ class ServerCalls:
         try:
             # A copy, because one that is shared between threads shares their counts.
             return self._retrying.copy()(operation)
-        except (UnexpectedResponse, grpc.RpcError, ValueError, *NO_ANSWER) as exc:
+        except (UnexpectedResponse, grpc.RpcError, ValueError, QdrantException, *NO_ANSWER) as exc:
             raise translated(exc, collection) from exc
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed a moment later."""
+    # A 429 that says when to come back; of the base class where that is no number of seconds.
+    if isinstance(error, QdrantException):
+        return (retry_after_s(error) or 0.0) <= MAX_WAIT_S
     if isinstance(error, UnexpectedResponse):
         return error.status_code in TRANSIENT_STATUS
     if isinstance(error, grpc.RpcError):
         return error.code() in TRANSIENT_GRPC
     return isinstance(error, NO_ANSWER)
+
+
+def retry_after_s(error: BaseException | None) -> float | None:
+    """How long the server says to wait before the next attempt, if it does."""
+    return float(error.retry_after_s) if isinstance(error, ResourceExhaustedResponse) else None
 
 
 def translated(error: Exception, collection: str | None) -> HamletError:
@@ -79,6 +98,11 @@ def translated(error: Exception, collection: str | None) -> HamletError:
         return unknown_collection(collection)
     if _is_refused(error):
         return StoreUnavailable("the Qdrant server refuses our key; check HAMLET_QDRANT_API_KEY")
+    if isinstance(error, QdrantException):
+        return StoreUnavailable(
+            f"the Qdrant server limits how often it is asked: {error}",
+            retry_after_s=retry_after_s(error) or RETRY_AFTER_S,
+        )
     if isinstance(error, UnexpectedResponse):
         reason = error.content.decode(errors="replace")[:300]
         return StoreUnavailable(

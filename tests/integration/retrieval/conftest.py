@@ -10,7 +10,7 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -29,6 +29,7 @@ class FakeQdrant:
 
     def __init__(self) -> None:
         self.fault: Callable[[int, str, str], int | float | str | None] = lambda number, method, path: None
+        self.retry_after = "0"
         self.requests: list[tuple[str, str, int]] = []
         self.indexes: dict[str, set[str]] = {}
         self._memory = QdrantClient(":memory:")
@@ -51,7 +52,9 @@ class FakeQdrant:
                 if isinstance(fault, float):
                     time.sleep(fault)
                 if isinstance(fault, int):
-                    self.reply(fault, {"status": {"error": "injected"}})
+                    # As a server does that limits the rate, which the client tells by an error of its own.
+                    retry_after = {"Retry-After": fake.retry_after} if fault == 429 else {}
+                    self.reply(fault, {"status": {"error": "injected"}}, retry_after)
                     return
                 with fake._lock:
                     status, result = fake.handle(self.command, path, json.loads(body or b"null"))
@@ -61,11 +64,13 @@ class FakeQdrant:
                 reply = {"result": result, "status": "ok", "time": 0.0} if status == 200 else result
                 self.reply(status, reply)
 
-            def reply(self, status: int, body: Any) -> None:
+            def reply(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
                 data = json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 

@@ -15,7 +15,7 @@ from retrieval.documents import Content, Document, Section
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.search import Mode, SearchRequest
-from retrieval.server_calls import ServerCalls
+from retrieval.server_calls import MAX_WAIT_S, ServerCalls
 from retrieval.server_store import ServerStore
 from retrieval.service import Collections
 from retrieval.vectorizer import HashEmbedder
@@ -61,6 +61,17 @@ def test_a_request_that_fails_once_is_repeated_with_the_same_ids(qdrant: Any, fa
     Ingestor(collections, HashEmbedder(), CONFIG).add([document("a", 50)])
     assert collections.count("c") == collections.documents("c")[0].num_chunks
     assert len(failed) > 5
+
+
+@pytest.mark.parametrize(("retry_after", "told"), [("60", 60), ("Fri, 27 Nov 2026 12:00:00 GMT", 2)])
+def test_a_server_that_limits_the_rate_for_long_is_unavailable_until_then(
+    qdrant: Any, retry_after: str, told: float
+) -> None:
+    qdrant.fault, qdrant.retry_after = lambda number, method, path: 429, retry_after
+    with pytest.raises(StoreUnavailable, match="limits how often") as caught:
+        open_server(qdrant.url).list_collections()
+    assert caught.value.retry_after_s == told
+    assert len(qdrant.requests) == (1 if told > MAX_WAIT_S else 5)
 
 
 def test_a_slow_server_is_waited_for(qdrant: Any) -> None:

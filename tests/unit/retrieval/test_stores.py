@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import qdrant_edge as edge
 from qdrant_client import QdrantClient
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from cluster.capacity import HNSW_LINKS
 from cluster.errors import Conflict, DataError, HamletError, NotFound, StoreUnavailable
@@ -373,6 +374,21 @@ def test_failures_over_grpc_are_told_as_those_over_http(
 
     with pytest.raises(kind, match=words):
         ServerCalls(wait_s=0.0)("things", fail)
+
+
+def test_a_server_that_says_how_long_to_wait_is_waited_for_that_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", slept.append)
+    faults = [ResourceExhaustedResponse("too many writes", 3), Answer(grpc.StatusCode.UNAVAILABLE)]
+
+    def fail() -> str:
+        if faults:
+            raise faults.pop(0)
+        return "done"
+
+    assert ServerCalls(wait_s=0.01)("things", fail) == "done"
+    assert slept[0] == 3
+    assert slept[1] < 1
 
 
 def test_a_collection_that_a_lost_answer_made_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
