@@ -57,7 +57,7 @@ def _document(where: str, record: Mapping[str, Any]) -> Document:
     title = str(record.get("title") or "").strip()
     # A document may be a title alone.
     text = text if text.strip() else title
-    return Document(id_, title, id_, Content(text, (Section(0, len(text)),)))
+    return Document(id_, title, id_, Content(text, (Section(0, len(text)),), title))
 
 
 def _required(where: str, record: Mapping[str, Any], key: str) -> str:

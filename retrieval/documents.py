@@ -74,6 +74,9 @@ class Document:
 
     @cached_property
     def content_sha256(self) -> str:
-        """Hash of all that is cut into chunks, and of nothing else: equal for copies under other names."""
-        parts = [self.title, sorted(self.metadata.items()), asdict(self.content)]
+        """Hash of all that is cut into chunks, and of nothing else: equal for copies under other names.
+
+        A title that is not of the content is such a name.
+        """
+        parts = [self.content.title, sorted(self.metadata.items()), asdict(self.content)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

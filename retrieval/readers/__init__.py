@@ -55,9 +55,8 @@ def read_document(
     document_id: str,
     uri: str,
     metadata: Mapping[str, MetadataValue] | None = None,
-    title: str | None = None,
 ) -> Document:
-    """The document in a file's bytes.
+    """The document in a file's bytes. One that does not name itself is titled by the file's name.
 
     Raises DataError for a format without a reader or a damaged file, Unprocessable for a file that is empty,
     protected, or without text. The message names the file.
@@ -73,7 +72,7 @@ def read_document(
     except RecursionError as exc:
         raise DataError(f"{uri}: its parts lie too deep in one another", "file", "damaged_file") from exc
     name = PurePosixPath(uri).name
-    return Document(document_id, title or content.title or name, uri, content, dict(metadata or {}))
+    return Document(document_id, content.title or name, uri, content, dict(metadata or {}))
 
 
 def reader_for(uri: str, data: bytes) -> Reader:

@@ -115,6 +115,21 @@ def test_equal_content_under_another_id_is_reported_and_left_out(client: Collect
     assert [(skipped.uri, skipped.reason) for skipped in report.skipped] == [("b", "same content as a")]
 
 
+def test_copies_of_a_file_without_a_title_are_copies_by_whatever_names(
+    client: CollectionsClient, tmp_path: Path
+) -> None:
+    for name in ("a.txt", "b.txt", "deep/a.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("The same words.")
+    report = ingestor(client).add_paths([str(tmp_path)])
+    assert [skipped.reason for skipped in report.skipped] == [f"same content as {tmp_path / 'a.txt'}"] * 2
+    # A title of its own is a part of what is in it.
+    pages = [f"<html><title>{title}</title><body><p>Text.</p></body></html>" for title in ("One", "Two")]
+    for page, name in zip(pages, ("one.html", "two.html"), strict=True):
+        (tmp_path / name).write_text(page)
+    assert ingestor(client).add_paths([str(tmp_path)]).num_added == 2
+
+
 def test_a_document_that_becomes_a_copy_leaves_nothing_of_what_it_was(client: CollectionsClient) -> None:
     ingestor(client).add([document("a", "Same."), document("b", LONG)])
     report = ingestor(client).add([Document("b", "a", "b", Content("Same.", (Section(0, 5),)))])
