@@ -133,13 +133,24 @@ class Chunker:
         limit = self._chunk_tokens
         return len(text) <= limit * MAX_CHARACTERS_PER_TOKEN and self.count(text) <= limit
 
-    def _split(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def _split(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
+        """(start, end) of each chunk of a span, in order, none inside another."""
+        spans: list[tuple[int, int]] = []
         for offset, piece in self._by_tokens.chunk_indices(text[start:end]):
-            if len(piece) <= self._chunk_tokens * MAX_CHARACTERS_PER_TOKEN:
-                yield start + offset, start + offset + len(piece)
-                continue
-            for inner, part in self._by_characters.chunk_indices(piece):
-                yield start + offset + inner, start + offset + inner + len(part)
+            # Where tokens are very long, what neighbouring pieces share may be longer than a chunk.
+            for inner, part in self._cut_long(piece):
+                first = start + offset + inner
+                last = first + len(part)
+                while spans and first <= spans[-1][0]:
+                    spans.pop()
+                if not spans or last > spans[-1][1]:
+                    spans.append((first, last))
+        return spans
+
+    def _cut_long(self, piece: str) -> Sequence[tuple[int, str]]:
+        if len(piece) <= self._chunk_tokens * MAX_CHARACTERS_PER_TOKEN:
+            return [(0, piece)]
+        return self._by_characters.chunk_indices(piece)
 
     def _context(self, title: str, headings: Sequence[str], header: str, text: str) -> str:
         """Title, headings and table header, as far as `context_tokens` reach; the header first."""

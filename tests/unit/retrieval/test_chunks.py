@@ -49,11 +49,22 @@ any_text = st.text(
     st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("a é\n\n .。汉字\t|-#`")),
     max_size=2000,
 )
+# Each is one token, of more characters than a token's share of a chunk; a hash, a URL, a picture in base64.
+long_words = st.lists(
+    st.sampled_from(["a" * 128, "b" * 300, "c" * 1500, "word", "End.", "\n", "\n\n"]), min_size=1, max_size=12
+).map(lambda words: " ".join(words * (100 // len(words))))
 
 
 @settings(max_examples=100)
 @given(any_text)
 def test_chunks_of_any_text_are_exact_small_enough_and_lose_nothing(text: str) -> None:
+    plain = document(text)
+    require_sound(plain, chunker().cut(plain))
+
+
+@settings(max_examples=20)
+@given(long_words)
+def test_chunks_of_very_long_words_are_exact_small_enough_and_lose_nothing(text: str) -> None:
     plain = document(text)
     require_sound(plain, chunker().cut(plain))
 
@@ -75,6 +86,13 @@ def test_text_without_spaces_is_cut() -> None:
         chunks = chunker().cut(plain)
         require_sound(plain, chunks)
         assert len(chunks) > 1
+
+
+def test_lines_of_hashes_are_cut_into_no_more_chunks_than_they_fill() -> None:
+    sums = document("\n".join(f"{n:0128x}  file{n}" for n in range(200)))
+    chunks = chunker().cut(sums)
+    require_sound(sums, chunks)
+    assert sum(len(chunk.text) for chunk in chunks) < 2 * len(sums.text)
 
 
 def test_a_wide_table_ends_and_keeps_every_cell() -> None:
