@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from cluster.errors import ContextLengthExceeded, InvalidInput
 from cluster.references import resolve_model
@@ -29,8 +29,8 @@ class Embedder:
     """One sentence-embedding model. Safe for several threads: calls take turns.
 
     Attributes: `name` (the reference it was loaded by), `fingerprint` (16 hex digits of its files),
-    `dimension` (of a vector), `max_tokens` (of a text, special tokens included), `special_tokens` (how many
-    the tokenizer adds to a text), `pass_tokens` (what a pass costs, see `padding.Bounds`).
+    `dimension` (of a vector), `max_tokens` (of a text, special tokens and prompt included), `special_tokens` (how many
+    these are for a passage), `pass_tokens` (what a pass costs, see `padding.Bounds`).
 
     Raises NotFound, HubUnreachable or InvalidInput when the model cannot be loaded.
     """
@@ -45,7 +45,7 @@ class Embedder:
         self._tokenizer = Tokenizer.from_str(info.tokenizer_json)
         self._prompts = {"query": info.query_prompt, "document": info.document_prompt}
         self.dimension, self.max_tokens = info.dimension, info.max_tokens
-        self.special_tokens = len(self._tokenizer.encode("").ids)
+        self.special_tokens = len(self._tokenizer.encode(info.document_prompt).ids)
         self.pass_tokens = self._model.bounds.pass_tokens
 
     @property
@@ -66,8 +66,8 @@ class Embedder:
         return self._embed(texts, "document", truncate)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included: what usage is charged by."""
-        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts))]
+        """Tokens of each text as a passage, special tokens and prompt included: what usage is charged by."""
+        return [len(encoding.ids) for encoding in self._encoded(texts, "document")]
 
     def _embed(self, texts: Sequence[str], kind: str, truncate: bool) -> np.ndarray:
         for index, text in enumerate(texts):
@@ -75,7 +75,7 @@ class Embedder:
                 raise InvalidInput(
                     f"input[{index}] is empty; give a text with at least one character", f"input[{index}]"
                 )
-        encodings = self._tokenizer.encode_batch([self._prompts[kind] + text for text in texts])
+        encodings = self._encoded(texts, kind)
         for index, encoding in enumerate(encodings):
             if len(encoding.ids) > self.max_tokens:
                 if not truncate:
@@ -95,6 +95,9 @@ class Embedder:
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise InvalidInput(f"{self.name} yields no finite vector for input[{bad}]", f"input[{bad}]")
         return vectors
+
+    def _encoded(self, texts: Sequence[str], kind: str) -> list[Encoding]:
+        return self._tokenizer.encode_batch([self._prompts[kind] + text for text in texts])
 
 
 def fingerprint(folder: Path) -> str:
