@@ -138,9 +138,10 @@ class EdgeStore:
         return sorted(path.parent.name for path in self._root.glob("*/collection.json"))
 
     def drop(self, name: str) -> None:
-        dropped = self._get(name)
-        dropped.shard.close()
+        # Looked up under the lock: of two that drop it, one finds nothing.
         with self._opening:
+            dropped = self._get(name)
+            dropped.shard.close()
             del self._open[name]
             # Renamed first: a crash half-way leaves a leftover, never half a collection.
             grave = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
@@ -151,8 +152,8 @@ class EdgeStore:
         shutil.rmtree(grave)
 
     def swap(self, name: str, replacement: str) -> None:
-        old, new = self._get(name), self._get(replacement)
         with self._opening, _translated():
+            old, new = self._get(name), self._get(replacement)
             new.shard.close()
             moved = self._root / name / new.folder.name
             new.folder.rename(moved)

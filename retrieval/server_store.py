@@ -40,6 +40,7 @@ from retrieval.store import (
     best_first,
     euclid_similarity,
     require_embedder,
+    unknown_collection,
 )
 
 DENSE, SPARSE = "dense", "bm25"
@@ -120,7 +121,7 @@ class ServerStore:
         for key, kind in INDEXED_FIELDS.items():
             self._index(target, key, kind)
         # The name appears last, on a collection that has everything.
-        self._alias([_create_alias(spec.name, target)])
+        self._alias(spec.name, [_create_alias(spec.name, target)])
 
     def describe(self, name: str) -> CollectionInfo:
         with self._lock:
@@ -137,18 +138,19 @@ class ServerStore:
 
     def drop(self, name: str) -> None:
         target = self._target(name)
-        self._alias([_delete_alias(name)])
+        self._alias(name, [_delete_alias(name)])
         self._call(target, lambda: self._client.delete_collection(target))
 
     def swap(self, name: str, replacement: str) -> None:
         old, new = self._target(name), self._target(replacement)
         self._alias(
+            name,
             [
                 _delete_alias(name),
                 _create_alias(name, new),
                 _delete_alias(replacement),
                 _create_alias(replacement, old),
-            ]
+            ],
         )
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
@@ -293,10 +295,14 @@ class ServerStore:
     def _target(self, name: str) -> str:
         """The collection behind a name."""
         self.describe(name)
-        return self._aliases()[name]
+        # It may have been dropped since it was described, or be no name of ours.
+        aliases = self._aliases()
+        if name not in aliases:
+            raise unknown_collection(name)
+        return aliases[name]
 
-    def _alias(self, operations: list[Any]) -> None:
-        self._call(None, lambda: self._client.update_collection_aliases(operations))
+    def _alias(self, name: str, operations: list[Any]) -> None:
+        self._call(name, lambda: self._client.update_collection_aliases(operations))
         with self._lock:
             self._described.clear()
 

@@ -120,6 +120,29 @@ def test_a_name_that_is_taken_is_a_conflict_and_an_unknown_one_is_not_found(stor
     assert store.names() == []
 
 
+def test_of_two_that_drop_a_collection_one_finds_none(store: VectorStore) -> None:
+    store.create(SPEC)
+    store.describe("things")
+    stores = [ServerStore(store._client), store] if isinstance(store, ServerStore) else [store] * 8
+    outcomes: list[str | None] = []
+
+    def drop(store: VectorStore) -> None:
+        try:
+            store.drop("things")
+            outcomes.append("dropped")
+        except HamletError as exc:
+            outcomes.append(exc.code)
+
+    if isinstance(store, ServerStore):  # its in-memory mode is for one thread
+        for each in stores:
+            drop(each)
+    else:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(drop, stores))
+    assert outcomes.count("dropped") == 1
+    assert outcomes.count("collection_not_found") == len(stores) - 1
+
+
 @pytest.mark.parametrize("name", ["things/../things", "../collections/things", "x" * 300, "THINGS", "", "\0"])
 def test_a_name_that_no_collection_can_have_is_not_found_and_locks_nothing(
     store: VectorStore, name: str
