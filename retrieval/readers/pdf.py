@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.errors import DataError, Unprocessable
 from retrieval.documents import Content
@@ -31,12 +31,19 @@ def read_pdf(data: bytes) -> Content:
                     "the PDF is protected by a password; save a copy without one", "file", "protected_file"
                 )
             pages = list(reader.pages)
+            tree: Any = reader.root_object["/Pages"]
+            count = tree.get("/Count")
             title = clean(str(reader.metadata.title or "")).strip() if reader.metadata else ""
         except DependencyError as exc:
             raise Unprocessable(
                 f"the PDF's encryption cannot be read: {exc}", "file", "protected_file"
             ) from exc
     texts, warnings = _texts(pages)
+    if isinstance(count, int) and count > len(pages):
+        # The library leaves out what it does not find, and nothing says where it was.
+        warnings.append(
+            f"{count - len(pages)} of {count} pages are lost; those behind them are numbered too low"
+        )
     if not any(texts):
         raise Unprocessable(
             f"no text in {len(pages)} pages; it seems to be scanned: run OCR on it first", "file", "no_text"

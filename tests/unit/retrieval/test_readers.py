@@ -16,7 +16,7 @@ import pytest
 from openpyxl.styles import Font
 from pptx.util import Inches
 from pypdf import PdfWriter
-from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject, NullObject
 
 from cluster.errors import DataError, HamletError, Unprocessable
 from retrieval.documents import Document
@@ -199,6 +199,17 @@ def test_a_pdf_is_cut_at_its_pages_and_a_bad_page_does_not_lose_the_others() -> 
     assert document.title == "Manual"
     assert spans(document) == [((), 1, "First page."), ((), 3, "Third page.")]
     assert document.content.warnings == ("page 2 has no text; it may be scanned",)
+
+
+def test_pages_that_a_damaged_pdf_has_lost_are_told() -> None:
+    writer = PdfWriter(clone_from=io.BytesIO(make_pdf(["One.", "Two.", "Three."])))
+    kids = writer.root_object["/Pages"]["/Kids"]
+    writer._objects[kids[1].idnum - 1] = NullObject()
+    buffer = io.BytesIO()
+    writer.write(buffer)
+    document = read(buffer.getvalue(), "a.pdf")
+    assert [text for _, _, text in spans(document)] == ["One.", "Three."]
+    assert document.content.warnings == ("1 of 3 pages are lost; those behind them are numbered too low",)
 
 
 def test_a_pdf_by_its_content_whatever_its_name() -> None:
