@@ -16,7 +16,7 @@ from semantic_text_splitter import TextSplitter
 from tokenizers import Tokenizer
 
 from cluster.errors import ConfigError
-from retrieval.documents import Document, Section
+from retrieval.documents import Document, Section, Table
 
 # A tokenizer may take a run of any length for one token (BERT: `[UNK]` for a word above 100 characters).
 # Prompts are built from chunks with other tokenizers, so a chunk is bounded in characters too.
@@ -117,17 +117,16 @@ class Chunker:
         return len(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _spans(self, text: str, section: Section) -> Iterator[tuple[int, int, str]]:
-        """(start, end, table header) of each chunk of a section."""
+        """(start, end, what is shown before it of its table) of each chunk of a section."""
         start, end = _stripped(text, section.start, section.end)
         if start == end:
             return
         if self._fits(text[start:end]):
             yield start, end, ""
             return
-        for piece_start, piece_end, header in _pieces(section):
-            for span in self._split(text, piece_start, piece_end):
-                # The first chunk of a table shows its header itself.
-                yield *span, header if span[0] > piece_start else ""
+        for piece_start, piece_end, table in _pieces(section):
+            for number, span in enumerate(self._split(text, piece_start, piece_end)):
+                yield *span, table.shown_before(is_beginning=number == 0) if table else ""
 
     def _fits(self, text: str) -> bool:
         limit = self._chunk_tokens
@@ -156,9 +155,9 @@ class Chunker:
         """Title, headings and table header, as far as `context_tokens` reach; the header first."""
         header = self._clip(header, self._context_tokens)
         room = self._context_tokens - self.count(header)
-        # A chunk that begins with its heading need not be told it.
-        opening = text.split("\n", 1)[0].lstrip("# ").strip()
-        path = [part for part in dict.fromkeys([title, *headings]) if part and part != opening]
+        # A chunk that begins with its heading need not be told it, nor one whose table has its name.
+        known = {"", text.split("\n", 1)[0].lstrip("# ").strip(), header.split("\n", 1)[0]}
+        path = [part for part in dict.fromkeys([title, *headings]) if part not in known]
         return "\n".join(part for part in (self._clip(" > ".join(path), room), header) if part)
 
     def _clip(self, text: str, limit: int) -> str:
@@ -169,14 +168,14 @@ class Chunker:
         return text[: offsets[limit - 1][1]].rstrip() if limit else ""
 
 
-def _pieces(section: Section) -> Iterator[tuple[int, int, str]]:
-    """The section cut at its tables: (start, end, header of the table or nothing)."""
+def _pieces(section: Section) -> Iterator[tuple[int, int, Table | None]]:
+    """The section cut at its tables: (start, end, the table if it is one)."""
     start = section.start
     for table in section.tables:
-        yield start, table.start, ""
-        yield table.start, table.end, table.header
+        yield start, table.start, None
+        yield table.start, table.end, table
         start = table.end
-    yield start, section.end, ""
+    yield start, section.end, None
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:

@@ -16,13 +16,19 @@ MetadataValue: TypeAlias = str | int | float | bool | tuple[str, ...]
 class Table:
     """Where a table lies in the text, and what a reader of any of its rows must see first.
 
-    `header` is the caption and the header row. It is repeated in front of every chunk of a table that had
-    to be cut, and kept apart from the chunk's text, so that offsets stay exact.
+    `header` is the header row, with which the table begins; `caption` names the table and stands outside of it. Where
+    its section had to be cut they are put in front of every chunk of the table that does not show them, and kept
+    apart from the chunk's text, so that offsets stay exact.
     """
 
     start: int
     end: int
     header: str
+    caption: str = ""
+
+    def shown_before(self, *, is_beginning: bool) -> str:
+        """What is put in front of a chunk of the table."""
+        return "\n".join(part for part in (self.caption, "" if is_beginning else self.header) if part)
 
 
 @dataclass(frozen=True)

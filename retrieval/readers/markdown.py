@@ -86,9 +86,7 @@ def _tables(tokens: list[Token], text: str, line_starts: list[int]) -> Iterator[
             first, last = token.map
             start, body = line_starts[first], line_starts[min(first + 2, last)]
             header = text[start:body].rstrip("\n")
-            yield Table(
-                start, min(line_starts[last], len(text)), f"{caption}\n{header}" if caption else header
-            )
+            yield Table(start, min(line_starts[last], len(text)), header, caption)
         if token.level == 0 and token.nesting >= 0 and token.type != "inline":
             # The paragraph right above a table names it.
             caption = tokens[index + 1].content if token.type == "paragraph_open" else ""

@@ -12,7 +12,7 @@ from datetime import datetime, time
 from typing import Any, NoReturn
 
 from cluster.errors import DataError, Unprocessable
-from retrieval.documents import Content
+from retrieval.documents import Content, Table
 from retrieval.readers.html import to_markdown
 from retrieval.readers.markdown import parse_markdown
 from retrieval.readers.parsing import parsing
@@ -42,8 +42,8 @@ def read_pptx(data: bytes) -> Content:
     parts = Parts()
     with parsing("PowerPoint"):
         for number, slide in enumerate(pptx.Presentation(io.BytesIO(data)).slides, start=1):
-            title, text = _slide(slide)
-            parts.add(text, (title,) if title else (), page=number)
+            title, text, tables = _slide(slide)
+            parts.add(text, (title,) if title else (), number, tables)
     return parts.content()
 
 
@@ -57,8 +57,7 @@ def read_xlsx(data: bytes) -> Content:
     parts = Parts()
     for name, rows in sheets:
         text = markdown_table(row for row in rows if any(row))
-        header = "\n".join([name, *text.split("\n")[:2]])
-        parts.add(text, (name,), table_header=header)
+        parts.add(text, (name,), tables=[_table(0, text, name)])
     return parts.content()
 
 
@@ -107,23 +106,36 @@ def markdown_table(rows: Iterable[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _slide(slide: Any) -> tuple[str, str]:
-    """Title and whole text of a slide."""
+def _table(start: int, text: str, caption: str = "") -> Table:
+    """A table as `markdown_table` writes one, from `start` on."""
+    return Table(start, start + len(text), "\n".join(text.split("\n")[:2]), caption)
+
+
+def _slide(slide: Any) -> tuple[str, str, list[Table]]:
+    """Title and whole text of a slide, and where in it tables are."""
     title = slide.shapes.title
     parts = list(_shape_texts(slide.shapes))
     # The page of notes stays when its text box is deleted.
     if slide.has_notes_slide and (notes := slide.notes_slide.notes_text_frame) is not None:
-        parts.append(notes.text)
-    text = "\n\n".join(part for part in (clean(part).strip() for part in parts) if part)
-    return (clean(title.text).strip() if title is not None else ""), text
+        parts.append((notes.text, False))
+    text, tables = "", []
+    for part, is_table in parts:
+        part = clean(part).strip()
+        if part:
+            text += "\n\n" if text else ""
+            if is_table:
+                tables.append(_table(len(text), part))
+            text += part
+    return (clean(title.text).strip() if title is not None else ""), text, tables
 
 
-def _shape_texts(shapes: Any) -> Iterator[str]:
+def _shape_texts(shapes: Any) -> Iterator[tuple[str, bool]]:
+    """The text of each shape, and whether it is a table."""
     for shape in shapes:
         if shape.has_text_frame:
-            yield shape.text_frame.text
+            yield shape.text_frame.text, False
         elif getattr(shape, "has_table", False):
-            yield markdown_table([_cells(cell.text for cell in row.cells) for row in shape.table.rows])
+            yield markdown_table([_cells(cell.text for cell in row.cells) for row in shape.table.rows]), True
         elif hasattr(shape, "shapes"):  # a group
             yield from _shape_texts(shape.shapes)
 

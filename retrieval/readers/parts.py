@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from retrieval.documents import Content, Section, Table
 
 
@@ -14,14 +17,18 @@ class Parts:
         self._length = 0
 
     def add(
-        self, text: str, headings: tuple[str, ...] = (), page: int | None = None, table_header: str = ""
+        self,
+        text: str,
+        headings: tuple[str, ...] = (),
+        page: int | None = None,
+        tables: Iterable[Table] = (),
     ) -> None:
-        """One part more, the whole of it a table where it has a header; one without text is left out."""
+        """One part more, and where in it tables are; one without text is left out."""
         if not text.strip():
             return
         start, end = self._length, self._length + len(text)
-        tables = (Table(start, end, table_header),) if table_header else ()
-        self._sections.append(Section(start, end, headings, page, tables))
+        moved = tuple(replace(table, start=start + table.start, end=start + table.end) for table in tables)
+        self._sections.append(Section(start, end, headings, page, moved))
         self._texts.append(text)
         self._length = end + len("\n\n")
 

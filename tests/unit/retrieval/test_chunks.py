@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
 from retrieval.chunks import MAX_CHARACTERS_PER_TOKEN, Chunk, Chunker
-from retrieval.documents import Content, Document, Section
+from retrieval.documents import Content, Document, Section, Table
 from retrieval.readers.markdown import parse_markdown
 from retrieval.readers.records import read_json
 from retrieval.vectorizer import HashEmbedder
@@ -109,11 +109,22 @@ def test_every_chunk_of_a_table_is_read_with_its_caption_and_header() -> None:
     rows = "\n".join(f"| Q{1 + n % 4} {2010 + n // 4} | {n * 17} |" for n in range(60))
     text = f"# Report\n\nRevenue 2010-2024\n\n| quarter | euros |\n|---|---|\n{rows}\n\nThe end."
     chunks = chunker().cut(document(parse_markdown(text), title="Report"))
+    (first,) = [chunk for chunk in chunks if "| quarter" in chunk.text]
+    assert first.context == "Report\nRevenue 2010-2024"
     inside = [chunk for chunk in chunks if "| Q" in chunk.text and "| quarter" not in chunk.text]
     assert len(inside) > 3
     for chunk in inside:
         assert "Revenue 2010-2024\n| quarter | euros |" in chunk.context
         assert "quarter" not in chunk.text
+
+
+def test_a_table_named_as_its_heading_is_told_it_once() -> None:
+    header = "| quarter | euros |\n|---|---|"
+    table = header + "".join(f"\n| {n} | {n * 17} |" for n in range(60))
+    section = Section(0, len(table), ("Sheet",), tables=(Table(0, len(table), header, "Sheet"),))
+    chunks = chunker().cut(document(Content(table, (section,)), title="Book"))
+    assert chunks[0].context == "Book\nSheet"
+    assert {chunk.context for chunk in chunks[1:]} == {f"Book\nSheet\n{header}"}
 
 
 def test_chunks_do_not_cross_headings_and_know_theirs() -> None:

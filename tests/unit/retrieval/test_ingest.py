@@ -23,6 +23,7 @@ from retrieval.exact_store import ExactStore
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.points import point_id
+from retrieval.readers import read_document
 from retrieval.search import Mode, SearchRequest
 from retrieval.service import Collections
 from retrieval.store import Point
@@ -328,6 +329,20 @@ def test_a_sentence_past_the_embedders_limit_is_found(client: CollectionsClient)
     ingestor(client).add([document("a", text)])
     hits = client.search("c", SearchRequest("xylophone", mode=Mode.BM25)).hits
     assert hits[0].text.endswith("xylophone.")
+
+
+def test_a_row_of_a_table_of_many_chunks_is_found_by_its_caption(client: CollectionsClient) -> None:
+    rows = "\n".join(f"| Q{1 + n % 4} {2010 + n // 4} | {n * 17 + 3} |" for n in range(60))
+    text = f"# Report\n\nRevenue 2010-2024\n\n| quarter | euros |\n|---|---|\n{rows}\n"
+    files = {"report.md": text, "rules.md": "# Rules\n\nRevenue is counted by the quarter, in euros."}
+    report = Ingestor(client, HashEmbedder(), CONFIG.model_copy(update={"chunk_tokens": 40})).add(
+        [read_document(content.encode(), name, name) for name, content in files.items()]
+    )
+    assert report.num_chunks > 10
+    question = "What was the revenue of Q3 2024 in euros?"
+    vector = HashEmbedder().embed_queries([question])[0]
+    hits = client.search("c", SearchRequest(question, vector, top_k=3)).hits
+    assert any("| Q3 2024 | 989 |" in hit.text for hit in hits)
 
 
 def test_a_folder_is_mirrored(client: CollectionsClient, tmp_path: Path) -> None:

@@ -174,7 +174,9 @@ def test_html_keeps_the_document_and_drops_the_page_around_it() -> None:
         assert gone not in document.text
     (section,) = document.content.sections
     assert section.headings == ("Leave",)
-    assert section.tables[0].header.startswith("Codes\n| what | code |")
+    (table,) = section.tables
+    assert table.caption == "Codes"
+    assert table.header.startswith("| what | code |")
 
 
 def test_a_page_that_is_one_form_is_read_without_its_controls() -> None:
@@ -258,7 +260,9 @@ def test_a_word_file_keeps_headings_and_tables() -> None:
     document = read(make_docx(body), "a.docx")
     (section,) = document.content.sections
     assert section.headings == ("Leave",)
-    assert section.tables[0].header.startswith("Codes\n| what | code |")
+    (table,) = section.tables
+    assert table.caption == "Codes"
+    assert table.header.startswith("| what | code |")
     assert "| move | MV-83 |" in document.text
 
 
@@ -268,6 +272,13 @@ def test_a_presentation_has_its_slides_for_pages() -> None:
     assert (section.headings, section.page) == (("Budget",), 1)
     assert "| year | euros |\n|---|---|\n| 2024 | 17 |" in document.text
     assert document.text.endswith("Say it slowly.")
+
+
+def test_a_table_on_a_slide_is_one_and_text_beside_it_is_not() -> None:
+    document = read(make_pptx(), "a.pptx")
+    ((table,),) = [section.tables for section in document.content.sections]
+    assert document.text[table.start : table.end] == "| year | euros |\n|---|---|\n| 2024 | 17 |"
+    assert (table.caption, table.header) == ("", "| year | euros |\n|---|---|")
 
 
 def test_notes_whose_text_box_was_deleted_do_not_spoil_the_presentation() -> None:
@@ -292,7 +303,8 @@ def test_a_workbook_has_a_section_for_each_sheet() -> None:
     (section,) = document.content.sections
     assert section.headings == ("Prices",)
     assert document.text == "| item | euros |\n|---|---|\n| lunch | 4.7 |\n| a b |  |"
-    assert section.tables[0].header == "Prices\n| item | euros |\n|---|---|"
+    (table,) = section.tables
+    assert (table.caption, table.header) == ("Prices", "| item | euros |\n|---|---|")
 
 
 def changed_part(archive: bytes, part: str, change: Callable[[bytes], bytes]) -> bytes:
