@@ -14,6 +14,25 @@ from retrieval.chunks import indexed_text
 from retrieval.padding import CPU_BOUNDS, padded_batches
 from retrieval.search import SearchResult, Stages
 
+# What the class of pairs that belong together is called. Classes of words are in alphabetical order, so that their
+# place says nothing.
+POSITIVE_LABELS = frozenset(
+    {
+        "duplicate",
+        "entailment",
+        "equivalent",
+        "match",
+        "paraphrase",
+        "positive",
+        "related",
+        "relevant",
+        "same",
+        "similar",
+        "true",
+        "yes",
+    }
+)
+
 
 class Reranker(Protocol):
     """Scores of passages for a question: [len(texts)], float32, higher is better."""
@@ -37,10 +56,20 @@ def rerank(question: str, result: SearchResult, reranker: Reranker, top_k: int) 
     return SearchResult(tuple(hits[:top_k]), {**result.stages_ms, **stages.ms})
 
 
+def positive_class(labels: Sequence[str]) -> int:
+    """The class whose probability is a pair's score: the one with a name of POSITIVE_LABELS, else the last.
+
+    >>> positive_class(["match", "no_match"]), positive_class(["0", "1"])
+    (0, 1)
+    """
+    known = [index for index, label in enumerate(labels) if label.lower() in POSITIVE_LABELS]
+    return known[0] if len(known) == 1 else len(labels) - 1
+
+
 class CrossEncoder:
     """A sequence-pair classifier as reranker: a cross-encoder of the hub, or one tuned with Hamlet.
 
-    The score is the probability of the last class, or of the only one. Safe for several threads: calls take
+    The score is the probability of the `positive_class`, or of the only one. Safe for several threads: calls take
     turns. Raises what `resolve_model` raises.
     """
 
@@ -56,6 +85,8 @@ class CrossEncoder:
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True
         ).eval()
         limit = getattr(self._model.config, "max_position_embeddings", 512)
+        labels = self._model.config.id2label
+        self._positive = positive_class([labels[index] for index in range(len(labels))])
         self._max_tokens = min(int(limit), int(self._tokenizer.model_max_length))
 
     def score(self, question: str, texts: Sequence[str]) -> np.ndarray:
@@ -73,5 +104,5 @@ class CrossEncoder:
                 rows = {key: [values[index] for index in batch] for key, values in encoded.items()}
                 logits = self._model(**self._tokenizer.pad(rows, return_tensors="pt")).logits.float()
                 chosen = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
-                scores[batch] = chosen[:, -1].numpy()
+                scores[batch] = chosen[:, self._positive].numpy()
         return scores

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.cards import ModelKind
 from cluster.errors import Conflict, InvalidInput, NotFound
+from retrieval.rerank import positive_class
 from retrieval.vectorizer import renumbered
 from serving.backends import Backends
 from serving.catalogue import ServedModel, TenantCatalogue
@@ -49,7 +50,7 @@ async def _found(catalogue: TenantCatalogue, name: str) -> ServedModel:
 
 
 async def relevance(backends: Backends, model: ServedModel, query: str, texts: Sequence[str]) -> Relevance:
-    """The relevance of each text: the probability of the classifier's last class, or the cosine.
+    """The relevance of each text: the probability of the classifier's positive class, or the cosine.
 
     Raises InvalidInput for a text that is longer than the embedder reads, which is called `documents[index]`.
     """
@@ -62,6 +63,6 @@ async def relevance(backends: Backends, model: ServedModel, query: str, texts: S
         cosines = embedded.vectors @ question.vectors[0]
         return Relevance(tuple(cosines.tolist()), question.num_tokens + embedded.num_tokens)
     verdicts = await backends.classifier.classify(model.card, [(query, text) for text in texts])
-    positive = model.card.labels[-1]
+    positive = model.card.labels[positive_class(model.card.labels)]
     scores = tuple(dict(verdict.scores)[positive] for verdict in verdicts)
     return Relevance(scores, sum(verdict.num_tokens for verdict in verdicts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,18 @@ def test_scores_are_probabilities_and_do_not_depend_on_company(folder: Path) -> 
     assert ((together > 0) & (together < 1)).all()
     assert together == pytest.approx(alone, abs=1e-4)
     assert len(set(together.round(4))) == 3
+
+
+def test_the_positive_class_is_known_by_its_name_wherever_it_stands(folder: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named"
+    shutil.copytree(folder, named)
+    config = json.loads((folder / "config.json").read_text())
+    is_one = "id2label" in config  # two are what a config has that names none
+    labels = ["match"] if is_one else ["match", "no_match"]
+    config |= {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
+    (named / "config.json").write_text(json.dumps(config))
+    last, first = (CrossEncoder(str(each)).score("which one?", ["short"]) for each in (folder, named))
+    assert first == pytest.approx(last if is_one else 1 - last, abs=1e-5)
 
 
 def test_a_question_longer_than_the_limit_leaves_room_for_the_passages(folder: Path) -> None:

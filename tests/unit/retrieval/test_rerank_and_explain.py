@@ -14,7 +14,7 @@ from retrieval.explain import explain
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.readers import read_document
-from retrieval.rerank import rerank
+from retrieval.rerank import positive_class, rerank
 from retrieval.search import Mode, SearchRequest, merge_results
 from retrieval.service import Collections
 from retrieval.vectorizer import HashEmbedder
@@ -49,6 +49,24 @@ def collections() -> CollectionsClient:
         ]
         Ingestor(client, EMBEDDER, retrieval_config(collection=name)).add(documents)
     return client
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive"),
+    [
+        (["0", "1"], "1"),
+        (["different", "equivalent"], "equivalent"),
+        (["Relevant", "unrelated"], "Relevant"),
+        (["contradiction", "entailment", "neutral"], "entailment"),
+        (["LABEL_0", "LABEL_1"], "LABEL_1"),
+        (["match", "same", "unsure"], "unsure"),
+        (["score"], "score"),
+    ],
+)
+def test_pairs_are_ranked_by_the_class_that_is_named_for_it_else_by_the_last(
+    labels: list[str], positive: str
+) -> None:
+    assert labels[positive_class(labels)] == positive
 
 
 def test_a_reranker_orders_the_hits_and_its_score_and_time_are_kept(collections: CollectionsClient) -> None:
