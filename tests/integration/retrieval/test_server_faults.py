@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
 from cluster.errors import Conflict, NotFound, StoreUnavailable
-from retrieval.batches import MAX_POINTS
+from retrieval.batches import MAX_BYTES, MAX_POINTS
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
 from retrieval.documents import Content, Document, Section
@@ -18,6 +20,7 @@ from retrieval.search import Mode, SearchRequest
 from retrieval.server_calls import MAX_WAIT_S, ServerCalls
 from retrieval.server_store import ServerStore
 from retrieval.service import Collections
+from retrieval.store import CollectionSpec, Point, SparseVector
 from retrieval.vectorizer import HashEmbedder
 
 CONFIG = retrieval_config(collection="c", chunk_tokens=20, chunk_overlap_tokens=0, context_tokens=0)
@@ -36,14 +39,44 @@ def document(id_: str, num_sentences: int, **metadata: Any) -> Document:
     return Document(id_, id_, id_, Content(text, (Section(0, len(text)),)), metadata)
 
 
-def test_every_seventh_request_failing_loses_and_doubles_nothing(qdrant: Any) -> None:
-    qdrant.fault = lambda number, method, path: 503 if number % 7 == 0 else None
+def test_a_slow_server_with_every_seventh_request_failing_loses_and_doubles_nothing(qdrant: Any) -> None:
+    qdrant.fault = lambda number, method, path: 503 if number % 7 == 0 else 0.02
     collections = open_server(qdrant.url)
     report = Ingestor(collections, HashEmbedder(), CONFIG).add([document("a", 1200)])
     assert report.num_chunks == collections.count("c") > 250
     uploads = [size for method, path, size in qdrant.requests if (method, path[-7:]) == ("PUT", "/points")]
     assert len(uploads) > report.num_chunks / MAX_POINTS
     assert max(uploads) < 8 << 20
+
+
+def test_requests_of_large_chunks_are_bounded_in_bytes(qdrant: Any) -> None:
+    collections = open_server(qdrant.url)
+    collections.ensure(CollectionSpec("c", 4, "e", "f"))
+    text = "x" * (MAX_BYTES // 40)  # counted as four bytes each: nine go together
+    points = [
+        Point(f"{n:032x}", np.ones(4, np.float32), SparseVector((1,), (1.0,)), {"tenant": "t", "text": text})
+        for n in range(30)
+    ]
+    collections.upsert("c", points, "f")
+    assert collections.count("c", "t") == 30
+    uploads = [size for method, path, size in qdrant.requests if (method, path[-7:]) == ("PUT", "/points")]
+    assert len(uploads) == 4
+    assert max(uploads) < MAX_BYTES
+
+
+@pytest.mark.soak
+def test_thousands_of_chunks_reach_a_slow_and_failing_server_whole(qdrant: Any) -> None:
+    qdrant.fault = lambda number, method, path: 503 if number % 7 == 0 else 0.2
+    texts = [f"Sentence {n} {'word ' * 400}" for n in range(5000)]
+    starts = [0, *accumulate(len(text) for text in texts)]
+    sections = tuple(Section(start, end) for start, end in pairwise(starts))
+    config = CONFIG.model_copy(update={"chunk_tokens": 500})
+    collections = open_server(qdrant.url)
+    ingestor = Ingestor(collections, HashEmbedder(max_tokens=600), config)
+    ingestor.add([Document("a", "a", "a", Content("".join(texts), sections))])
+    assert collections.count("c") == collections.documents("c")[0].num_chunks == 5000
+    uploads = [size for method, path, size in qdrant.requests if (method, path[-7:]) == ("PUT", "/points")]
+    assert max(uploads) < MAX_BYTES
 
 
 @pytest.mark.parametrize("fault", ["hang up", "lose answer", 429, 500])

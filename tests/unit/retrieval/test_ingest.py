@@ -5,6 +5,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,29 @@ def test_a_document_that_is_to_be_cut_otherwise_is_written_again(
     Ingestor(fresh, HashEmbedder(), config).add([first])
     assert client.chunks("c", "a") == fresh.chunks("c", "a")
     assert Ingestor(client, HashEmbedder(), config).add([first]).num_unchanged == 1
+
+
+class Together(HashEmbedder):
+    """Embeds when two ask, so that neither has written anything before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._both = threading.Barrier(2, timeout=10)
+
+    def embed_documents(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        self._both.wait()
+        return super().embed_documents(texts, truncate)
+
+
+def test_a_document_that_is_ingested_twice_at_once_is_there_once(client: CollectionsClient) -> None:
+    embedder = Together()
+    ingestors = [ingestor(client, embedder), ingestor(client, embedder)]
+    with ThreadPoolExecutor(2) as threads:
+        reports = list(threads.map(lambda each: each.add([document("a", LONG)]), ingestors))
+    assert [report.num_added for report in reports] == [1, 1]
+    assert client.count("c") == client.documents("c")[0].num_chunks == reports[0].num_chunks
+    texts = [hit.text for hit in client.search("c", SearchRequest("sentence", mode=Mode.BM25, top_k=50)).hits]
+    assert len(texts) == len(set(texts)) == client.count("c")
 
 
 def test_a_shorter_version_leaves_no_chunk_of_the_longer_one(client: CollectionsClient) -> None:

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 import openpyxl
 import pptx
@@ -19,9 +20,16 @@ from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject, NullObject
 
 from cluster.errors import DataError, HamletError, Unprocessable
+from retrieval.client import CollectionsClient
+from retrieval.config import retrieval_config
 from retrieval.documents import Document
+from retrieval.exact_store import ExactStore
+from retrieval.ingest import Ingestor
+from retrieval.owner import InProcess
 from retrieval.readers import read_document
 from retrieval.readers.text import clean, decode
+from retrieval.service import Collections
+from retrieval.vectorizer import HashEmbedder
 
 
 def read(data: bytes | str, name: str) -> Document:
@@ -249,6 +257,20 @@ def test_a_protected_pdf_is_refused_and_one_with_an_owner_password_only_is_read(
         read(make_pdf(["Secret."], "pw"), "a.pdf")
     assert caught.value.code == "protected_file"
     assert read(make_pdf(["Open."], "pw", owner_only=True), "a.pdf").text == "Open."
+
+
+def test_a_pdf_that_cannot_be_read_leaves_no_point_and_says_why(tmp_path: Path) -> None:
+    client = CollectionsClient(InProcess(Collections(ExactStore())))
+    files = {"a.pdf": make_pdf(["Soon scanned."]), "b.pdf": make_pdf(["Secret."], "pw")}
+    for pages in (files, files | {"a.pdf": make_pdf([""] * 12)}):
+        for name, data in pages.items():
+            (tmp_path / name).write_bytes(data)
+        report = Ingestor(client, HashEmbedder(), retrieval_config(collection="c")).add_paths([str(tmp_path)])
+    assert [skipped.reason for skipped in report.skipped] == [
+        "no text in 12 pages; it seems to be scanned: run OCR on it first",
+        "the PDF is protected by a password; save a copy without one",
+    ]
+    assert client.count("c") == 0
 
 
 def test_a_word_file_keeps_headings_and_tables() -> None:

@@ -357,6 +357,7 @@ def test_the_settings_lay_out_new_collections_of_a_server(monkeypatch: pytest.Mo
     monkeypatch.setattr(QdrantClient, "create_collection", remember)
     chosen = Settings(
         qdrant_url="http://qdrant",
+        qdrant_api_key="secret",
         qdrant_grpc_port=6334,
         qdrant_shards=6,
         qdrant_replicas=2,
@@ -364,6 +365,7 @@ def test_the_settings_lay_out_new_collections_of_a_server(monkeypatch: pytest.Mo
         qdrant_on_disk=True,
     )
     ServerStore.from_settings(chosen).create(SPEC)
+    assert (clients[0]["url"], clients[0]["api_key"]) == ("http://qdrant", "secret")
     assert (clients[0]["prefer_grpc"], clients[0]["grpc_port"]) == (True, 6334)
     assert (asked["shard_number"], asked["replication_factor"]) == (6, 2)
     assert asked["quantization_config"].scalar.always_ram
