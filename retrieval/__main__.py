@@ -34,7 +34,7 @@ from retrieval.console import (
 )
 from retrieval.documents import MetadataValue
 from retrieval.owner import open_collections
-from retrieval.search import MAX_TOP_K, Mode, SearchRequest, merge_results
+from retrieval.search import MAX_TOP_K, MIN_CANDIDATES, Mode, SearchRequest, merge_results
 from retrieval.sources import find_sources
 from retrieval.vectorizer import TextEmbedder
 
@@ -55,6 +55,10 @@ Paths = Annotated[list[str], typer.Argument(help="Files, folders or fsspec URIs 
 ChunkTokens = Annotated[int, typer.Option(help="Longest chunk, in the embedder's tokens.")]
 OverlapTokens = Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.")]
 CollectionOption = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+RerankerOption = Annotated[
+    str | None,
+    typer.Option(help="Cross-encoder or pair classifier that orders the hits: hub id, folder or name."),
+]
 AllCollections = Annotated[bool, typer.Option("--all", help="All collections.")]
 Project = Annotated[
     str,
@@ -160,7 +164,7 @@ def search(
     collection: Annotated[
         list[str], typer.Option("--collection", "-c", help="Name of the collection; may be repeated.")
     ],
-    top_k: Annotated[int, typer.Option(help="How many hits.")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, help="How many hits.")] = 5,
     mode: Annotated[Mode, typer.Option(help="By meaning, by words, or by both.")] = Mode.HYBRID,
     score_threshold: Annotated[
         float | None, typer.Option(help="Only hits at least this similar to the question (-1 to 1).")
@@ -169,6 +173,10 @@ def search(
         list[str] | None,
         typer.Option("--metadata", "-m", help="KEY=VALUE that a document must have; may be repeated."),
     ] = None,
+    diversity: Annotated[
+        float, typer.Option(help="How unlike each other the hits are to be, 0 to 1; 0 takes the best alone.")
+    ] = 0.0,
+    reranker: RerankerOption = None,
     tenant: Project = DEFAULT_TENANT,
 ) -> None:
     """The passages that answer a question best.
@@ -177,12 +185,18 @@ def search(
     """
     wanted = [{"type": "eq", "key": key, "value": value} for key, value in map(_key_value, metadata or [])]
     where = {"type": "and", "filters": wanted} if wanted else None
-    request = SearchRequest(question, top_k=top_k, mode=mode, filter=where, score_threshold=score_threshold)
+    num_candidates = top_k if reranker is None else max(top_k, MIN_CANDIDATES)
+    request = SearchRequest(question, None, num_candidates, mode, where, score_threshold, diversity)
     with open_collections() as collections:
         results = [
             collections.search(name, _embedded(collections, name, request), tenant) for name in collection
         ]
-    print_result(merge_results(results, top_k) if len(results) > 1 else results[0])
+    result = merge_results(results, num_candidates) if len(results) > 1 else results[0]
+    if reranker is not None:
+        from retrieval.rerank import CrossEncoder, rerank
+
+        result = rerank(question, result, CrossEncoder(reranker), top_k)
+    print_result(result)
 
 
 @app.command(name="list")
@@ -234,6 +248,7 @@ def explain(
     question: Annotated[str, typer.Argument(help="What was looked for.")],
     document: Annotated[str, typer.Argument(help="Id of the document.")],
     collection: CollectionOption,
+    reranker: RerankerOption = None,
     tenant: Project = DEFAULT_TENANT,
 ) -> None:
     """Why a document was found for a question, or was not: what each stage made of it.
@@ -241,12 +256,14 @@ def explain(
     Example: [bold]python -m retrieval explain "when does leave lapse?" docs/leave.md -c handbook[/]
     """
     from retrieval.explain import explain as explain_hit
+    from retrieval.rerank import CrossEncoder
 
     with open_collections() as collections:
         if collections.document(collection, document, tenant) is None:
             raise _unknown_document(collection, document)
         request = _embedded(collections, collection, SearchRequest(question))
-        found = explain_hit(collections, collection, request, document, tenant)
+        model = CrossEncoder(reranker) if reranker is not None else None
+        found = explain_hit(collections, collection, request, document, tenant, model)
     if found is None:
         raise NotFound(
             f"no stage has {document!r} among its first {MAX_TOP_K} chunks; ask with words that stand in it",
@@ -341,7 +358,7 @@ def restore(
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/test.tsv.")],
     embedder: Annotated[str, typer.Option(help="Embedding model.")] = DEFAULT_EMBEDDER,
-    reranker: Annotated[str | None, typer.Option(help="Cross-encoder or pair classifier.")] = None,
+    reranker: RerankerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", help="File to draw the figures into (PNG, SVG).")

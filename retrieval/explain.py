@@ -11,14 +11,16 @@ from retrieval.bm25 import weigh_document, weigh_query
 from retrieval.chunks import indexed_text
 from retrieval.client import CollectionsClient
 from retrieval.points import Hit
-from retrieval.search import MAX_TOP_K, Mode, SearchRequest
+from retrieval.rerank import Reranker, rerank
+from retrieval.search import MAX_TOP_K, MIN_CANDIDATES, Mode, SearchRequest
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The best chunk of a document for a question: the one that a hybrid search puts first.
+    """The best chunk of a document for a question: the one that a hybrid search puts first, or its reranker.
 
-    `ranks` has its rank from 1 in each stage that had it, among the first MAX_TOP_K. `shared_words` are the words
+    `ranks` has its rank from 1 in each stage that had it, among the first MAX_TOP_K; a reranker orders the first
+    MIN_CANDIDATES. `shared_words` are the words
     of the question that BM25 found in it, `missing_words` the others.
     """
 
@@ -34,15 +36,22 @@ def explain(
     request: SearchRequest,
     document_id: str,
     tenant: str = DEFAULT_TENANT,
+    reranker: Reranker | None = None,
 ) -> Explanation | None:
     """What the stages of a search made of a document; None when no stage had it."""
+    wide = replace(request, top_k=MAX_TOP_K, score_threshold=None, diversity=0.0)
+    found = {
+        stage: collections.search(collection, replace(wide, mode=mode), tenant)
+        for stage, mode in (("dense", Mode.DENSE), ("bm25", Mode.BM25), ("rrf", Mode.HYBRID))
+    }
+    if reranker is not None:
+        candidates = replace(found["rrf"], hits=found["rrf"].hits[:MIN_CANDIDATES])
+        found["rerank"] = rerank(request.query_text, candidates, reranker, MIN_CANDIDATES)
     ranks: dict[str, int] = {}
     best: Hit | None = None
     # The last stage first, since it chooses the chunk whose ranks in the others are looked up.
-    for mode, stage in ((Mode.HYBRID, "rrf"), (Mode.DENSE, "dense"), (Mode.BM25, "bm25")):
-        wide = replace(request, mode=mode, top_k=MAX_TOP_K, score_threshold=None, diversity=0.0)
-        hits = collections.search(collection, wide, tenant).hits
-        for rank, hit in enumerate(hits, start=1):
+    for stage, result in reversed(found.items()):
+        for rank, hit in enumerate(result.hits, start=1):
             if hit.document_id == document_id and (best is None or hit.chunk_id == best.chunk_id):
                 best = best or hit
                 ranks[stage] = rank
@@ -51,8 +60,8 @@ def explain(
         return None
     shared, missing = _words(request.query_text, indexed_text(best.context, best.text))
     # As a search goes through them.
-    in_order = sorted(ranks.items(), key=lambda item: ("dense", "bm25", "rrf").index(item[0]))
-    return Explanation(best, dict(in_order), shared, missing)
+    in_order = {stage: ranks[stage] for stage in found if stage in ranks}
+    return Explanation(best, in_order, shared, missing)
 
 
 def _words(question: str, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 
 from cluster.errors import InvalidInput, NotFound
+from retrieval import __main__ as commands
 from retrieval.__main__ import _embedder_by_name, delete, explain, search
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
@@ -70,6 +73,46 @@ def test_a_search_is_narrowed_to_documents_with_some_metadata(capsys: pytest.Cap
     assert "no hits" in capsys.readouterr().out
     with pytest.raises(InvalidInput, match="known keys: team, year"):
         search("paid leave", ["a"], mode=Mode.BM25, metadata=["yaer=2026"])
+
+
+class LongestFirst:
+    """In place of a model that reads question and passage together."""
+
+    def __init__(self, reference: str) -> None:
+        self.name = reference
+
+    def score(self, question: str, texts: Sequence[str]) -> np.ndarray:
+        return np.asarray([len(text) for text in texts], dtype=np.float32)
+
+
+def test_hits_are_reranked_before_the_first_are_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("retrieval.rerank.CrossEncoder", LongestFirst)
+    with commands.open_collections() as collections:
+        for name in ("other", "longer"):
+            text = f"{TEXT} {name} " * (2 if name == "longer" else 1) + "Nothing else."
+            content = Content(text, (Section(0, len(text)),))
+            config = retrieval_config(collection="a")
+            Ingestor(collections, HashEmbedder(name="counted"), config).add(
+                [Document(f"{name}.md", name, f"{name}.md", content)]
+            )
+    search("Paid leave is 27 days.", ["a"], top_k=1)
+    assert "leave.md" in capsys.readouterr().out
+    search("Paid leave is 27 days.", ["a"], top_k=1, reranker="longest")
+    shown = capsys.readouterr().out
+    assert "longer.md" in shown
+    assert "leave.md" not in shown
+    assert "rerank" in shown
+    explain("Paid leave is 27 days.", "leave.md", "a", reranker="longest")
+    assert "rerank rank 3" in capsys.readouterr().out
+
+
+def test_a_search_may_ask_for_hits_unlike_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    search("paid leave", ["a"], diversity=0.5)
+    assert "diversify" in capsys.readouterr().out
+    with pytest.raises(InvalidInput, match="diversity is 2"):
+        search("paid leave", ["a"], diversity=2)
 
 
 def test_a_document_that_is_not_there_is_said_to_be_none_and_where_they_are_listed(

@@ -98,6 +98,10 @@ def test_an_explanation_has_ranks_scores_and_words(collections: CollectionsClien
     assert found.shared_words == ("days", "paid")
     assert "holiday" in found.missing_words
     assert explain(collections, "one", request("paid"), "unknown") is None
+    judged = explain(collections, "one", request("paid leave"), "leave", reranker=LongestFirst())
+    assert judged is not None
+    assert list(judged.ranks.items()) == [("dense", 1), ("bm25", 1), ("rrf", 1), ("rerank", 2)]
+    assert judged.hit.scores["rerank"] == len(TEXTS["leave"])
 
 
 def test_ranks_and_scores_of_an_explanation_are_of_one_chunk() -> None:

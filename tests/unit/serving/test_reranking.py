@@ -17,10 +17,11 @@ def rerank(post: Post, **changes: Any) -> Any:
     return post("/v1/rerank", **(body | changes))
 
 
-def test_a_pair_classifier_ranks_by_the_probability_of_its_last_class(
-    world: ScriptedApplication, post: Post, pair_card: ModelCard
+@pytest.mark.parametrize("labels", [("different", "equivalent"), ("equivalent", "different")])
+def test_a_pair_classifier_ranks_by_the_probability_of_its_positive_class(
+    world: ScriptedApplication, post: Post, pair_card: ModelCard, labels: tuple[str, ...]
 ) -> None:
-    world.cards.append(pair_card)
+    world.cards.append(pair_card.model_copy(update={"labels": labels}))
     body = rerank(post, model=pair_card.id, documents=["ab", "abcd", "x y"]).json()
     assert [(item["index"], item["relevance_score"]) for item in body["results"]] == [
         (1, 0.9),
