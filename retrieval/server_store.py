@@ -114,12 +114,13 @@ class ServerStore:
         return cls(client, layout)
 
     def create(self, spec: CollectionSpec) -> None:
-        if spec.name in self.names():
+        taken = self._aliases().get(spec.name)
+        if taken is not None:
+            self._index_missing(taken)
             raise Conflict(f"collection {spec.name!r} exists already", "collection")
         target = f"{spec.name}.{uuid.uuid4().hex[:8]}"
         self._call(target, lambda: self._create(target, spec))
-        for key, kind in INDEXED_FIELDS.items():
-            self._index(target, key, kind)
+        self._index_missing(target)
         # The name appears last, on a collection that has everything.
         self._alias(spec.name, [_create_alias(spec.name, target)])
 
@@ -283,6 +284,12 @@ class ServerStore:
 
     def _count(self, name: str, selector: models.Filter) -> int:
         return int(self._call(name, lambda: self._client.count(name, selector, exact=True)).count)
+
+    def _index_missing(self, target: str) -> None:
+        indexed = self._call(target, lambda: self._client.get_collection(target)).payload_schema
+        for key, kind in INDEXED_FIELDS.items():
+            if key not in indexed:
+                self._index(target, key, kind)
 
     def _index(self, target: str, path: str, kind: FieldType) -> None:
         schema = INDEX_TYPES[kind]

@@ -111,7 +111,10 @@ class VectorStore(Protocol):
     """
 
     def create(self, spec: CollectionSpec) -> None:
-        """Make an empty collection with indexes on INDEXED_FIELDS. Raises Conflict when the name is taken."""
+        """Make an empty collection with indexes on INDEXED_FIELDS.
+
+        Raises Conflict when the name is taken; the collection that has it is given those indexes that it lacks.
+        """
 
     def describe(self, name: str) -> CollectionInfo: ...
 

@@ -113,7 +113,10 @@ class FakeQdrant:
                 self.indexes[name] = set()
                 return 200, True
             case "GET", "":
-                return 200, memory.get_collection(name).model_dump(mode="json")
+                aliases = {a.alias_name: a.collection_name for a in memory.get_aliases().aliases}
+                indexed = self.indexes.get(aliases.get(name, name), set())
+                schema = {key: {"data_type": "keyword", "points": 0} for key in indexed}
+                return 200, memory.get_collection(name).model_dump(mode="json") | {"payload_schema": schema}
             case "PATCH", "":
                 return 200, memory.update_collection(name, metadata=body["metadata"])
             case "DELETE", "":

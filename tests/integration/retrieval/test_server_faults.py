@@ -169,6 +169,22 @@ def test_strict_mode_finds_an_index_for_every_field_that_is_filtered_by(qdrant: 
     assert collections.delete_documents("c", ["a"]) > 0
 
 
+def test_an_older_collection_gets_the_indexes_that_it_lacks(qdrant: Any) -> None:
+    collections = open_server(qdrant.url)
+    Ingestor(collections, HashEmbedder(), CONFIG).add([document("a", 3)])
+    (indexed,) = qdrant.indexes.values()
+    indexed.discard("position")
+    with pytest.raises(StoreUnavailable, match="Index required"):
+        collections.documents("c")
+    start = len(qdrant.requests)
+    assert (
+        Ingestor(open_server(qdrant.url), HashEmbedder(), CONFIG).add([document("a", 3)]).num_unchanged == 1
+    )
+    made = [path for method, path, _ in qdrant.requests[start:] if path.endswith("/index")]
+    assert len(made) == 1
+    assert [record.document_id for record in collections.documents("c")] == ["a"]
+
+
 def test_a_key_that_is_refused_and_a_server_that_is_away_say_what_to_check(qdrant: Any) -> None:
     collections = open_server(qdrant.url)
     qdrant.fault = lambda number, method, path: 401
