@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from retrieval.documents import Content, Document, Section
 from retrieval.exact_store import ExactStore
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
+from retrieval.points import remade_point
 from retrieval.search import Mode
 from retrieval.service import Collections
 from retrieval.vectorizer import HashEmbedder
@@ -122,6 +124,25 @@ def test_a_document_that_is_not_there_is_said_to_be_none_and_where_they_are_list
     with pytest.raises(NotFound, match=remedy):
         explain("paid leave", "laeve.md", "a")
     assert loads.num_loaded == 0
+
+
+def test_what_a_killed_ingestion_left_of_a_document_can_be_deleted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with commands.open_collections() as collections:
+        embedder = HashEmbedder(name="counted")
+        text = f"{TEXT} " * 10
+        document = Document("long.md", "Long", "long.md", Content(text, (Section(0, len(text)),)))
+        config = retrieval_config(collection="whole", chunk_tokens=20, chunk_overlap_tokens=0)
+        Ingestor(collections, embedder, config).add([document])
+        # Position 0 is written last of a document.
+        rest = [chunk for chunk in collections.page("whole", 100) if chunk.payload["position"]]
+        collections.ensure(replace(collections.describe("whole").spec, name="killed"))
+        points = [remade_point(chunk, chunk.vector) for chunk in rest if chunk.vector is not None]
+        collections.upsert("killed", points, embedder.fingerprint)
+        delete("killed", ["long.md"])
+        assert f"1 documents with {len(points)} chunks are gone" in capsys.readouterr().out
+        assert collections.count("killed") == 0
 
 
 def test_nothing_is_deleted_where_one_of_the_ids_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
