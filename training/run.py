@@ -99,12 +99,12 @@ def run(config: FinetuneConfig, identity: Identity | None = None) -> ModelCard:
     prepared = prepare(config)
     if checkpoint is not None:
         require_same_rows(checkpoint.marker, prepared.rows.census.sha256, prepared.rows.description)
-    if identity.resumes and config.early_stopping_patience is None:
-        # With patience an older one may be the best, and is gone back to.
-        delete_others(identity.run_uri, checkpoint)
     folder = RunFolder(identity.run_name)
-    folder.open(config)
+    folder.open(config)  # before anything is deleted: the run may still be running
     try:
+        if identity.resumes and config.early_stopping_patience is None:
+            # With patience an older one may be the best, and is gone back to.
+            delete_others(identity.run_uri, checkpoint)
         connect()
         return _Run(config, identity, prepared, folder).run(checkpoint, passed_over)
     finally:
