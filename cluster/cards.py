@@ -31,7 +31,7 @@ class Parity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     passed: bool
-    max_metric_difference: float = Field(description="Largest |metric after reload - metric in training|.")
+    max_metric_difference: float = Field(description="|validation loss after reload - in training|.")
     num_prompts: int = Field(0, description="Prompts whose token ids were compared (generators).")
     detail: str = Field("", description="Why it failed, in one sentence.")
 

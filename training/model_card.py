@@ -29,8 +29,8 @@ Fine-tuned from `{base}` ({task}, {method}) on {data}: {num_train} training and 
 |---|---|
 {figures}
 
-Registered after its export was loaded in a fresh process and gave the same validation figures
-(largest difference {difference:.2g}). Settings are in `config.yaml`, versions and machine in `environment.json`,
+Registered after its export was loaded in a fresh process and gave the same validation loss
+(difference {difference:.2g}). Settings are in `config.yaml`, versions and machine in `environment.json`,
 every step in `metrics.jsonl`. The SHA-256 of the training data begins with `{data_sha256:.16}`.
 {plots}
 """

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
+from cluster.cards import Parity
 from cluster.errors import JobFailed, NotFound
 from cluster.storage import upload_folder
+from training import parity
 from training.config import FinetuneConfig, Precision
 from training.evaluation import Tally
 from training.examples import Dataset, Examples
@@ -20,7 +24,15 @@ from training.export import _require_complete, export_model
 from training.language_modules import LanguageModule
 from training.loop_state import LoopResult
 from training.modules import build_module, collate, load_base
-from training.parity import NUM_PROMPTS, ParityInputs, _evaluate_export, _first_prompt_mismatch, prompt_rows
+from training.parity import (
+    NUM_PROMPTS,
+    ParityInputs,
+    _first_prompt_mismatch,
+    _loss_of_export,
+    check_adapter,
+    check_parity,
+    prompt_rows,
+)
 from training.sft import prepare_sft
 from training.sources import Row, Rows
 
@@ -123,7 +135,7 @@ def test_an_export_evaluates_as_the_module_it_came_from(
     export_model(StillEngine(module), module, config, uri, is_writer=True)  # type: ignore[arg-type]
     dataset = prepared([conversation("a", "x y"), conversation("b")], make_tokenizer(CHATML))
     inputs = inputs_of(config, uri, [])
-    loss, _ = _evaluate_export(inputs, dataset, TRAINED)
+    loss = _loss_of_export(inputs, dataset, TRAINED)
     untouched = LanguageModule(load_base(config.task, base, (), torch.float32))
     export_model(
         StillEngine(untouched),  # type: ignore[arg-type]
@@ -132,9 +144,7 @@ def test_an_export_evaluates_as_the_module_it_came_from(
         str(tmp_path / "untouched"),
         is_writer=True,
     )
-    before, _ = _evaluate_export(
-        inputs_of(config_of(base), str(tmp_path / "untouched"), []), dataset, TRAINED
-    )
+    before = _loss_of_export(inputs_of(config_of(base), str(tmp_path / "untouched"), []), dataset, TRAINED)
     assert abs(loss - before) > 0.01
     with torch.no_grad():
         tally = Tally()
@@ -192,3 +202,129 @@ def test_an_export_that_was_never_completed_is_not_loaded(base: Path, tmp_path: 
         _first_prompt_mismatch(
             inputs_of(config_of(base), str(base), []), Dataset(Examples.of([]), Examples.of([]))
         )
+
+
+MEASURED = replace(TRAINED, validation_loss=0.5, metrics={"accuracy": 0.9})
+
+
+def classified(monkeypatch: pytest.MonkeyPatch, loss_after: float, trained: LoopResult) -> Parity:
+    """The proof of a classifier whose export has that loss."""
+    monkeypatch.setattr(parity, "_loss_of_export", lambda *_: loss_after)
+    monkeypatch.setattr(parity.ray, "get", lambda value: value)
+    config = config_of(Path("base"), task="classification")
+    dataset = Dataset(Examples.of([]), Examples.of([]), ("a", "b"))
+    return check_parity(ParityInputs(config, dataset, "export", trained, []))
+
+
+@pytest.mark.parametrize(
+    ("precision", "loss_after", "passes"),
+    [
+        (Precision.FLOAT32, 0.5009, True),
+        (Precision.FLOAT32, 0.4989, False),
+        (Precision.BF16, 0.5099, True),
+        (Precision.BF16, 0.4899, False),
+        (Precision.BF16, float("nan"), False),
+    ],
+)
+def test_the_loss_after_reloading_decides_within_the_rounding_of_its_precision(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision, loss_after: float, passes: bool
+) -> None:
+    found = classified(monkeypatch, loss_after, replace(MEASURED, precision=precision))
+    assert found.passed is passes
+    assert found.max_metric_difference == pytest.approx(abs(loss_after - 0.5), nan_ok=True)
+    assert bool(found.detail) is not passes
+
+
+def test_a_model_that_diverged_does_not_pass_and_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = classified(monkeypatch, 0.5, replace(MEASURED, validation_loss=float("nan")))
+    assert not found.passed
+    assert found.detail == "training diverged: its validation_loss is nan; lower the learning rate"
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML.replace("<|im_end|>\n", "<|im_end|>\n\n")])
+def test_a_generator_passes_only_if_its_prompts_render_as_in_training(
+    base: Path,
+    tmp_path: Path,
+    make_tokenizer: MakeTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    template: str,
+) -> None:
+    conversations = [conversation("a"), conversation("b")]
+    dataset = prepared(conversations, make_tokenizer(CHATML))
+    make_tokenizer(template).save_pretrained(base)
+    uri = upload_folder(base, str(tmp_path / "export"))
+    monkeypatch.setattr(parity, "_loss_of_export", lambda *_: 0.0)
+    monkeypatch.setattr(parity.ray, "get", lambda _: dataset)
+    found = check_parity(inputs_of(config_of(base), uri, conversations))
+    assert found.passed is (template == CHATML)
+    assert found.num_prompts == (2 if found.passed else 0)
+
+
+@pytest.fixture
+def adapter(base: Path, tmp_path: Path) -> tuple[FinetuneConfig, Path]:
+    """An epoch's adapter of rank 4, exported, and its config."""
+    config = config_of(base, method="lora", lora={"rank": 4})
+    module = build_module(config, base, (), frozen_dtype=torch.float32)
+    export_model(StillEngine(module), module, config, str(tmp_path / "adapter"), is_writer=True)  # type: ignore[arg-type]
+    return config, tmp_path / "adapter"
+
+
+def adapter_parity(
+    config: FinetuneConfig, folder: Path, tokenizer: Any, loss: float = 0.5, asked: str = "a"
+) -> Parity:
+    conversations = [conversation(asked)]
+    inputs = ParityInputs(config, None, str(folder), None, [{"messages": conversation("a")}])
+    return check_adapter(inputs, prepared(conversations, tokenizer), {"validation_loss": loss})
+
+
+def test_an_adapter_passes_by_its_weights_and_prompts_and_fails_by_its_figures_or_prompts(
+    adapter: tuple[FinetuneConfig, Path], make_tokenizer: MakeTokenizer
+) -> None:
+    tokenizer = make_tokenizer(CHATML)
+    found = adapter_parity(*adapter, tokenizer)
+    assert found.passed
+    assert found.num_prompts == 1
+    assert "training diverged" in adapter_parity(*adapter, tokenizer, loss=float("inf")).detail
+    mismatch = adapter_parity(*adapter, tokenizer, asked="other")
+    assert not mismatch.passed
+    assert mismatch.detail.startswith("validation row 1 renders to other token ids")
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def spoil(weights: Weights) -> None:
+    next(iter(weights.values()))[0, 0] = float("nan")
+
+
+def halve(weights: Weights) -> None:
+    name = next(name for name in weights if ".lora_A." in name)
+    weights[name] = weights[name][:2].clone()
+
+
+def lose_a_partner(weights: Weights) -> None:
+    del weights[next(name for name in weights if ".lora_B." in name)]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (spoil, "holds numbers that are not finite"),
+        (halve, "has no partner of rank 4"),
+        (lose_a_partner, "has no partner of rank 4"),
+        (Weights.clear, "the adapter holds no weights"),
+    ],
+)
+def test_a_damaged_adapter_does_not_pass(
+    adapter: tuple[FinetuneConfig, Path],
+    make_tokenizer: MakeTokenizer,
+    damage: Callable[[Weights], None],
+    told: str,
+) -> None:
+    config, folder = adapter
+    weights = load_file(folder / "adapter_model.safetensors")
+    damage(weights)
+    save_file(weights, folder / "adapter_model.safetensors")
+    found = adapter_parity(config, folder, make_tokenizer(CHATML))
+    assert not found.passed
+    assert told in found.detail

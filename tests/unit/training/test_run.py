@@ -7,10 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.errors import Conflict
+from cluster.cards import Parity
+from cluster.errors import Conflict, JobFailed
+from cluster.registry import Registry
+from training import model_card
 from training import run as run_module
 from training.checkpoints import folder_name, mark_complete
-from training.config import FinetuneConfig
+from training.config import FinetuneConfig, Precision
+from training.examples import Dataset, Examples
+from training.loop_state import LoopResult
+from training.prepare import Prepared
 from training.run import Identity, run
 from training.run_folder import RunFolder
 from training.sources import load_rows
@@ -60,3 +66,45 @@ def test_a_run_that_still_runs_is_not_resumed_and_keeps_all_its_checkpoints(conf
     finally:
         running.close()
     assert num_checkpoints() == 2
+
+
+@pytest.fixture
+def ended(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> run_module._Run:
+    """A run whose training has ended, with its export in storage."""
+    monkeypatch.setattr(run_module.ray, "put", lambda value: value)
+    tokenizer = SimpleNamespace(chat_template=None)
+    dataset = Dataset(Examples.of([]), Examples.of([]))
+    prepared = Prepared(load_rows(config.data), dataset, tokenizer)
+    monkeypatch.setattr(run_module, "prompt_rows", lambda *_: [])
+    Path(IDENTITY.export_uri).mkdir(parents=True)
+    (Path(IDENTITY.export_uri) / "model.safetensors").write_text("weights")
+    return run_module._Run(config, IDENTITY, prepared, RunFolder(IDENTITY.run_name))
+
+
+RESULT = LoopResult(Precision.FLOAT32, 0.5, {"perplexity": 1.6}, 7, 8, 1.0)
+
+
+def test_a_model_that_is_not_proven_is_deleted_and_never_registered(
+    ended: run_module._Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unproven = Parity(passed=False, max_metric_difference=1.0, detail="loss differs by 1")
+    for name, value in {"_train": RESULT, "_begin_check": None}.items():
+        monkeypatch.setattr(ended, name, lambda *_, value=value: value)
+    monkeypatch.setattr(run_module.ray, "get", lambda _: unproven)
+    monkeypatch.setattr(run_module, "plot_run", lambda *_: [])
+    monkeypatch.setattr(run_module, "_opening", lambda *_: "")
+    with pytest.raises(JobFailed, match="the model is not registered: loss differs by 1") as caught:
+        ended.run(None, [])
+    assert caught.value.code == "parity_failed"
+    assert not Path(IDENTITY.export_uri).exists()
+    assert Registry().list() == []
+
+
+def test_a_proven_model_has_a_card_with_its_figures(
+    ended: run_module._Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_card, "local_folder", Path)
+    card = ended._proven(RESULT, Parity(passed=True, max_metric_difference=0.0))
+    assert card.metrics == {"validation_loss": 0.5, "perplexity": 1.6}
+    assert (card.id, card.trained_tokens) == (IDENTITY.model_id, 7)
+    assert list(card.file_sha256) == ["model.safetensors"]
