@@ -18,6 +18,7 @@ from cluster.storage import folder_exists
 from training.allocator import keep_freed_memory
 from training.batching import Step
 from training.checkpoints import folder_name, wait_for_step
+from training.class_report import confusion_of
 from training.config import Precision
 from training.engine import Engine
 from training.evaluation import Tally, metrics_of
@@ -166,6 +167,7 @@ class _Worker:
             progress.trained_tokens,
             progress.step,
             progress.step_seconds,
+            confusion=progress.last_epoch.confusion,
             examples_per_s=progress.num_examples / seconds,
             tokens_per_s=progress.num_tokens / seconds,
             peak_memory_bytes=peak_memory_bytes(self._engine.device),
@@ -215,10 +217,16 @@ class _Worker:
         )
 
     def _end_epoch(self, epoch: int) -> None:
-        validation_loss, metrics = self._evaluate()
+        tally, labels = self._evaluate(), self._dataset.labels
         progress = self._progress
-        training_loss = progress.epoch_loss_sum / max(1, progress.epoch_targets)
-        event = EpochEvent(epoch + 1, progress.step, training_loss, validation_loss, metrics)
+        event = EpochEvent(
+            epoch + 1,
+            progress.step,
+            progress.epoch_loss_sum / max(1, progress.epoch_targets),
+            tally.loss,
+            metrics_of(self._config.task, tally, len(labels)),
+            confusion_of(tally.predictions, tally.labels, labels) if labels else {},
+        )
         self._progress = progress.after(event)
         self._post(event)
         self._checkpoint()
@@ -233,8 +241,8 @@ class _Worker:
         metrics = {"validation_loss": event.validation_loss, **event.metrics}
         self._post(AdapterEvent(event.step, uri, metrics))
 
-    def _evaluate(self) -> tuple[float, dict[str, float]]:
-        """Loss and metrics on the validation rows; each row counted once, whatever the world size."""
+    def _evaluate(self) -> Tally:
+        """Loss and predictions on the validation rows; each row counted once, whatever the world size."""
         tally = Tally()
         for number, (examples, batch) in enumerate(self._feed.validation()):
             self._heartbeat.at(self._progress.step, "evaluating", number)
@@ -243,8 +251,7 @@ class _Worker:
                 tally.add(loss_sum, predictions, examples)
         parts: list[Tally | None] = [None] * self._world_size
         dist.all_gather_object(parts, tally)
-        whole = Tally.merge(part for part in parts if part is not None)
-        return whole.loss, metrics_of(self._config.task, whole, len(self._dataset.labels))
+        return Tally.merge(part for part in parts if part is not None)
 
     def _is_save_due(self) -> bool:
         every = self._config.checkpoint_every_steps

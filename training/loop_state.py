@@ -78,7 +78,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class LoopResult:
-    """What rank 0 returns: final validation figures and what was trained.
+    """What rank 0 returns: final validation figures (`confusion` of classes) and what was trained.
 
     `is_paused`: it was asked to stop and saved a checkpoint; nothing is exported. `train_seconds` counts
     the steps alone, without evaluation and checkpoints, over all attempts.
@@ -90,6 +90,7 @@ class LoopResult:
     trained_tokens: int
     steps: int
     train_seconds: float
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
     examples_per_s: float = 0.0
     tokens_per_s: float = 0.0
     peak_memory_bytes: int = 0

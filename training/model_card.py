@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.cards import ModelCard, ModelKind, Parity, folder_sha256
 from cluster.storage import local_folder
+from training.class_report import report_text
 from training.config import FinetuneConfig, TaskName
 from training.loop_state import LoopResult
 from training.prepare import Prepared
@@ -32,7 +33,7 @@ Fine-tuned from `{base}` ({task}, {method}) on {data}: {num_train} training and 
 Registered after its export was loaded in a fresh process and gave the same validation loss
 (difference {difference:.2g}). Settings are in `config.yaml`, versions and machine in `environment.json`,
 every step in `metrics.jsonl`. The SHA-256 of the training data begins with `{data_sha256:.16}`.
-{plots}
+{classes}{plots}
 """
 
 
@@ -111,5 +112,6 @@ def readme(
         figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),
         difference=card.parity.max_metric_difference,
         data_sha256=card.data_sha256,
+        classes=f"\n{report_text(result.confusion, card.labels)}\n" if card.labels else "",
         plots="".join(f"\n![{name.removesuffix('.svg').replace('_', ' ')}]({name})" for name in plots),
     )

@@ -38,13 +38,14 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class EpochEvent:
-    """After an epoch and its evaluation. `metrics` are named as in the epoch table."""
+    """After an epoch and its evaluation. `metrics` are named as in the epoch table; `confusion` of classes."""
 
     epoch: int
     step: int
     training_loss: float
     validation_loss: float
     metrics: dict[str, float] = field(default_factory=dict)
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
     kind: str = "epoch"
 
 

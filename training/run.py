@@ -26,6 +26,7 @@ from training.checkpoints import (
     require_same_run,
     require_same_shards,
 )
+from training.class_report import SHOWN, report_json, report_text
 from training.config import FinetuneConfig
 from training.examples import pad_token_id
 from training.fit import Fit, start_event_log
@@ -157,6 +158,8 @@ class _Run:
         card = self._proven(result, ray.get(check))
         self._write_folder(card, result, plots)
         self._register(card, result)
+        if 0 < len(card.labels) <= SHOWN:
+            _say(report_text(result.confusion, card.labels))
         _say(_closing(card, self._config, result, time.monotonic() - started))
         return card
 
@@ -219,6 +222,8 @@ class _Run:
 
     def _write_folder(self, card: ModelCard, result: LoopResult, plots: list[str]) -> None:
         self._folder.write_json("measured.json", measured(result))
+        if card.labels:
+            self._folder.write_json("report.json", report_json(result.confusion, card.labels))
         text = readme(card, self._config, self._prepared, result, plots)
         (self._folder.path / "README.md").write_text(text, encoding="utf-8")
 

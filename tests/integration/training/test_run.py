@@ -148,6 +148,12 @@ def _assert_told(log: str, card: ModelCard) -> None:
     # The last step has its checkpoint though 9 does not divide it, and the one before is kept.
     assert sorted(step.name for step in run.glob("*/step-*")) == ["step-00000153", "step-00000156"]
     assert card.metrics == {"validation_loss": last["validation_loss"], **last["metrics"]}
+    (folder,) = (settings().home_dir / "runs").glob("whole-*")
+    report = json.loads((folder / "report.json").read_text())
+    assert [one["name"] for one in report["classes"]] == ["even", "odd"]
+    assert sum(one["support"] for one in report["classes"]) == 31  # each row once, of two workers
+    assert report["classes"][1]["f1"] == pytest.approx(card.metrics["f1"])
+    assert "| rows of / predicted as |" in log
     assert last["metrics"]["accuracy"] > 0.9, events  # it did learn
 
 
