@@ -170,7 +170,9 @@ class ScalingConfig(Section):
         14_400, gt=0, description="Seconds that a run waits for room for its workers before it fails."
     )
     hang_timeout_s: float = Field(
-        600, gt=0, description="Seconds without progress after which a stuck rank is named and restarted."
+        600,
+        gt=0,
+        description="Seconds without progress after which a stuck rank is named and ended, as if lost.",
     )
 
     @property

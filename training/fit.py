@@ -99,6 +99,8 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
     # Ray's default is none: a rank that reports no checkpoint is waited for forever. Shorter than that of the exchange
     # in which such a rank waits for the others meanwhile, whose error could not say what is missing.
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", f"{0.9 * scaling.hang_timeout_s:g}")
+    # A process that is stopped cannot end itself when it hangs (training/heartbeat.py); Ray then gives it up.
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{scaling.hang_timeout_s:g}")
     use_gpu = _uses_gpu(config, inputs.event_log.post.remote)
     least = scaling.min_workers
     per_worker = {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}

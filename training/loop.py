@@ -47,9 +47,10 @@ def train_loop(inputs: LoopInputs) -> LoopResult:
             if not worker.run_epoch():
                 return worker.result(is_paused=True)
         worker.keep_best()
+        result = worker.result()
         if inputs.export_uri is not None:
-            worker.export(inputs.export_uri)
-        return worker.result()
+            worker.export(inputs.export_uri)  # last: no rank waits in a collective for the one that uploads
+        return result
 
 
 class _Worker:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import ray
 
-from training.heartbeat import Beat, Position, next_beat, stuck_ranks
+from training.heartbeat import Beat, Order, Position, describe_hang, next_beat, stuck_ranks
 
 # Seconds between two progress lines, and between two looks for events.
 LINE_EVERY_S = 5.0
@@ -82,14 +82,14 @@ class EventLog:
         self._beats: dict[int, Beat] = {}
         self._pause = False
         self._starts = 0
-        self._told_stuck = ""
+        self._has_told_hang = False
 
     def post(self, event: Event) -> None:
         self._events.append(event)
 
     def after(self, position: int) -> list[Event]:
         """Events from `position` on."""
-        self._look_for_stuck_ranks()
+        self._tell_of_hangs()
         return self._events[position:]
 
     def start(self) -> int:
@@ -98,21 +98,27 @@ class EventLog:
         self._starts += 1
         return self._starts - 1
 
-    def beat(self, rank: int, position: Position) -> bool:
-        """A rank is at `position`; returns whether the run should pause."""
+    def beat(self, rank: int, position: Position) -> Order:
+        """A rank is at `position`; returns what it shall do."""
         self._beats[rank] = next_beat(self._beats.get(rank), position, self._clock())
-        return self._pause
+        if position.is_limited and rank in stuck_ranks(self._beats, self._clock(), self._hang_timeout_s):
+            return Order.END
+        return Order.PAUSE if self._pause else Order.GO_ON
+
+    def leave(self, rank: int) -> None:
+        """A rank has ended its part, and nobody waits for it."""
+        self._beats.pop(rank, None)
 
     def pause(self) -> None:
         """Ask the ranks to save and stop after the step they are in."""
         self._pause = True
 
-    def _look_for_stuck_ranks(self) -> None:
-        stuck = stuck_ranks(self._beats, self._clock(), self._hang_timeout_s)
-        if stuck and not self._told_stuck:
-            text = f"the run hangs: {stuck}; it is restarted from its last checkpoint"
-            self.post(NoticeEvent(text, level="warn"))
-        self._told_stuck = stuck
+    def _tell_of_hangs(self) -> None:
+        now = self._clock()
+        stuck = stuck_ranks(self._beats, now, self._hang_timeout_s)
+        if stuck and not self._has_told_hang:
+            self.post(NoticeEvent(describe_hang(stuck, self._beats, now), level="warn"))
+        self._has_told_hang = bool(stuck)
 
 
 class EventReader:

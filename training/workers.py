@@ -32,7 +32,7 @@ def torch_config(hang_timeout_s: float) -> TorchConfig:
     """Ray Train's torch configuration with the interface chosen on each worker.
 
     A collective that a rank does not come to fails on the others after `hang_timeout_s`, which restarts
-    the workers from their last checkpoint.
+    the workers from their last checkpoint. One worker alone has none: see `training/heartbeat.py`.
     """
     return _InterfaceTorchConfig(timeout_s=max(1, round(hang_timeout_s)))
 

@@ -1,9 +1,11 @@
-"""`python -m training`, with a fault on rank 1 alone: which one, the run's name says."""
+"""`python -m training`, with a fault on the last rank alone: which one, the run's name says."""
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +24,7 @@ def faulty_loop(inputs: LoopInputs) -> LoopResult:
     method, replacement = {
         "lopsided": ("_run_step", _fail_at_step_3),
         "silent": ("_checkpoint", _leave_out_the_last_report),
+        "still": ("_run_step", _hang_once_at_step_12),
     }[inputs.config.name]
     setattr(loop._Worker, method, replacement(getattr(loop._Worker, method)))
     return loop.train_loop(inputs)
@@ -36,6 +39,20 @@ def _fail_at_step_3(run_step: Any) -> Any:
         run_step(worker, *arguments)
 
     return run_step_or_fail
+
+
+def _hang_once_at_step_12(run_step: Any) -> Any:
+    """In the first attempt, which leaves a file beside the export; a thread that sleeps hears no exception."""
+
+    def run_step_or_hang(worker: Any, *arguments: Any) -> None:
+        seen = Path(f"{worker._inputs.export_uri}.seen")
+        if worker._progress.step == 12 and not seen.exists():
+            seen.parent.mkdir(parents=True, exist_ok=True)
+            seen.touch()
+            time.sleep(3600)
+        run_step(worker, *arguments)
+
+    return run_step_or_hang
 
 
 def _leave_out_the_last_report(checkpoint: Any) -> Any:

@@ -228,6 +228,22 @@ def test_a_rank_that_does_not_report_its_checkpoint_is_named_and_not_waited_for(
     assert last_line == "error: worker 0 waited 27 s for rank 1 to report a checkpoint"
 
 
+@pytest.mark.soak  # half a minute of waiting; who is ended when is held by unit tests
+def test_one_worker_that_hangs_is_named_and_started_again_from_its_checkpoint(
+    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
+) -> None:
+    scaling = {"num_workers": 1, "hang_timeout_s": 20, "max_failures": 1}
+    config = write_config(classification, name="still", epochs=1, scaling=scaling)
+    process = start(config, program=("-m", "tests.integration.training.faulty_run"))
+    try:
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-3000:]
+    assert "the run hangs: rank 0 has not moved for 20 s (step 12, " in output
+    assert "resumed after epoch 0 (step 9)" in output
+
+
 def test_a_run_that_asks_for_more_than_there_is_says_so_and_ends(
     head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
 ) -> None:

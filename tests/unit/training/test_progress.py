@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from training import progress
-from training.heartbeat import Position
+from training.heartbeat import PHASES, Order, Position
 from training.progress import (
     EpochEvent,
     Event,
@@ -127,9 +127,9 @@ def test_a_reader_hands_on_each_event_once_and_in_order(monkeypatch: pytest.Monk
 
 def test_a_rank_that_beats_learns_that_the_run_should_pause() -> None:
     log = EventLog(60.0, Clock())
-    assert not log.beat(0, Position(1))
+    assert log.beat(0, Position(1)) is Order.GO_ON
     log.pause()
-    assert log.beat(0, Position(2))
+    assert log.beat(0, Position(2)) is Order.PAUSE
 
 
 def test_the_log_counts_starts_so_that_a_restart_can_say_so() -> None:
@@ -151,3 +151,44 @@ def test_a_hang_is_told_once_and_names_the_rank_behind() -> None:
     assert isinstance(notice, NoticeEvent)
     assert notice.level == "warn"
     assert "rank 1 has not moved for 60 s (step 7, forward)" in notice.text
+
+
+@pytest.mark.parametrize(
+    ("phase", "order"), [("forward", Order.END), ("evaluating", Order.END), ("saving", Order.GO_ON)]
+)
+def test_one_worker_that_hangs_is_ended_unless_storage_may_be_slow(phase: str, order: Order) -> None:
+    clock = Clock()
+    log = EventLog(60.0, clock)
+    position = Position(7, PHASES.index(phase))
+    assert log.beat(0, position) is Order.GO_ON
+    clock.now += 59
+    assert log.beat(0, position) is Order.GO_ON
+    clock.now += 1
+    assert log.beat(0, position) is order
+    assert len(log.after(0)) == 1
+    assert log.beat(0, Position(8)) is Order.GO_ON
+
+
+def test_of_several_workers_the_one_behind_is_ended_and_not_those_that_wait_for_it() -> None:
+    clock = Clock()
+    log = EventLog(60.0, clock)
+    for rank, phase in ((0, 3), (1, 2)):
+        log.beat(rank, Position(7, phase))
+    clock.now += 60
+    assert [log.beat(rank, Position(7, phase)) for rank, phase in ((0, 3), (1, 2))] == [
+        Order.GO_ON,
+        Order.END,
+    ]
+
+
+def test_a_rank_that_has_left_is_not_waited_for() -> None:
+    clock = Clock()
+    log = EventLog(60.0, clock)
+    log.beat(0, Position(7, PHASES.index("saving")))
+    log.beat(1, Position(7, PHASES.index("saving")))
+    log.leave(1)
+    clock.now += 600
+    log.beat(0, Position(7, PHASES.index("saving")))
+    (notice,) = log.after(0)
+    assert isinstance(notice, NoticeEvent)
+    assert "rank 1" not in notice.text
