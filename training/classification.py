@@ -22,7 +22,7 @@ def prepare_classification(rows: Rows, config: DataConfig, tokenizer: Any, max_l
     check = LabelledRows.of(next(iter(rows.train)), config)
     _check(rows.train, check, "training file")
     labels = check.labels()
-    _check(rows.validation, check.for_validation(), "validation file")
+    _check(rows.validation, check.for_validation(), rows.validation_file)
     train, cut = _tokenize(rows.train, check, labels, tokenizer, max_length_tokens)
     validation, _ = _tokenize(rows.validation, check, labels, tokenizer, max_length_tokens)
     notices = [f"{cut} of {len(train)} rows were cut to {max_length_tokens} tokens"] if cut else []

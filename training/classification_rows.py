@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.errors import DataError
+from cluster.errors import DataError, some_of
 from training.config import DataConfig
 from training.faults import Fault, text_fault
 from training.row_files import Row
@@ -97,7 +97,7 @@ class LabelledRows:
             yield Fault("no label", "label the row or remove it", (self.label_column,))
         elif self.known is not None and label not in self.known.index:
             yield Fault(
-                f"label {label!r} does not occur in the training rows (known: {', '.join(self.known.index)})",
+                f"label {label!r} does not occur in the training rows (known: {some_of(list(self.known.index))})",
                 "correct the label or add training rows of that class",
                 (self.label_column,),
             )

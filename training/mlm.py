@@ -37,7 +37,7 @@ def prepare_mlm(rows: Rows, tokenizer: Any, max_length_tokens: int, seed: int) -
         )
     return Dataset(
         Examples.of(_masked(rows.train, "training file", tokenizer, max_length_tokens, seed)),
-        Examples.of(_masked(rows.validation, "validation file", tokenizer, max_length_tokens, seed)),
+        Examples.of(_masked(rows.validation, rows.validation_file, tokenizer, max_length_tokens, seed)),
     )
 
 

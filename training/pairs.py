@@ -77,7 +77,7 @@ def prepare_pairs(rows: Rows, tokenizer: Any, max_length_tokens: int, form: Sent
     """
     names = pair_columns(next(iter(rows.train)).columns)
     train, cut = _encode(_pairs(rows.train, names, "training file"), tokenizer, max_length_tokens, form)
-    held_out: Iterable[Pair] = _pairs(rows.validation, names, "validation file")
+    held_out: Iterable[Pair] = _pairs(rows.validation, names, rows.validation_file)
     if names != SCORED_COLUMNS:  # any text may stand beside any other, so here they lie in memory together
         held_out = [(texts, RIGHT) for texts in with_distractors([texts for texts, _ in held_out])]
     validation, _ = _encode(held_out, tokenizer, max_length_tokens, form)

@@ -37,7 +37,8 @@ def prepare(config: FinetuneConfig) -> Prepared:
     base = resolve_model(config.model)
     tables = read_tables(base)
     tokenizer = _tokenizer(base, config.model)
-    rows = load_rows(config.data)
+    is_labelled = config.task is TaskName.CLASSIFICATION
+    rows = load_rows(config.data, config.data.label_column if is_labelled else None)
     dataset = remembered(config, base, rows.census, lambda: _tokenise(config, base, tables, tokenizer, rows))
     return Prepared(rows, dataset, tokenizer)
 

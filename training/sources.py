@@ -1,8 +1,8 @@
 """From a file or a hub data set to rows, with the line each came from.
 
 Owns where rows come from and how validation rows are held out. File forms are in `training/row_files.py`.
-Knows nothing of tasks: a row is a dictionary of columns. Rows are read one at a time, and never lie in memory
-together.
+Knows nothing of tasks but that rows may have a class: a row is a dictionary of columns. Rows are read one at a
+time, and never lie in memory together.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import filterfalse, islice
+from itertools import chain, filterfalse, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.errors import DataError, HubUnreachable
 from cluster.hub import hub_is_reachable
 from cluster.storage import local_copy
+from training.classification_rows import label_text
 from training.config import DataConfig
 from training.faults import Fault
 from training.row_files import Row, data_files, scan, without_filled_nulls
@@ -44,11 +45,20 @@ class RowStream:
 
 @dataclass(frozen=True)
 class Rows:
-    """The training and validation rows of a run, and where they came from. Both can be iterated again."""
+    """The training and validation rows of a run, and where they came from. Both can be iterated again.
+
+    `is_split`: the validation rows are a share of the training file.
+    """
 
     train: Iterable[Row]
     validation: Iterable[Row]
     description: str
+    is_split: bool = False
+
+    @property
+    def validation_file(self) -> str:
+        """What the file of the validation rows is called in a message."""
+        return "training file" if self.is_split else "validation file"
 
     @cached_property
     def census(self) -> Census:
@@ -57,12 +67,15 @@ class Rows:
         return Census(_add_up(self.train, digest), _add_up(self.validation, digest), digest.hexdigest())
 
 
-def load_rows(config: DataConfig) -> Rows:
+def load_rows(config: DataConfig, label_column: str | None = None) -> Rows:
     """The rows of a run: `path` when given, else the hub, else the fallback file.
 
+    With `label_column` the training rows have every class: no share that is split off takes the last rows of one.
     Raises DataError with file, line and remedy, or HubUnreachable when the hub was the only source.
     """
     rows = _rows_of_first_source(config)
+    if rows.is_split and label_column is not None:
+        rows = _with_every_class_in_training(rows, label_column)
     num_train, num_validation, _ = rows.census
     if not num_train or not num_validation:
         raise DataError(
@@ -114,10 +127,27 @@ def _from_files(path: str, validation_path: str | None, config: DataConfig) -> R
 
 def _sides(train: RowStream, held_out: RowStream | None, config: DataConfig, description: str) -> Rows:
     """Both sides within the limit; without rows that were held out, some are."""
+    is_split = held_out is None
     if held_out is None:
         train, held_out = split_by_hash(train, config.validation_share)
     first, first_held_out = (RowStream(partial(islice, rows, config.limit)) for rows in (train, held_out))
-    return Rows(first, first_held_out, description)
+    return Rows(first, first_held_out, description, is_split)
+
+
+def _with_every_class_in_training(rows: Rows, label_column: str) -> Rows:
+    """Rows of a class that training would lack go there, whichever they are: by their label and not by their number."""
+    in_training, held_out = (
+        {label_text(row.columns, label_column) for row in side} for side in (rows.train, rows.validation)
+    )
+    lacking = held_out - in_training
+    if not lacking:
+        return rows
+
+    def is_lacking(row: Row) -> bool:
+        return label_text(row.columns, label_column) in lacking
+
+    train = RowStream(lambda: chain(rows.train, filter(is_lacking, rows.validation)))
+    return replace(rows, train=train, validation=RowStream(lambda: filterfalse(is_lacking, rows.validation)))
 
 
 def _read(local: Path, given: str) -> Iterator[Row]:

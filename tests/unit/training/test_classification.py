@@ -196,3 +196,14 @@ def test_balanced_weights_are_positive_and_one_on_average() -> None:
 def test_a_class_without_training_rows_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="class_weight=balanced: no training row has the label b; add rows"):
         balanced_weights({"a": 95, "b": 0})
+
+
+def test_an_unknown_class_is_told_beside_some_of_those_that_are_known() -> None:
+    check = LabelledRows.of(labelled("a")[0], CONFIG)
+    for row in labelled(*(f"class {number}" for number in range(30))):
+        assert not list(check.faults(row))
+    (fault,) = check.for_validation().faults(labelled("other")[0])
+    assert fault.reason.startswith(
+        "label 'other' does not occur in the training rows (known: class 0, class 1, "
+    )
+    assert fault.reason.endswith(" and 10 more)")

@@ -14,6 +14,7 @@ from training import prepare as prepare_module
 from training.config import FinetuneConfig
 from training.prepare import prepare
 from training.token_cache import NUM_KEPT
+from training.validation import Options, validate
 
 MakeModel = Callable[..., Any]
 
@@ -47,6 +48,31 @@ def test_rows_and_tokenizer_are_ready_for_a_run(model: Path) -> None:
     prepared = prepare(config_of(model, ["the cat", "the dog"]))
     assert len(prepared.dataset.train) == 2
     assert prepared.tokenizer.decode(prepared.dataset.validation[0].input_ids) == "[CLS] the cat [SEP]"
+
+
+def test_a_run_takes_what_validate_passes_though_its_rare_classes_would_all_be_held_out(
+    model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "rare.tsv"
+    rows = [f"the cat {letter}\t{letter}" for letter in "abcdefghijklmnop"]
+    file.write_text("text\tlabel\n" + "\n".join([*rows, *(f"the dog {n}\toften" for n in range(20))]))
+    config = config_of(model, [], data={"path": str(file), "validation_share": 0.5})
+    assert validate(file, Options(config.data, config.task)).num_errors == 0
+    dataset = prepare(config).dataset
+    assert len(dataset.labels) == 17
+    assert {row.labels[0] for row in dataset.train} == set(range(17))
+
+
+def test_a_fault_in_a_row_that_is_held_out_is_one_of_the_training_file(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.tsv"
+    rows = [f"the cat {n}\t{n % 2}" for n in range(8)]
+    config = config_of(model, [], data={"path": str(file), "validation_share": 0.5})
+    for faulty in range(8):
+        file.write_text(
+            "text\tlabel\n" + "\n".join([*rows[:faulty], f" \t{faulty % 2}", *rows[faulty + 1 :]])
+        )
+        with pytest.raises(DataError, match=f"training file, line {faulty + 2}"):
+            prepare(config)
 
 
 def test_a_model_without_a_tokenizer_is_refused(model: Path) -> None:

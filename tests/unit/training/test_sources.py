@@ -127,6 +127,36 @@ def test_a_table_that_does_not_fit_its_header_is_refused_by_line(
         read_file(write(tmp_path / "rows.csv", text))
 
 
+def labelled(counts: dict[str, int]) -> str:
+    return jsonl(
+        [{"text": f"{name} {n}", "label": name} for name, count in counts.items() for n in range(count)]
+    )
+
+
+def test_a_share_that_is_split_off_never_takes_all_rows_of_a_class(tmp_path: Path) -> None:
+    names = {f"class {number}": 1 for number in range(40)}
+    path = str(write(tmp_path / "rows.jsonl", labelled({"often": 60, **names, "twice": 2})))
+    config = DataConfig(path=path, validation_share=0.5)
+    plain, rows = load_rows(config), load_rows(config, "label")
+    classes, before = ({row.columns["label"] for row in side.train} for side in (rows, plain))
+    assert {row.columns["label"] for row in rows.validation} <= classes
+    assert before < classes
+    # Nothing is lost or moved but those rows.
+    both = [row.line for row in (*plain.train, *plain.validation)]
+    assert sorted(row.line for row in (*rows.train, *rows.validation)) == sorted(both)
+    kept = [row.columns for row in rows.validation]
+    assert kept == [row.columns for row in plain.validation if row.columns["label"] in before]
+    assert rows.census == load_rows(config, "label").census
+
+
+def test_a_validation_file_of_ones_own_is_left_as_it_is(tmp_path: Path) -> None:
+    train = str(write(tmp_path / "train.jsonl", labelled({"a": 3, "b": 3})))
+    held_out = str(write(tmp_path / "held_out.jsonl", labelled({"c": 2})))
+    rows = load_rows(DataConfig(path=train, validation_path=held_out), "label")
+    assert [row.columns["label"] for row in rows.validation] == ["c", "c"]
+    assert rows.validation_file == "validation file"
+
+
 def test_the_paraphrase_corpus_is_read_as_it_is_published(tmp_path: Path) -> None:
     text = (
         "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
