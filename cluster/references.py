@@ -36,10 +36,17 @@ def resolve_model(reference: str, registry: Registry | None = None) -> Path:
         raise NotFound(
             f"no folder {folder}; give a folder, a hub id, a registered name or builtin:NAME", "model"
         )
-    alias = (registry or Registry()).aliases().get(reference)
-    if alias is not None:
-        return resolve_model(alias, registry)
+    named = pinned_reference(reference, registry)
+    if named != reference:
+        return resolve_model(named, registry)
     return _require_safetensors(_from_hub(reference), reference)
+
+
+def pinned_reference(reference: str, registry: Registry | None = None) -> str:
+    """An alias as the id that it names now, any other reference as it is: an alias may name another model later."""
+    if reference.startswith((BUILTIN_PREFIX, "ft:", "/", ".", "~")) or Path(reference).is_dir():
+        return reference
+    return (registry or Registry()).aliases().get(reference, reference)
 
 
 def _from_hub(reference: str) -> Path:

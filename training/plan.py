@@ -16,7 +16,7 @@ from training.config import FinetuneConfig, Method, Precision, TaskName
 from training.cost import hosted_cost, worker_hours
 from training.examples import Dataset
 from training.memory import BF16, FLOAT32, Memory, ModelShape, activation_memory, read_shape, state_memory
-from training.prepare import Prepared, prepare
+from training.prepare import Prepared, pinned, prepare
 
 ZERO_STAGES = (0, 1, 2, 3)
 
@@ -49,6 +49,7 @@ def make_plan(config: FinetuneConfig, prices: Prices, *, with_probe: bool) -> di
 
     Raises what the run itself would: every fault of config, data or model.
     """
+    config = pinned(config)
     prepared = prepare(config)
     amount = count(prepared.dataset, config)
     probed = _probe(config, prepared) if with_probe else None

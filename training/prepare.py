@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import DataError, InvalidInput
-from cluster.references import resolve_model
+from cluster.references import pinned_reference, resolve_model
 from training.classification import balanced_weights, prepare_classification
 from training.config import FinetuneConfig, TaskName
 from training.examples import Dataset
@@ -30,6 +30,11 @@ class Prepared:
     rows: Rows
     dataset: Dataset
     tokenizer: Any
+
+
+def pinned(config: FinetuneConfig) -> FinetuneConfig:
+    """The config of a run that begins now: an alias as its model, which may be moved, is the id that it names."""
+    return config.model_copy(update={"model": pinned_reference(config.model)})
 
 
 def prepare(config: FinetuneConfig) -> Prepared:

@@ -35,7 +35,7 @@ from training.loop_state import LoopInputs, LoopResult
 from training.model_card import make_card, measured, readme
 from training.parity import ParityInputs, check_adapter, check_parity, prompt_rows
 from training.plots import plot_run
-from training.prepare import Prepared, prepare
+from training.prepare import Prepared, pinned, prepare
 from training.progress import AdapterEvent, PlainProgress, Sink
 from training.run_folder import RunFolder
 from training.tensorboard import TensorBoard
@@ -96,6 +96,7 @@ def run(config: FinetuneConfig, identity: Identity | None = None) -> ModelCard:
     Raises RunPaused when it was asked to stop by SIGTERM.
     """
     identity = identity or identity_of(config)
+    config = pinned(config)
     checkpoint, passed_over = _checkpoint_to_resume(config, identity)
     prepared = prepare(config)
     if checkpoint is not None:

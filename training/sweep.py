@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from training.examples import pad_token_id
 from training.fit import Fit, start_event_log
 from training.loop_state import LoopInputs
 from training.plots import LOSS, VALIDATION_LOSS, plot_curves, points
-from training.prepare import Prepared, prepare
+from training.prepare import Prepared, pinned, prepare
 from training.progress import EpochEvent, Event
 from training.run import run
 from training.run_folder import RunFolder
@@ -92,6 +92,7 @@ def sweep(trials: list[Trial], name: str, *, keep_best: bool = False) -> list[Ou
     Returns the outcomes, best first. A trial that fails does not end the others; raises JobFailed when all do.
     """
     connect()
+    trials = [replace(trial, config=pinned(trial.config)) for trial in trials]
     folder = RunFolder(name)
     folder.open(trials[0].config)
     try:

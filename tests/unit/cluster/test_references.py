@@ -10,7 +10,7 @@ import pytest
 from cluster.cards import ModelCard
 from cluster.errors import HubUnreachable, InvalidInput, NotFound
 from cluster.hub import hub_is_reachable
-from cluster.references import resolve_model
+from cluster.references import pinned_reference, resolve_model
 from cluster.registry import Registry
 from cluster.settings import settings
 from cluster.storage import upload_folder
@@ -52,6 +52,18 @@ def test_a_registered_id_and_its_alias_are_the_cards_weights(registered: ModelCa
     Registry().promote("live", registered.id)
     assert str(resolve_model(registered.id)) == registered.weights_uri
     assert str(resolve_model("live")) == registered.weights_uri
+
+
+def test_an_alias_is_pinned_to_the_id_that_it_names_now_and_nothing_else_is_changed(
+    registered: ModelCard, folder: Path, make_card: Callable[..., ModelCard]
+) -> None:
+    Registry().promote("live", registered.id)
+    assert pinned_reference("live") == registered.id
+    Registry().register(make_card(id="ft:minilm:hamlet:mrpc:2"))
+    Registry().promote("live", "ft:minilm:hamlet:mrpc:2")
+    assert pinned_reference("live") == "ft:minilm:hamlet:mrpc:2"
+    for reference in (registered.id, str(folder), "builtin:minilm", "acme/model", "./live", "dead"):
+        assert pinned_reference(reference) == reference
 
 
 @pytest.mark.parametrize("reference", ["./nowhere", "/nowhere", "~/nowhere", "ft:x:y:z:1", "builtin:gpt"])

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
+from cluster.cards import ModelCard
+from cluster.errors import Conflict
+from cluster.registry import Registry
 from cluster.settings import settings
 from training import run as training_run
 from training.checkpoints import folder_name, mark_complete
 from training.config import FinetuneConfig
 from training.run import Identity, RunPaused, run
+from training.run_folder import RunFolder
 from training.sources import Census
 
 JOB = "ftjob-0123456789abcdef"
@@ -69,3 +75,24 @@ def test_a_job_whose_checkpoints_are_damaged_says_so_in_its_events(
     warned = [text for level, text in told if level == "warn"]
     assert warned[0] == "the checkpoint attempt-a/step-00000010 is not complete and is passed over"
     assert warned[1:] == ([] if has_older else ["no checkpoint is complete: the run begins anew"])
+
+
+def test_an_alias_as_the_base_is_the_model_that_it_named_when_the_run_began(
+    config: FinetuneConfig, make_card: Callable[..., ModelCard]
+) -> None:
+    first, second = (f"ft:smollm2:me:support:{number}" for number in (1, 2))
+    for card_id in (first, second):
+        Registry().register(make_card(id=card_id))
+    Registry().promote("support", first)
+    by_alias = config.model_copy(update={"model": "support"})
+    identity = Identity(JOB, "ft:support:t:x:1", JOB, resumes=True)
+    with pytest.raises(RunPaused):
+        run(by_alias, identity)
+    written = RunFolder(JOB).path / "config.yaml"
+    begun = FinetuneConfig.model_validate(yaml.safe_load(written.read_text()))
+    assert begun.model == first
+    checkpoint(identity, 8, begun)
+    Registry().promote("support", second)
+    with pytest.raises(Conflict, match=f"model was '{first}' and is '{second}'"):
+        run(by_alias, identity)
+    assert yaml.safe_load(written.read_text())["model"] == first
