@@ -240,7 +240,7 @@ def test_one_worker_that_hangs_is_named_and_started_again_from_its_checkpoint(
     finally:
         process.kill()
     assert process.returncode == 0, errors[-3000:]
-    assert "the run hangs: rank 0 has not moved for 20 s (step 12, " in output
+    assert "the run hangs: rank 0 has not moved for 20 s (step 11, update); it is ended" in output
     assert "resumed after epoch 0 (step 9)" in output
 
 

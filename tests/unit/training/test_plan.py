@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 from safetensors.numpy import save_file
 
 from cluster.settings import settings
+from training import plan as plan_module
 from training.config import FinetuneConfig, Method
 from training.examples import IGNORE, Dataset, Example, Examples
 from training.memory import ModelShape, activation_memory, read_shape, state_memory
-from training.plan import count, estimate_memory, measured_values, memory_plan
+from training.plan import Prices, count, estimate_memory, make_plan, measured_values, memory_plan
+from training.plan_view import show_plan
 
 SMALL = {"name": "trial", "task": "sft", "model": "builtin:smollm2", "data": {"path": "rows.jsonl"}}
 
@@ -167,3 +173,80 @@ def test_the_newest_run_of_the_same_config_is_set_beside_the_estimate(
         assert measured_values(config()) == {"run": "one", "steps": 3}
     finally:
         settings.cache_clear()
+
+
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinetuneConfig:
+    """A run of two workers on 60 tokens in three rows, and what a worker does of them in a second."""
+    (tmp_path / "base").mkdir()
+    model = write_model(tmp_path / "base")
+    prepared = SimpleNamespace(dataset=dataset(10, 20, 30))
+    monkeypatch.setattr(plan_module, "prepare", lambda _config: prepared)
+    probed = {"micro_batches": 8, "tokens_per_s": 0.025, "precision": "bf16", "peak_memory_bytes": 1}
+    monkeypatch.setattr(plan_module, "_probe", lambda _config, _prepared: probed)
+    return config(epochs=3, scaling={"num_workers": 2}, model=str(model))
+
+
+PRICES = Prices(per_worker_hour=2.5, input_per_1k_tokens=0.012, training_per_1k_tokens=0.016)
+
+
+def shown(plan: dict[str, Any]) -> str:
+    output = io.StringIO()
+    show_plan(plan, Console(file=output, width=160))
+    return output.getvalue()
+
+
+def line_of(text: str, name: str) -> list[str]:
+    """The words of the line that begins with `name`, without it."""
+    return next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name).split()
+
+
+def test_a_plan_prices_input_and_training_each_at_its_own_and_workers_by_the_hour(
+    planned: FinetuneConfig,
+) -> None:
+    plan = make_plan(planned, PRICES, with_probe=True)
+    assert plan["train_seconds"] == 3600.0  # 180 tokens, two workers of 0.025 tokens/s
+    cost = plan["cost"]
+    assert (cost["worker_hours"], cost["workers"]) == (2.0, 5.0)
+    assert cost["hosted"] == {
+        "tokens": 180,
+        "input_cost": 0.00216,
+        "training_cost": 0.00288,
+        "total": 0.00504,
+    }
+    text = shown(plan)
+    assert line_of(text, "cost of the workers")[0] == "5.0000"
+    assert line_of(text, "hosted price, input + training")[:5] == ["0.00216", "+", "0.00288", "=", "0.00504"]
+    assert line_of(text, "worker hours")[0] == "2"
+    assert "time in steps is a lower bound: the probe is one worker alone" in text
+
+
+def test_what_is_not_known_is_left_out_of_a_plan_and_never_guessed(planned: FinetuneConfig) -> None:
+    plan = make_plan(planned, Prices(per_worker_hour=2.5, input_per_1k_tokens=0.012), with_probe=False)
+    assert plan["train_seconds"] is None
+    assert plan["cost"] == {"worker_hours": None, "workers": None, "hosted": None}
+    text = shown(plan)
+    assert "cost of the workers" not in text
+    assert "hosted price" not in text
+    assert "no probe: time and worker hours are not estimated" in text
+
+
+def test_what_a_run_measured_stands_beside_its_estimate(
+    planned: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAMLET_HOME", str(tmp_path))
+    settings.cache_clear()
+    folder = tmp_path / "runs" / "earlier"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(planned.model_dump(mode="json")))
+    measured = {"steps": 5, "trained_tokens": 17, "train_seconds": 1800.0, "tokens_per_s": 0.1}
+    (folder / "measured.json").write_text(
+        json.dumps(measured | {"world_size": 2, "peak_memory_bytes": 3 * 2**29})
+    )
+    text = shown(make_plan(planned, PRICES, with_probe=True))
+    assert "measured (earlier)" in text
+    assert line_of(text, "steps") == ["3", "5"]
+    assert line_of(text, "trained tokens") == ["18", "17"]
+    assert line_of(text, "time in steps") == ["3,600", "s", "1,800", "s"]
+    assert line_of(text, "tokens/s of a worker") == ["0.025", "0.05"]
+    assert line_of(text, "peak memory of a worker")[2:] == ["1.50", "GiB"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from cluster.cards import Parity
-from cluster.errors import Conflict, JobFailed
+from cluster.cards import ModelCard, Parity
+from cluster.errors import Conflict, JobFailed, NotFound
 from cluster.registry import Registry
 from training import model_card
 from training import run as run_module
@@ -17,7 +20,7 @@ from training.config import FinetuneConfig, Precision
 from training.examples import Dataset, Examples
 from training.loop_state import LoopResult
 from training.prepare import Prepared
-from training.run import Identity, run
+from training.run import Identity, identity_of, run
 from training.run_folder import RunFolder
 from training.sources import load_rows
 
@@ -108,3 +111,48 @@ def test_a_proven_model_has_a_card_with_its_figures(
     assert card.metrics == {"validation_loss": 0.5, "perplexity": 1.6}
     assert (card.id, card.trained_tokens) == (IDENTITY.model_id, 7)
     assert list(card.file_sha256) == ["model.safetensors"]
+
+
+def test_what_a_run_leaves_in_its_folder_are_its_figures_and_a_readme(
+    ended: run_module._Run, monkeypatch: pytest.MonkeyPatch, make_card: Callable[..., ModelCard]
+) -> None:
+    folder = RunFolder(IDENTITY.run_name).path
+    folder.mkdir(parents=True)
+    ended._write_folder(make_card(), RESULT, [])
+    assert json.loads((folder / "measured.json").read_text())["steps"] == 8
+    assert (folder / "README.md").read_text().startswith(f"# {make_card().id}")
+    assert not (folder / "report.json").exists()
+    result = replace(RESULT, confusion={"ham": {"spam": 1}})
+    ended._write_folder(make_card(labels=("ham", "spam")), result, [])
+    assert json.loads((folder / "report.json").read_text())["confusion"] == {"ham": {"spam": 1}}
+
+
+def test_a_name_of_a_run_that_was_used_before_is_refused(config: FinetuneConfig, home: Path) -> None:
+    begun = RunFolder("mine")
+    begun.open(config)
+    begun.close()
+    with pytest.raises(Conflict, match="the run mine exists already; go on with it by --resume mine, or"):
+        identity_of(config, run_name="mine")
+    # Also where its folder was on another machine, by what it left in storage.
+    with pytest.raises(Conflict, match="the run t-1 exists already"):
+        identity_of(config, run_name=IDENTITY.run_name)
+    fresh = identity_of(config, run_name="other")
+    assert (fresh.run_name, fresh.resumes, fresh.job_id) == ("other", False, None)
+
+
+def test_only_a_run_with_a_complete_checkpoint_can_be_resumed(config: FinetuneConfig) -> None:
+    with pytest.raises(NotFound, match="the run never has no complete checkpoint in"):
+        identity_of(config, resume="never")
+    found = identity_of(config, resume=IDENTITY.run_name)
+    assert (found.run_name, found.resumes, found.job_id) == (IDENTITY.run_name, True, None)
+
+
+def test_a_job_has_the_same_names_each_time_and_other_runs_never(config: FinetuneConfig) -> None:
+    job = "ftjob-0123456789abcdef"
+    one, other = (identity_of(config, job=job) for _ in range(2))
+    assert one == other
+    assert (one.run_name, one.job_id, one.resumes) == (job, job, True)
+    assert one.model_id == "ft:smollm2:hamlet:tuned:89abcdef"
+    names = {(found.run_name, found.model_id) for found in (identity_of(config) for _ in range(2))}
+    assert len(names) == 2
+    assert all(name.startswith("t-") for name, _ in names)
