@@ -72,6 +72,19 @@ Event = StepEvent | EpochEvent | AdapterEvent | NoticeEvent
 Sink = Callable[[Event], None]
 
 
+def scalars_of(event: StepEvent | EpochEvent) -> dict[str, float]:
+    """The figures of an event for a tracker's curves, under `train/` and `validation/`.
+
+    >>> scalars_of(EpochEvent(1, 26, 0.5, 0.25, {"accuracy": 0.75}))
+    {'validation/loss': 0.25, 'validation/accuracy': 0.75}
+    """
+    if isinstance(event, StepEvent):
+        names = ("loss", "learning_rate", "grad_norm", "tokens_per_s")
+        return {f"train/{name}": getattr(event, name) for name in names}
+    figures = {"loss": event.validation_loss, **event.metrics}
+    return {f"validation/{name}": value for name, value in figures.items()}
+
+
 class EventLog:
     """Events of one run in order, and its ranks' signs of life. Runs as a Ray actor of the driver's."""
 

@@ -6,6 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,7 @@ from training.prepare import Prepared, pinned, prepare
 from training.progress import AdapterEvent, PlainProgress, Sink
 from training.run_folder import RunFolder
 from training.tensorboard import TensorBoard
+from training.trackers import trackers
 
 
 class RunPaused(Exception):
@@ -145,7 +147,7 @@ class _Run:
         started = time.monotonic()
         self._say(f"run {self._identity.run_name}")
         for text in _damage(passed_over, checkpoint):
-            self._say(text, level="warn")
+            self._warn(text)
         self._say(_opening(self._config, self._prepared))
         result = self._train(checkpoint)
         if result.is_paused:
@@ -179,20 +181,20 @@ class _Run:
             adapter_uri=f"{self._identity.export_uri}-ckpt-step-" if adapters else None,
             data_sha256=self._prepared.rows.census.sha256,
         )
-        board = TensorBoard(self._folder.path)
-        sinks: list[Sink] = [
-            self._folder.write_event,
-            PlainProgress(self._config.epochs, sys.stdout),
-            board,
-            *([self._record] if self._record else []),
-        ]
-        try:
+        with ExitStack() as stack:
+            if self._record is not None:
+                stack.callback(self._record.drain)
+            board = stack.enter_context(closing(TensorBoard(self._folder.path)))
+            asked = trackers(self._config, self._identity.run_name, self._warn)
+            sinks: list[Sink] = [
+                self._folder.write_event,
+                PlainProgress(self._config.epochs, sys.stdout),
+                board,
+                *([self._record] if self._record else []),
+                *(stack.enter_context(tracker) for tracker in asked),
+            ]
             # One folder per attempt: what another one left half written is never mixed with ours.
             return Fit(self._config, inputs, f"attempt-{secrets.token_hex(4)}", sinks).run()
-        finally:
-            board.close()
-            if self._record is not None:
-                self._record.drain()
 
     def _begin_check(self, result: LoopResult) -> Any:
         """A reference to the coming Parity."""
@@ -254,6 +256,9 @@ class _Run:
         if self._identity.job_id is not None:
             return f"--job {self._identity.job_id}"
         return f"--resume {self._identity.run_name}"
+
+    def _warn(self, text: str) -> None:
+        self._say(text, level="warn")
 
     def _say(self, text: str, level: str = "info") -> None:
         _say(text)

@@ -50,6 +50,7 @@ NAMES_WITHOUT_A_NOUN = {"utils", "util", "common", "helpers", "helper", "misc"}
 # Where an unknown exception may end. Elsewhere a broad handler must raise it again.
 BOUNDARIES = {
     "training/fit.py::_fit": "the thread that trains: whatever ends it is raised again in the one that waits",
+    "training/trackers.py::_do": "a client of somebody else's service: the fault is told, and no run ends for it",
     "retrieval/edge_store.py::_translated": "the engine raises nothing but bare Exception",
     "retrieval/readers/parsing.py::parsing": "somebody else's parser, which names no more than some of its errors",
     "serving/requests.py::__call__": "the request: whatever is left becomes a 500 with the request's id",

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from cluster.errors import ConfigError, DataError, Unavailable
 from training.__main__ import app
+from training.plan import Prices
 
 ROWS = "examples/handbook/train.jsonl"
 
@@ -45,6 +46,20 @@ def test_more_text_columns_than_two_are_refused_by_validate() -> None:
 def test_a_config_to_plan_may_lie_in_a_store() -> None:
     with pytest.raises(Unavailable, match=r"cannot open nowhere://bucket/run\.yaml"):
         command_line("plan", "nowhere://bucket/run.yaml")
+
+
+def test_prices_arrive_at_the_plan_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Prices] = []
+
+    def make_plan(_config: object, prices: Prices, *, with_probe: bool) -> dict[str, bool]:
+        asked.append(prices)
+        return {"probed": with_probe}
+
+    monkeypatch.setattr("training.plan.make_plan", make_plan)
+    prices = ["--input-price-per-1k", "1", "--training-price-per-1k", "2", "--price-per-hour", "3"]
+    command_line("plan", "examples/bert-paraphrase.yaml", "--no-probe", "--json", *prices)
+    (found,) = asked
+    assert (found.input_per_1k_tokens, found.training_per_1k_tokens, found.per_worker_hour) == (1, 2, 3)
 
 
 def test_a_home_that_cannot_be_written_is_told_with_the_remedy(
