@@ -166,6 +166,11 @@ class ScalingConfig(Section):
     max_failures: int = Field(
         2, ge=0, description="Worker losses survived by resuming from the last checkpoint."
     )
+    max_preemptions: int | None = Field(
+        None,
+        ge=0,
+        description="Nodes taken back by their provider, survived like losses and counted apart; unset: no limit.",
+    )
     start_timeout_s: float = Field(
         14_400, gt=0, description="Seconds that a run waits for room for its workers before it fails."
     )

@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ConfigError, HamletError, JobFailed
-from training.config import FinetuneConfig, Method
+from training.config import FinetuneConfig, Method, ScalingConfig
 from training.controller import FailFast, MarkComplete, WaitForRoom, first_failure
 from training.loop_state import CHECKPOINT_SCORE, LoopInputs, LoopResult
 from training.progress import POLL_EVERY_S, EventLog, EventReader, NoticeEvent, Sink
@@ -116,7 +116,7 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
         run_config=ray.train.RunConfig(
             name=attempt,
             storage_path=inputs.run_uri,
-            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
+            failure_config=_failures_survived(scaling),
             checkpoint_config=_checkpoints_kept(config),
             callbacks=[
                 FailFast(),
@@ -153,6 +153,13 @@ def _uses_gpu(config: FinetuneConfig, tell: Callable[[NoticeEvent], object]) -> 
         )
         tell(NoticeEvent(text, level="warn"))
     return False
+
+
+def _failures_survived(scaling: ScalingConfig) -> ray.train.FailureConfig:
+    preemptions = (
+        -1 if scaling.max_preemptions is None else scaling.max_preemptions
+    )  # Ray's word for no limit
+    return ray.train.FailureConfig(max_failures=scaling.max_failures, max_preemption_failures=preemptions)
 
 
 def _checkpoints_kept(config: FinetuneConfig) -> ray.train.CheckpointConfig:

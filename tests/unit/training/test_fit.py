@@ -55,6 +55,16 @@ def test_a_run_that_leaves_gpus_idle_says_so() -> None:
     assert len(told) == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "allowed"), [({}, -1), ({"max_preemptions": 3}, 3), ({"max_preemptions": 0}, 0)]
+)
+def test_preempted_nodes_are_counted_apart_from_failures_and_without_limit_unless_one_is_set(
+    given: dict[str, int], allowed: int
+) -> None:
+    survived = fit._failures_survived(config_of(max_failures=5, **given).scaling)
+    assert (survived.max_failures, survived.max_preemption_failures) == (5, allowed)
+
+
 @pytest.mark.usefixtures("two_gpus")
 def test_qlora_is_refused_by_the_fewest_workers_that_it_needs() -> None:
     assert uses_gpu(config_of("qlora", num_workers=4, min_workers=2, zero_stage=0))
