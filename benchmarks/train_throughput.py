@@ -6,7 +6,7 @@
 Needs a running head (`python -m cluster up`). The peers, each in a process of its own:
 - the slides' recipe: transformers' Trainer, every row padded to 128 tokens, batch 8, float32;
 - plain torchrun: our module, batches and precision under torch's own DistributedDataParallel;
-- trl's SFTTrainer (`pip install trl==1.16.0`), answers only, bf16, batch 8.
+- trl's SFTTrainer (`pip install trl==1.16.0`), all weights, answers only, bf16, batch 8, never packed.
 Speed is that of the steps alone, after the first few; `submit_to_first_step` is the whole way.
 """
 
