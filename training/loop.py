@@ -128,7 +128,7 @@ class _Worker:
         """The steps that are left of an epoch, its evaluation and checkpoint; False when asked to pause."""
         epoch = self._progress.last_epoch.epoch
         first = epoch * self._steps_per_epoch
-        meter = Meter(self._engine.device)
+        meter = Meter(self._engine.device, self._total_steps)
         for step in self._feed.plan(epoch)[self._progress.step - first : self._total_steps - first]:
             self._run_step(step, meter)
             is_last = self._progress.step in (first + self._steps_per_epoch, self._total_steps)

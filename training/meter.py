@@ -15,6 +15,8 @@ from training.examples import Example
 
 # Seconds between two step events: often enough to watch, rare enough to cost nothing.
 STEP_EVENT_EVERY_S = 1.0
+# A run of no more steps tells each: its curve would have a handful of points.
+FEW_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ class Reading:
 
 
 class Meter:
-    """Adds up steps. Reading is a collective: all ranks read at the same steps."""
+    """Adds up the steps of a run of `total_steps`. Reading is a collective: all ranks read at the same steps."""
 
-    def __init__(self, device: torch.device, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, device: torch.device, total_steps: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._device = device
+        self._every_s = STEP_EVENT_EVERY_S if total_steps > FEW_STEPS else 0.0
         self._clock = clock
         self._reset()
 
@@ -65,7 +70,7 @@ class Meter:
     @property
     def is_due(self) -> bool:
         """Whether it is time for a step event, by this rank's clock."""
-        return self._clock() - self._since >= STEP_EVENT_EVERY_S
+        return self._clock() - self._since >= self._every_s
 
     def read(self) -> Reading:
         """The sums over all ranks, and start anew."""

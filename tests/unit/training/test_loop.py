@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from cluster.errors import JobFailed
@@ -20,6 +21,7 @@ from training.examples import Dataset, Example, Examples
 from training.feed import Feed
 from training.language_modules import LanguageModule
 from training.loop_state import LoopInputs, LoopResult, Progress
+from training.meter import Meter
 from training.packing import join
 from training.progress import EpochEvent
 
@@ -167,3 +169,33 @@ def test_packing_is_refused_for_a_model_whose_rows_see_each_other(model: nn.Modu
 def test_packing_is_taken_by_a_model_that_keeps_rows_apart_and_asked_of_no_other(model: nn.Module) -> None:
     check_packing(LanguageModule(model))
     check_packing(Forgetful(model), packing=False)
+
+
+def test_a_run_of_50_steps_has_50_points_in_its_curve(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert num_points(total_steps=50) == 50
+        assert num_points(total_steps=1000) == 1  # all of them within a second
+    finally:
+        dist.destroy_process_group()
+
+
+def num_points(total_steps: int) -> int:
+    """Step events of an epoch whose steps take no time."""
+    events: list[object] = []
+    engine = SimpleNamespace(device=torch.device("cpu"), learning_rate=0.1, grad_norm=1.0)
+    parts = {"heartbeat": SimpleNamespace(should_pause=False), "progress": Progress()}
+    plan = SimpleNamespace(plan=lambda _epoch: range(total_steps))
+    made = worker(
+        config_of(), engine, feed=plan, steps_per_epoch=total_steps, total_steps=total_steps, **parts
+    )
+
+    def step(_number: int, meter: Meter) -> None:
+        meter.add(torch.tensor(1.0), [], 1, 1)
+        made._progress = replace(made._progress, step=made._progress.step + 1)
+
+    made._run_step = step  # type: ignore[assignment, method-assign]
+    made._post = events.append  # type: ignore[method-assign]
+    made._end_epoch = lambda _epoch: None  # type: ignore[method-assign]
+    made.run_epoch()
+    return len(events)

@@ -23,7 +23,7 @@ def one_rank(tmp_path: Path) -> Iterator[None]:
 
 
 def loss_sum(losses: Sequence[torch.Tensor], read_after: Sequence[int]) -> float:
-    meter, total = Meter(torch.device("cpu")), 0.0
+    meter, total = Meter(torch.device("cpu"), len(losses)), 0.0
     for number, loss in enumerate(losses, 1):
         meter.add(loss, [EXAMPLE], 1, 1)
         if number in read_after:
@@ -40,7 +40,7 @@ def test_the_sum_of_losses_does_not_depend_on_when_it_was_read() -> None:
 
 def test_a_reading_holds_what_came_since_the_one_before() -> None:
     now = 10.0
-    meter = Meter(torch.device("cpu"), clock=lambda: now)
+    meter = Meter(torch.device("cpu"), 1000, clock=lambda: now)
     meter.add(torch.tensor(3.0), [EXAMPLE, EXAMPLE], 2, 2)
     now = 12.0
     was_due, first, is_due = meter.is_due, meter.read(), meter.is_due
@@ -49,3 +49,19 @@ def test_a_reading_holds_what_came_since_the_one_before() -> None:
     assert (first.loss, first.num_tokens, first.num_examples, first.seconds) == (1.5, 6, 2, 2.0)
     assert first.seconds_left(3) == 6.0
     assert meter.read().num_steps == 0
+
+
+@pytest.mark.parametrize(("total_steps", "points"), [(50, 50), (200, 200), (201, 25)])
+def test_a_short_run_tells_every_step_and_a_long_one_about_one_a_second(
+    total_steps: int, points: int
+) -> None:
+    now = 0.0
+    meter = Meter(torch.device("cpu"), total_steps, clock=lambda: now)
+    told = 0
+    for _ in range(total_steps):
+        now += 0.125
+        meter.add(torch.tensor(1.0), [EXAMPLE], 1, 1)
+        if meter.is_due:
+            assert meter.read().num_steps == (1 if total_steps <= 200 else 8)
+            told += 1
+    assert told == points
