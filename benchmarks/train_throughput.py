@@ -7,7 +7,9 @@ Needs a running head (`python -m cluster up`). The peers, each in a process of i
 - the slides' recipe: transformers' Trainer, every row padded to 128 tokens, batch 8, float32;
 - plain torchrun: our module, batches and precision under torch's own DistributedDataParallel;
 - trl's SFTTrainer (`pip install trl==1.16.0`), all weights, answers only, bf16, batch 8, never packed.
-Speed is that of the steps alone, after the first few; `submit_to_first_step` is the whole way.
+Speed is that of the steps alone, after the first few; `submit_to_first_step` is the whole way, beside that of the
+recipe's script from its start. `two_workers_vs_two_threads` compares Hamlet with itself: the same global batch by two
+workers of one thread, and by one worker of two. Spread is the largest value of ours less the smallest.
 """
 
 from __future__ import annotations
@@ -129,21 +131,23 @@ def peer(kind: str, config: Any, *launcher: str) -> dict[str, float]:
         return dict(json.loads(answer.read_text(encoding="utf-8")))
 
 
-def step_clock() -> tuple[Any, Callable[[], float]]:
-    """A Trainer callback that notes when steps end, and the median seconds of a step after the warm-up."""
+def step_clock() -> tuple[Any, Callable[[], dict[str, float]]]:
+    """A Trainer callback that notes when steps end, and what follows from them: `step_s`, the median after the
+    warm-up, and `first_step_at`, by the clock of the machine."""
     from transformers import TrainerCallback
 
     ends: list[float] = []
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.monotonic())
+            ends.append(time.time())
 
-    def median_s() -> float:
-        late = ends[WARM_UP_STEPS:]
-        return statistics.median(b - a for a, b in itertools.pairwise(late))
+    def figures() -> dict[str, float]:
+        late = ends[WARM_UP_STEPS:] if len(ends) > WARM_UP_STEPS + 1 else ends
+        step_s = statistics.median(b - a for a, b in itertools.pairwise(late))
+        return {"step_s": step_s, "first_step_at": ends[0]}
 
-    return Clock(), median_s
+    return Clock(), figures
 
 
 def training_arguments(config: Any, kind: type, scratch: str, **more: Any) -> Any:
@@ -178,12 +182,13 @@ def recipe(config: Any) -> dict[str, float]:
     texts = [[row[name] for row in rows] for name in ("sentence1", "sentence2")]
     encoded = tokenizer(*texts, truncation=True, padding="max_length", max_length=128)
     data = Dataset.from_dict({**encoded, "labels": [int(row["label"]) for row in rows]})
-    clock, median_s = step_clock()
+    clock, figures_of = step_clock()
     with tempfile.TemporaryDirectory() as scratch:
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
         arguments = training_arguments(config, TrainingArguments, scratch)
         Trainer(model=model, args=arguments, train_dataset=data, callbacks=[clock]).train()
-    return {"examples_per_s": config.batch.micro_batch_size_per_gpu / median_s(), "step_s": median_s()}
+    figures = figures_of()
+    return figures | {"examples_per_s": config.batch.micro_batch_size_per_gpu / figures["step_s"]}
 
 
 def trl(config: Any) -> dict[str, float]:
@@ -208,7 +213,7 @@ def trl(config: Any) -> dict[str, float]:
             use_cpu=not torch.cuda.is_available(),
             max_length=config.max_length_tokens,
         )
-        clock, median_s = step_clock()
+        clock, figures_of = step_clock()
         trainer = SFTTrainer(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype="float32"),
             args=arguments,
@@ -220,7 +225,8 @@ def trl(config: Any) -> dict[str, float]:
     # Tokens of a mean row: trl counts none of its own that leaves the padding out.
     lengths = [len(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]) for chat in chats]
     tokens = statistics.mean(lengths) * config.batch.micro_batch_size_per_gpu
-    return {"tokens_per_s": tokens / median_s(), "step_s": median_s()}
+    figures = figures_of()
+    return figures | {"tokens_per_s": tokens / figures["step_s"]}
 
 
 def torchrun(config: Any) -> dict[str, float]:
@@ -277,20 +283,34 @@ def torchrun(config: Any) -> dict[str, float]:
     return {"step_s": statistics.median(seconds[WARM_UP_STEPS:])}
 
 
+def own_peak() -> int:
+    import torch
+
+    from training.meter import own_peak_memory_bytes
+
+    return own_peak_memory_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 PEERS = {"recipe": recipe, "trl": trl, "torchrun": torchrun}
 
 
-def submit_to_first_step(scratch: Path) -> float:
-    """Seconds from `ray job submit` to the first step of MiniLM on one worker."""
+def script_to_first_step(config: Any) -> float:
+    """Seconds from the start of the recipe's script to the end of its first step."""
+    started = time.time()
+    return peer("recipe", config)["first_step_at"] - started
+
+
+def submit_to_first_step(config: Any, scratch: Path) -> float:
+    """Seconds from `ray job submit` to the end of the first step of a run."""
     from cluster.settings import settings
     from cluster.submission import submit, submit_command
 
     run = f"bench-submit-{time.time_ns()}"
-    config = scratch / "submit.yaml"
-    # JSON is YAML; a run of its own name, whose events are looked for.
-    config.write_text(config_of("builtin:minilm", "classification", PAIRS, 2).model_dump_json())
+    path = scratch / "submit.yaml"
+    path.write_text(config.model_dump_json())  # JSON is YAML
     started = time.time()
-    submit(submit_command(["python", "-m", "training", "run", str(config), "--run", run], REPOSITORY))
+    # A run of its own name, whose events are looked for.
+    submit(submit_command(["python", "-m", "training", "run", str(path), "--run", run], REPOSITORY))
     metrics = settings().home_dir / "runs" / run / "metrics.jsonl"
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
@@ -311,13 +331,17 @@ def compare(only: set[str], steps: int, repeats: int, scratch: Path) -> list[dic
     ) -> None:
         pairs = [(ours(), theirs()) for _ in range(repeats)]
         mine, other = ([pair[side][figure] for pair in pairs] for side in (0, 1))
-        value, baseline = statistics.median(mine), statistics.median(other)
+        value, baseline, spread = statistics.median(mine), statistics.median(other), max(mine) - min(mine)
         row = {"metric": metric, "value": value, "unit": unit, "baseline": baseline}
-        row |= {"ratio": value / baseline, "spread": max(mine) - min(mine)}
-        if "peak_memory_bytes" in pairs[-1][0]:
-            row["peak_memory_bytes"] = pairs[-1][0]["peak_memory_bytes"]
+        row |= {"ratio": value / baseline, "spread": spread}
+        for name, side in zip(("peak_memory_bytes", "baseline_peak_memory_bytes"), pairs[-1], strict=True):
+            if "peak_memory_bytes" in side:
+                row[name] = side["peak_memory_bytes"]
         rows.append(row)
-        print(f"{metric:24} {value:9.3f} {unit:12} baseline {baseline:9.3f}  ratio {value / baseline:.2f}")
+        print(
+            f"{metric:26} {value:9.3f} {unit:12} baseline {baseline:9.3f}  ratio {value / baseline:5.2f}  "
+            f"spread {spread:.3f}"
+        )
 
     bases: dict[str, Callable[[], str]] = {
         "minilm_train_vs_recipe": lambda: "builtin:minilm",
@@ -344,12 +368,31 @@ def compare(only: set[str], steps: int, repeats: int, scratch: Path) -> list[dic
             partial(hamlet, config),
             partial(peer, "torchrun", config, *launcher),
         )
+    if "two_workers_vs_two_threads" in only:
+        by_two, by_one = (
+            config_of(
+                "builtin:minilm",
+                "classification",
+                PAIRS,
+                steps,
+                batch={"micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": passes},
+                scaling={"num_workers": workers, "cpus_per_worker": threads, "zero_stage": 0},
+            )
+            for workers, threads, passes in ((2, 1, 1), (1, 2, 2))
+        )
+        measure(
+            "two_workers_vs_two_threads",
+            "examples/s",
+            "examples_per_s",
+            partial(hamlet, by_two),
+            partial(hamlet, by_one),
+        )
     chats = write_chats(scratch / "chats.jsonl", 400)
     for metric, packing in (("sft_vs_trl", False), ("sft_packed_vs_trl", True)):
         if metric not in only:
             continue
         if installed_version("trl") is None:
-            print(f"{metric:24} left out: trl is not installed (pip install trl==1.16.0)")
+            print(f"{metric:26} left out: trl is not installed (pip install trl==1.16.0)")
             continue
         config = config_of("builtin:smollm2", "sft", chats, steps, packing=packing)
         plain = config.model_copy(update={"packing": False})
@@ -361,11 +404,14 @@ def compare(only: set[str], steps: int, repeats: int, scratch: Path) -> list[dic
             partial(peer, "trl", plain),
         )
     if "submit_to_first_step" in only:
-        seconds = [submit_to_first_step(scratch) for _ in range(repeats)]
-        value = statistics.median(seconds)
-        spread = max(seconds) - min(seconds)
-        rows.append({"metric": "submit_to_first_step", "value": value, "unit": "s", "spread": spread})
-        print(f"{'submit_to_first_step':24} {value:9.1f} s")
+        config = config_of("builtin:minilm", "classification", PAIRS, 2)
+        measure(
+            "submit_to_first_step",
+            "s",
+            "first_step_s",
+            lambda: {"first_step_s": submit_to_first_step(config, scratch)},
+            lambda: {"first_step_s": script_to_first_step(config)},
+        )
     return rows
 
 
@@ -373,6 +419,7 @@ METRICS = (
     "minilm_train_vs_recipe",
     "bert_base_train_vs_recipe",
     "train_step_vs_torchrun",
+    "two_workers_vs_two_threads",
     "sft_vs_trl",
     "sft_packed_vs_trl",
     "submit_to_first_step",
@@ -394,7 +441,7 @@ def main() -> None:
 
         kind, request, answer = arguments.peer
         config = FinetuneConfig.model_validate_json(Path(request).read_text(encoding="utf-8"))
-        figures = PEERS[kind](config)
+        figures = PEERS[kind](config) | {"peak_memory_bytes": float(own_peak())}
         if int(os.environ.get("RANK", "0")) == 0:
             Path(answer).write_text(json.dumps(figures), encoding="utf-8")
         return
