@@ -27,11 +27,12 @@ from cluster.jobs import follow
 from cluster.registry import Registry
 from cluster.settings import settings
 from cluster.submission import submit, submit_command
-from training.checkpoints import newest_complete
+from training.checkpoints import MARKER, newest_complete
 from training.fit import explain
 
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 400.0
+NUM_KILLS = 20
 EPOCHS = 8  # more steps than those of which each is told
 
 WriteConfig = Callable[..., Path]
@@ -196,6 +197,72 @@ def _workers(head: HeadRecord) -> list[psutil.Process]:
             if "RayTrainWorker" in " ".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+@pytest.mark.soak  # twenty restarts, ten seconds each
+@pytest.mark.timeout(1200)
+def test_a_run_whose_workers_are_killed_twenty_times_ends_in_the_weights_of_an_undisturbed_one(
+    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
+) -> None:
+    draw = random.Random(13)
+    long = {"epochs": 40, "output": {"alias": "calm"}}
+    calm = start(write_config(classification, name="calm", **long))
+    _, errors = calm.communicate(timeout=DEADLINE_S)
+    assert calm.returncode == 0, errors[-3000:]
+
+    scaling = classification["scaling"] | {"max_failures": NUM_KILLS}
+    long |= {"output": {"alias": "struck"}, "scaling": scaling}
+    struck = start(write_config(classification, name="struck", **long))
+    half_written = 0
+    try:
+        for kill in range(NUM_KILLS):
+            _wait(lambda kill=kill: _num_starts("struck") > kill, struck)
+            if kill % 2:
+                _wait_for_a_save("struck", struck)
+            else:
+                time.sleep(draw.uniform(0, 1))  # the moment is the test's input
+            assert struck.poll() is None, f"it ended after {kill} kills"
+            worker = draw.choice(_workers(head))
+            worker.kill()
+            half_written += bool(_half_written("struck"))
+        output, errors = struck.communicate(timeout=DEADLINE_S)
+    finally:
+        struck.kill()
+    assert struck.returncode == 0, errors[-3000:]
+    assert output.count("resumed after epoch") >= NUM_KILLS - 1
+    assert half_written >= NUM_KILLS // 4
+    one, other = (
+        load_file(Path(card_of(alias).weights_uri) / "model.safetensors") for alias in ("calm", "struck")
+    )
+    assert all(weight.equal(other[name]) for name, weight in one.items())
+    assert card_of("struck").metrics == card_of("calm").metrics
+
+
+def _num_starts(run_name: str) -> int:
+    """How often the ranks began to train, as far as a step or a notice tells."""
+    events = events_of(run_name)
+    texts = [event["text"] for event in events if event["kind"] == "notice"]
+    restarts = sum(text.startswith(("resumed after", "restarted from")) for text in texts)
+    return restarts + any(event["kind"] == "step" for event in events)
+
+
+def _half_written(run_name: str) -> set[Path]:
+    """Checkpoints that are not complete, of the run whose folder begins with `run_name`."""
+    steps = (settings().home_dir / "storage" / "runs").glob(f"{run_name}-*/*/step-*")
+    return {step for step in steps if not (step / MARKER).exists()}
+
+
+def _wait_for_a_save(run_name: str, process: subprocess.Popen[str]) -> None:
+    left_over = _half_written(run_name)
+    _wait(lambda: bool(_half_written(run_name) - left_over), process, every_s=0.002)
+
+
+def _wait(is_so: Callable[[], bool], process: subprocess.Popen[str], every_s: float = 0.05) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline
+        time.sleep(every_s)
 
 
 def test_a_fault_on_one_rank_alone_ends_the_run_and_frees_its_workers(
