@@ -13,8 +13,8 @@ from typing import NoReturn
 import typer
 
 from cluster.errors import HamletError, InvalidInput
-from cluster.logs import environment_secrets, redact, set_up_logging
-from cluster.settings import settings
+from cluster.logs import environment_secrets, redact
+from cluster.process import set_up_process
 
 
 def run(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def run(app: typer.Typer) -> None:
     A HamletError becomes one line on stderr, `error: <message>`, and exit code 2.
     """
     try:
-        set_up_logging(settings().log_level)
+        set_up_process()
         _check_arguments(sys.argv[1:])
         app()
     except HamletError as exc:

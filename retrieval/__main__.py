@@ -305,6 +305,9 @@ def backup(
         str | None, typer.Option("--collection", "-c", help="Name of the collection.")
     ] = None,
     whole: AllCollections = False,
+    prune: Annotated[
+        bool, typer.Option(help="With --all, then remove the folder's backups of collections that are gone.")
+    ] = False,
 ) -> None:
     """Write a collection to a file, or with --all each to a file of its own.
 
@@ -314,9 +317,11 @@ def backup(
 
     if (collection is None) != whole:
         raise InvalidInput("name one collection with --collection, or give --all", "collection")
+    if prune and not whole:
+        raise InvalidInput("--prune removes what --all does not write; give both", "prune")
     with open_collections() as collections:
         if collection is None:
-            written = back_up_all(collections, target)
+            written = back_up_all(collections, target, prune)
             console.print(f"collections: {len(written)} with {sum(written.values())} chunks")
             return
         count = back_up(collections, collection, target)

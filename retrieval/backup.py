@@ -91,10 +91,10 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
     return num_chunks
 
 
-def back_up_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
+def back_up_all(collections: CollectionsClient, folder: str, prune: bool = False) -> dict[str, int]:
     """Write every collection to `folder`/<name>.parquet; returns how many chunks each has.
 
-    Backups in the folder of collections that are gone are removed, so that the same folder can be written again.
+    `prune` then removes the folder's backups of collections that are gone, which a restore would bring back.
     """
     with reaching(folder, "write", GIVEN_ADDRESS) as (filesystem, path):
         filesystem.makedirs(path, exist_ok=True)
@@ -102,10 +102,11 @@ def back_up_all(collections: CollectionsClient, folder: str) -> dict[str, int]:
     for name in sorted(info.spec.name for info in collections.list_collections()):
         with suppress(NotFound):  # dropped since it was listed
             written[name] = back_up(collections, name, f"{folder.rstrip('/')}/{name}{SUFFIX}")
-    with reaching(folder, "write", GIVEN_ADDRESS) as (filesystem, path):
-        for file in filesystem.glob(f"{path}/*{SUFFIX}"):
-            if _name_of(file) not in written and _is_backup(filesystem, file):
-                filesystem.rm_file(file)
+    if prune:
+        with reaching(folder, "write", GIVEN_ADDRESS) as (filesystem, path):
+            for file in filesystem.glob(f"{path}/*{SUFFIX}"):
+                if _name_of(file) not in written and _is_backup(filesystem, file):
+                    filesystem.rm_file(file)
     return written
 
 

@@ -24,10 +24,9 @@ from cluster.cards import ModelCard, ModelKind
 from cluster.database import open_database
 from cluster.errors import ConfigError, Unavailable
 from cluster.files import Files
-from cluster.logs import set_up_logging
+from cluster.process import set_up_process
 from cluster.references import resolve_model
 from cluster.registry import Registry
-from cluster.settings import settings
 from cluster.vector_store_queue import VectorStoreQueue
 from cluster.vector_stores import VectorStores
 from retrieval.owner import async_collections, open_collections
@@ -282,7 +281,7 @@ def _batch_sizes() -> OnBatch:
 
 def _set_up_process() -> None:
     """What every replica begins with."""
-    set_up_logging(settings().log_level)
+    set_up_process()
     set_up_tracing(serve.get_replica_context().deployment)
 
 

@@ -1,6 +1,6 @@
 """A head and two workers on hosts of their own: jobs from outside, and what is lost when a host is.
 
-What was seen, with its seconds, stands in docs/log.md. A worker's host is lost in the soak alone: that takes ten minutes.
+What was seen, with its seconds, stands in docs/log.md. A worker's host is lost in the soak alone: it takes ten minutes.
 """
 
 from __future__ import annotations
@@ -277,7 +277,9 @@ def begin_job(cluster: SeveralHosts, name: str, *options: str) -> None:
     """A job that has begun, and that ends when there is a file `end`."""
     folder = cluster.folder / name
     folder.mkdir()
-    program = f"echo begun > {folder}/begun; until [ -e {folder}/end ]; do sleep 0.2; done; echo went on to its end"
+    program = (
+        f"echo begun > {folder}/begun; until [ -e {folder}/end ]; do sleep 0.2; done; echo went on to its end"
+    )
     submit = ["ray", "job", "submit", "--no-wait", "--submission-id", name, *options]
     answer = cluster.client(*submit, "--", "bash", "-c", program)
     assert answer.returncode == 0, answer.stderr

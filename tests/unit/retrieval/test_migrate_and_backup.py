@@ -281,7 +281,7 @@ def test_a_backup_is_a_file_in_a_folder_that_exists(tmp_path: Path) -> None:
         restore(collections, str(tmp_path), "other")
 
 
-def test_a_folder_written_again_holds_what_is_there_now_and_nothing_else_is_touched(tmp_path: Path) -> None:
+def test_a_folder_that_is_pruned_holds_what_is_there_now_and_nothing_else_is_touched(tmp_path: Path) -> None:
     collections = filled(ExactStore())
     for name in ("gone", "kept"):
         back_up(collections, "c", str(tmp_path / "c.parquet"))
@@ -289,7 +289,9 @@ def test_a_folder_written_again_holds_what_is_there_now_and_nothing_else_is_touc
     (tmp_path / "rows.parquet").write_text("no backup of ours")
     assert list(back_up_all(collections, str(tmp_path))) == ["c", "gone", "kept"]
     collections.drop("gone")
-    assert list(back_up_all(collections, str(tmp_path))) == ["c", "kept"]
+    back_up_all(collections, str(tmp_path))
+    assert (tmp_path / "gone.parquet").exists()
+    assert list(back_up_all(collections, str(tmp_path), prune=True)) == ["c", "kept"]
     assert {file.name for file in tmp_path.iterdir()} == {"c.parquet", "kept.parquet", "rows.parquet"}
 
 
