@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -333,3 +336,19 @@ def test_a_replica_that_dies_costs_503s_and_never_a_500_and_comes_back(
                 assert int(response.headers["retry-after"]) >= 1
     assert statuses.count(200) == 5
     assert set(statuses) <= {200, 503}
+
+
+@pytest.mark.skipif(
+    "HAMLET_CLIENTS_PYTHON" not in os.environ, reason="needs HAMLET_CLIENTS_PYTHON (docs/serving.md)"
+)
+@pytest.mark.parametrize("library", ["langchain", "llama_index"])
+def test_other_libraries_classes_for_openai_work_unchanged(base_url: str, library: str) -> None:
+    program = Path(__file__).with_name("other_clients.py")
+    command = [os.environ["HAMLET_CLIENTS_PYTHON"], str(program), f"{base_url}/v1"]
+    results = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    )
+    got = results[library]
+    assert got["whole"] == got["streamed"] != ""
+    assert "Bluefin" in got["grounded"]
+    assert got["dimensions"] == [384, 384]
