@@ -39,8 +39,8 @@ from serving.prompts import Passage
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# A text's vector and number of tokens.
-Row = tuple[NDArray[np.float32], int, str]  # vector, tokens, fingerprint
+# A text's vector, number of tokens, and the embedder's fingerprint.
+Row = tuple[NDArray[np.float32], int, str]
 
 RESTART_S = 5.0
 # Where no replica is kept (min_replicas: 0), a request starts one and waits for it to load.
