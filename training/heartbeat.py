@@ -86,7 +86,8 @@ def describe_hang(stuck: Sequence[int], beats: Mapping[int, Beat], now: float) -
     """
     parts = [_describe(rank, beats[rank], now) for rank in stuck]
     parts += [f"rank {rank} waits at {beats[rank].position}" for rank in sorted(beats.keys() - {*stuck})[:3]]
-    if all(beats[rank].position.is_limited for rank in stuck):
+    if all(beats[rank].position.is_limited or _is_silent(beats[rank], now) for rank in stuck):
+        # By itself, or by Ray Train's own check where it says nothing.
         parts.append("it is ended, which counts as a failure")
     else:
         parts.append("it is left alone, since only storage may be slow")

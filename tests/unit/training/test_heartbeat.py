@@ -62,6 +62,7 @@ def test_only_storage_may_be_slow_without_end() -> None:
     assert "it is ended" in told({0: beat(3, "forward", 0)})
     for phase in ("starting", "saving"):
         assert "it is left alone" in told({0: beat(3, phase, 0)})
+        assert "it is ended" in told({0: beat(3, phase, 0, heard_at=20)})
 
 
 class Log:
