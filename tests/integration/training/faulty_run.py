@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,7 @@ def faulty_loop(inputs: LoopInputs) -> LoopResult:
     method, replacement = {
         "lopsided": ("_run_step", _fail_at_step_3),
         "silent": ("_checkpoint", _leave_out_the_last_report),
-        "still": ("_run_step", _once_at_step_12(lambda: time.sleep(3600))),
-        "stopped": ("_run_step", _once_at_step_12(lambda: os.kill(os.getpid(), signal.SIGSTOP))),
+        "still": ("_run_step", _hang_once_at_step_12),
     }[inputs.config.name]
     setattr(loop._Worker, method, replacement(getattr(loop._Worker, method)))
     return loop.train_loop(inputs)
@@ -44,21 +41,18 @@ def _fail_at_step_3(run_step: Any) -> Any:
     return run_step_or_fail
 
 
-def _once_at_step_12(hang: Callable[[], None]) -> Any:
-    """Hang in the first attempt alone, which leaves a file beside the export."""
+def _hang_once_at_step_12(run_step: Any) -> Any:
+    """In the first attempt, which leaves a file beside the export; a thread that sleeps hears no exception."""
 
-    def replacement(run_step: Any) -> Any:
-        def run_step_or_hang(worker: Any, *arguments: Any) -> None:
-            seen = Path(f"{worker._inputs.export_uri}.seen")
-            if worker._progress.step == 12 and not seen.exists():
-                seen.parent.mkdir(parents=True, exist_ok=True)
-                seen.touch()
-                hang()
-            run_step(worker, *arguments)
+    def run_step_or_hang(worker: Any, *arguments: Any) -> None:
+        seen = Path(f"{worker._inputs.export_uri}.seen")
+        if worker._progress.step == 12 and not seen.exists():
+            seen.parent.mkdir(parents=True, exist_ok=True)
+            seen.touch()
+            time.sleep(3600)
+        run_step(worker, *arguments)
 
-        return run_step_or_hang
-
-    return replacement
+    return run_step_or_hang
 
 
 def _leave_out_the_last_report(checkpoint: Any) -> Any:

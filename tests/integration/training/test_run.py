@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -297,25 +296,18 @@ def test_a_rank_that_does_not_report_its_checkpoint_is_named_and_not_waited_for(
 
 
 @pytest.mark.soak  # half a minute of waiting; who is ended when is held by unit tests
-@pytest.mark.parametrize(
-    ("fault", "told"),
-    [
-        ("still", r"rank 0 has not moved for 20 s \(step 11, update\); it is ended"),
-        ("stopped", r"rank 0 says nothing for \d+ s \(step \d+, [a-z ]+\); it is ended"),
-    ],
-)
 def test_one_worker_that_hangs_is_named_and_started_again_from_its_checkpoint(
-    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig, fault: str, told: str
+    head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
 ) -> None:
     scaling = {"num_workers": 1, "hang_timeout_s": 20, "max_failures": 1}
-    config = write_config(classification, name=fault, epochs=1, scaling=scaling)
+    config = write_config(classification, name="still", epochs=1, scaling=scaling)
     process = start(config, program=("-m", "tests.integration.training.faulty_run"))
     try:
         output, errors = process.communicate(timeout=DEADLINE_S)
     finally:
         process.kill()
     assert process.returncode == 0, errors[-3000:]
-    assert re.search(f"the run hangs: {told}", output), output
+    assert "the run hangs: rank 0 has not moved for 20 s (step 11, update); it is ended" in output
     assert "resumed after epoch 0 (step 9)" in output
 
 
