@@ -90,8 +90,7 @@ class Catalogue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._generators = dict(generators)
-        # Of two deployments of the same weights the first hosts.
-        self._hosts = {slug(reference): name for name, reference in reversed(self._generators.items())}
+        self._hosts = _hosts(self._generators, {})
         self._embedder = embedder
         self._read = read
         self._ttl_s = ttl_s
@@ -133,6 +132,7 @@ class Catalogue:
             if not fresh:
                 read_at = self._clock()
                 self._snapshot = await asyncio.to_thread(self._read)
+                self._hosts = _hosts(self._generators, self._snapshot.aliases)
                 self._seen.clear()
                 self._read_at = read_at
             return self._snapshot
@@ -180,6 +180,18 @@ class Catalogue:
             f"it is a whole model, which needs a deployment of its own; add {{model: {card.id}}} to "
             "further_generators in the Serve config and deploy it again"
         )
+
+
+def _hosts(generators: Mapping[str, str], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Deployments by their models' short names; of two of the same weights the first hosts.
+
+    One deployed by an alias hosts what is tuned from the id too: a card's base is an id.
+    """
+    return {
+        slug(name): deployment
+        for deployment, reference in reversed(generators.items())
+        for name in (reference, aliases.get(reference, reference))
+    }
 
 
 class TenantCatalogue:

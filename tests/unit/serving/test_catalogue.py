@@ -138,6 +138,17 @@ def test_a_model_is_hosted_by_the_deployment_of_its_base_or_by_its_own(make_card
     assert listed == ["smollm2", "qwen3-1b", "minilm", *(card.id for card in shelf.cards)]
 
 
+def test_what_is_tuned_from_a_model_that_is_deployed_by_an_alias_is_hosted_there(
+    make_card: Callable[..., Any],
+) -> None:
+    shelf = Shelf(**{"generator-support": "support"})
+    tuned = "ft:0a1b2c3d:acme:more:1"
+    shelf.cards = [make_card(WHOLE, is_adapter=False), make_card(tuned, base_model=WHOLE)]
+    shelf.aliases = {"support": WHOLE}
+    found = asyncio.run(shelf.catalogue.of("default").find(tuned, ModelKind.GENERATOR))
+    assert found.deployment == "generator-support"
+
+
 def test_a_model_that_nothing_hosts_says_what_to_deploy(make_card: Callable[..., Any]) -> None:
     shelf = Shelf()
     shelf.cards = [
