@@ -23,8 +23,8 @@ from cluster.registry import Registry
 from cluster.serve_proxy import haproxy_binary
 from serving.body_limit import MAX_BODY_BYTES
 
-# A Python with LangChain and LlamaIndex; read here, since fixtures leave no such variable to a test.
-CLIENTS_PYTHON = os.environ.get("HAMLET_CLIENTS_PYTHON")
+# A Python with LangChain and LlamaIndex.
+CLIENTS_PYTHON = os.environ.get("CLIENTS_PYTHON")
 LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1"}
 QUESTION = "The travel agency that arranges our flights: what is it called?"
 
@@ -340,7 +340,7 @@ def test_a_replica_that_dies_costs_503s_and_never_a_500_and_comes_back(
     assert set(statuses) <= {200, 503}
 
 
-@pytest.mark.skipif(CLIENTS_PYTHON is None, reason="needs HAMLET_CLIENTS_PYTHON (docs/serving.md)")
+@pytest.mark.skipif(CLIENTS_PYTHON is None, reason="needs CLIENTS_PYTHON (docs/serving.md)")
 @pytest.mark.parametrize("library", ["langchain", "llama_index"])
 def test_other_libraries_classes_for_openai_work_unchanged(base_url: str, library: str) -> None:
     program = Path(__file__).with_name("other_clients.py")
