@@ -182,7 +182,7 @@ class Catalogue:
         )
 
 
-def _hosts(generators: Mapping[str, str], aliases: Mapping[str, str]) -> dict[str, str]:
+def _hosts(generators: dict[str, str], aliases: Mapping[str, str]) -> dict[str, str]:
     """Deployments by their models' short names; of two of the same weights the first hosts.
 
     One deployed by an alias hosts what is tuned from the id too: a card's base is an id.
