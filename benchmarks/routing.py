@@ -8,6 +8,9 @@ document says), 36 of small talk and common knowledge (plain), 72 pairs of sente
 The policy, the embedder and the search are those of serving, in this process; no language model takes part. The
 baseline is to send everything down the route that most questions need. With a classifier of routes in force, the
 shipped rule is measured beside it.
+
+Below: how many questions of each kind have a passage that reaches `retriever.least_score`. Those of another field are
+about Python (`retrieval_quality.jsonl`), asked of the handbook all the same.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from retrieval.owner import InProcess
 from retrieval.search import SearchRequest
 from retrieval.service import Collections
 from serving.classifier import Classifier
-from serving.config import ClassifierConfig, RouterConfig
+from serving.config import ClassifierConfig, RetrieverConfig, RouterConfig
 from serving.policy import Available, Features, RouteKind, choose, rule_in_force, sentence_pair
 
 REPOSITORY = Path(__file__).parents[1]
@@ -50,6 +53,18 @@ AVAILABLE = Available(base="base", tuned=None, pair_classifier="pairs", retrieva
 ROUTES = (RouteKind.RAG, RouteKind.PLAIN, RouteKind.CLASSIFIER)
 NUM_PAIRS = 72
 ANY_SIMILARITY = -1.0
+OTHER_QUESTIONS = (
+    REPOSITORY / "evaluation" / "general.jsonl",
+    Path(__file__).with_name("retrieval_quality.jsonl"),
+)
+GROUPS = {
+    "taught": "answered by a page",
+    "untaught": "answered by a page",
+    "unanswerable": "answered by none",
+    "smalltalk": "small talk",
+    "general": "small talk",
+}
+LEAST_SCORES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 
 
 def labelled_questions() -> list[tuple[str, RouteKind]]:
@@ -85,6 +100,16 @@ def learned_routes(questions: list[str], name: str) -> list[RouteKind]:
 def routes(questions: list[str]) -> list[RouteKind]:
     """The route that the shipped rule takes for each question."""
     rule = rule_in_force(RouterConfig(), None)
+    pairs = [sentence_pair(question) for question in questions]
+    scores = best_scores(questions)
+    return [
+        choose(Features(pair, score if pair is None else None), AVAILABLE, rule).kind
+        for pair, score in zip(pairs, scores, strict=True)
+    ]
+
+
+def best_scores(questions: list[str]) -> list[float]:
+    """The cosine similarity of each question to the passage of the handbook that is nearest to it."""
     embedder = Embedder(DEFAULT_EMBEDDER)
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -93,17 +118,43 @@ def routes(questions: list[str]) -> list[RouteKind]:
         Ingestor(collections, embedder, retrieval_config(collection="handbook")).add_paths(
             [str(HANDBOOK / "docs")], {}
         )
-        taken = []
+        scores = []
         for question in questions:
-            pair = sentence_pair(question)
-            best = None
-            if pair is None:
-                vector = embedder.embed_queries([question], truncate=True)[0]
-                request = SearchRequest(question, vector, top_k=4, score_threshold=ANY_SIMILARITY)
-                hits = collections.search("handbook", request).hits
-                best = max((hit.scores["dense"] for hit in hits), default=0.0)
-            taken.append(choose(Features(pair, best), AVAILABLE, rule).kind)
-        return taken
+            vector = embedder.embed_queries([question], truncate=True)[0]
+            request = SearchRequest(question, vector, top_k=4, score_threshold=ANY_SIMILARITY)
+            hits = collections.search("handbook", request).hits
+            scores.append(max((hit.scores["dense"] for hit in hits), default=0.0))
+        return scores
+
+
+def show_least_scores() -> list[dict[str, Any]]:
+    """How many questions of each kind have a passage that counts, by `retriever.least_score`; its metrics."""
+    asked: dict[str, list[str]] = {}
+    for path in (HANDBOOK / "test.jsonl", *OTHER_QUESTIONS):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            asked.setdefault(GROUPS.get(row["kind"], "of another field"), []).append(row["question"])
+    scores = {group: best_scores(questions) for group, questions in asked.items()}
+    bounds = sorted({*LEAST_SCORES, RetrieverConfig().least_score})
+    print(f"\n{'least_score':20}" + "".join(f"{bound:>8.2f}" for bound in bounds) + "   lowest")
+    for group, found in scores.items():
+        shares = "".join(f"{share_above(found, bound):8.3f}" for bound in bounds)
+        print(f"{group:20}{shares}{min(found):9.3f}  of {len(found)}")
+    return [
+        {
+            "metric": f"least_score_passes_{group.replace(' ', '_')}",
+            "value": share_above(found, RetrieverConfig().least_score),
+            "unit": "share",
+            "baseline": 1.0,
+            "ratio": share_above(found, RetrieverConfig().least_score),
+            "spread": 0.0,
+        }
+        for group, found in scores.items()
+    ]
+
+
+def share_above(scores: list[float], bound: float) -> float:
+    return sum(score >= bound for score in scores) / len(scores)
 
 
 def main() -> None:
@@ -123,6 +174,7 @@ def main() -> None:
             "route_accuracy_learned", labelled, lambda: learned_routes(questions, arguments.route_model)
         )
         metrics.append(learned)
+    metrics += show_least_scores()
     if arguments.json:
         document = {
             "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},

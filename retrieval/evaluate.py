@@ -166,7 +166,7 @@ def plot(results: Mapping[str, Mapping[str, Estimate]], path: Path) -> None:
     axes.set_xticks(np.arange(len(METRICS)) + 0.4 - width / 2, list(METRICS))
     axes.set_ylim(0, 1)
     axes.set_ylabel("mean over questions, 95 % interval")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=4)  # above the bars, which it would hide
     figure.savefig(path)
 
 
