@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from typing import Any
 
-from cluster.install import PROJECT, TORCH
+from cluster.install import PROJECT, TORCH, pyproject
 
 FILE = PROJECT / "constraints.txt"
 EXTRAS = ("services", "tracing", "qlora")
@@ -21,7 +20,7 @@ HEAD = "# What images are built with; renewed by `make lock`, never by hand.\n"
 
 
 def main() -> int:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = pyproject()["project"]
     pip = (sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet")
     done = subprocess.run([*pip, "--report", "-", *requirements(project)], stdout=subprocess.PIPE, text=True)
     if done.returncode == 0:

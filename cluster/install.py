@@ -186,7 +186,7 @@ def stamp_content(step: Step, has_gpu: bool) -> str:
         str(step.version),
         str(has_gpu),
         sys.version,
-        json.dumps(_what_is_installed(_pyproject()), sort_keys=True),
+        json.dumps(_what_is_installed(pyproject()), sort_keys=True),
     ]
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
@@ -234,7 +234,7 @@ def _run(*command: str) -> None:
 
 
 def _project_dependencies() -> list[str]:
-    return list(_pyproject()["project"]["dependencies"])
+    return list(pyproject()["project"]["dependencies"])
 
 
 def _what_is_installed(pyproject: dict[str, Any]) -> list[Any]:
@@ -243,7 +243,8 @@ def _what_is_installed(pyproject: dict[str, Any]) -> list[Any]:
     return [pyproject["build-system"], pyproject["project"], tools.get("setuptools")]
 
 
-def _pyproject() -> dict[str, Any]:
+def pyproject() -> dict[str, Any]:
+    """What pyproject.toml says."""
     return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
 
 

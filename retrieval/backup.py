@@ -65,12 +65,11 @@ def restore(collections: CollectionsClient, source: str, collection: str | None 
     with _opened(source) as file:
         try:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            metadata = parquet.schema_arrow.metadata or {}
         except pa.ArrowInvalid as exc:
             raise DataError(f"{source} is not a backup: {exc}", "path") from exc
-        if metadata.get(b"format") != FORMAT.encode():
+        if not _is_of_a_collection(parquet.schema_arrow):
             raise DataError(f"{source} is not a backup of a collection", "path")
-        backed_up = CollectionSpec.from_json(json.loads(metadata[b"spec"]))
+        backed_up = CollectionSpec.from_json(json.loads(parquet.schema_arrow.metadata[b"spec"]))
         name = retrieval_config(collection=collection or backed_up.name).collection
         if name in _restored(collections):
             raise Conflict(f"collection {name!r} exists already; drop it or restore under another name")
@@ -136,10 +135,13 @@ def _name_of(file: str) -> str:
 def _is_backup(filesystem: Any, path: str) -> bool:
     with filesystem.open(path, "rb") as file:
         try:
-            metadata = pq.read_schema(file).metadata or {}
+            return _is_of_a_collection(pq.read_schema(file))
         except pa.ArrowInvalid:
             return False
-    return bool(metadata.get(b"format") == FORMAT.encode())
+
+
+def _is_of_a_collection(schema: pa.Schema) -> bool:
+    return (schema.metadata or {}).get(b"format") == FORMAT.encode()
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from training.checkpoints import MARKER, newest_complete
 from training.fit import explain
 
 REPOSITORY = Path(__file__).parents[3]
+FAULTY_RUN = ("-m", "tests.integration.training.faulty_run")
 DEADLINE_S = 400.0
 NUM_KILLS = 20
 EPOCHS = 8  # more steps than those of which each is told
@@ -85,6 +86,16 @@ def start(
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=dict(os.environ), stdout=pipe, stderr=pipe, text=True
     )
+
+
+def ended(process: subprocess.Popen[str], returncode: int = 0) -> tuple[str, str]:
+    """What a run has printed, on stdout and on stderr, when it has ended as expected."""
+    try:
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode == returncode, errors[-3000:]
+    return output, errors
 
 
 def card_of(alias: str) -> ModelCard:
@@ -207,8 +218,7 @@ def test_a_run_whose_workers_are_killed_twenty_times_ends_in_the_weights_of_an_u
     draw = random.Random(13)
     long = {"epochs": 24, "output": {"alias": "calm"}}
     calm = start(write_config(classification, name="calm", **long))
-    _, errors = calm.communicate(timeout=DEADLINE_S)
-    assert calm.returncode == 0, errors[-3000:]
+    ended(calm)
 
     scaling = classification["scaling"] | {"max_failures": NUM_KILLS}
     long |= {"output": {"alias": "struck"}, "scaling": scaling}
@@ -269,9 +279,7 @@ def test_a_fault_on_one_rank_alone_ends_the_run_and_frees_its_workers(
     head: HeadRecord, classification: dict[str, Any], write_config: WriteConfig
 ) -> None:
     config = write_config(classification, name="lopsided")
-    process = start(config, program=("-m", "tests.integration.training.faulty_run"))
-    _, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 2, errors[-3000:]
+    _, errors = ended(start(config, program=FAULTY_RUN), returncode=2)
     assert errors.strip().splitlines()[-1] == "error: worker 1 failed: ValueError: bad row 17"
     deadline = time.monotonic() + 60
     while _workers(head):
@@ -285,12 +293,7 @@ def test_a_rank_that_does_not_report_its_checkpoint_is_named_and_not_waited_for(
 ) -> None:
     scaling = {"num_workers": 2, "zero_stage": 2, "hang_timeout_s": 30, "max_failures": 0}
     config = write_config(classification, name="silent", epochs=1, scaling=scaling)
-    process = start(config, program=("-m", "tests.integration.training.faulty_run"))
-    try:
-        _, errors = process.communicate(timeout=DEADLINE_S)
-    finally:
-        process.kill()
-    assert process.returncode == 2, errors[-3000:]
+    _, errors = ended(start(config, program=FAULTY_RUN), returncode=2)
     last_line = errors.strip().splitlines()[-1]
     assert last_line == "error: worker 0 waited 27 s for rank 1 to report a checkpoint"
 
@@ -301,12 +304,7 @@ def test_one_worker_that_hangs_is_named_and_started_again_from_its_checkpoint(
 ) -> None:
     scaling = {"num_workers": 1, "hang_timeout_s": 20, "max_failures": 1}
     config = write_config(classification, name="still", epochs=1, scaling=scaling)
-    process = start(config, program=("-m", "tests.integration.training.faulty_run"))
-    try:
-        output, errors = process.communicate(timeout=DEADLINE_S)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors[-3000:]
+    output, _ = ended(start(config, program=FAULTY_RUN))
     assert "the run hangs: rank 0 has not moved for 20 s (step 11, update); it is ended" in output
     assert "resumed after epoch 0 (step 9)" in output
 
@@ -316,8 +314,7 @@ def test_a_run_that_asks_for_more_than_there_is_says_so_and_ends(
 ) -> None:
     scaling = {"num_workers": 64, "use_gpu": True, "start_timeout_s": 2}
     process = start(write_config(classification, name="crowded", scaling=scaling))
-    output, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 2, errors[-3000:]
+    output, errors = ended(process, returncode=2)
     assert "64 workers ask for 64 CPU and 64 GPU, the cluster has" in errors.strip().splitlines()[-1]
     assert "waits for room: 64 workers ask for" in output
     assert [event["level"] for event in events_of("crowded") if "waits for room" in event["text"]] == ["warn"]
@@ -327,8 +324,7 @@ def test_a_misspelt_key_ends_the_command_with_one_line_before_anything_starts(
     classification: dict[str, Any], write_config: WriteConfig
 ) -> None:
     process = start(write_config(classification, name="typo"), "epoch=1")
-    output, errors = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 2
+    output, errors = ended(process, returncode=2)
     assert output == ""
     assert len(errors.splitlines()) == 1
     assert errors.startswith("error: ")
