@@ -141,10 +141,10 @@ def require_same_rows(marker: CheckpointMarker, data_sha256: str, source: str) -
         )
 
 
-def require_same_shards(marker: CheckpointMarker, num_workers: int, zero_stage: int) -> None:
-    """Refuse a ZeRO stage or a number of workers for which the checkpoint's files are not cut. Raises Conflict.
+def require_same_files(marker: CheckpointMarker, zero_stage: int) -> None:
+    """Refuse a ZeRO stage that reads other files than the checkpoint has. Raises Conflict.
 
-    Without ZeRO every worker holds everything, so any number can go on. Stages 1 and 2 write the same files.
+    Stages 1 and 2 write the same. The number of workers may differ: see `training.engine.Engine.load`.
     """
     saved_stage = int(marker.config["scaling"]["zero_stage"])
     if FILES_OF_STAGE[saved_stage] != FILES_OF_STAGE[zero_stage]:
@@ -152,12 +152,6 @@ def require_same_shards(marker: CheckpointMarker, num_workers: int, zero_stage: 
             f"the checkpoint was saved with ZeRO stage {saved_stage}, asked stage {zero_stage}, which writes "
             f"and reads other files; resume with scaling.zero_stage={saved_stage}",
             "scaling.zero_stage",
-        )
-    if saved_stage > 0 and marker.world_size != num_workers:
-        raise Conflict(
-            f"the checkpoint was saved with {marker.world_size} workers, asked {num_workers}: with ZeRO stage "
-            f"{saved_stage} it is cut for that number; resume with scaling.num_workers={marker.world_size}",
-            "scaling.num_workers",
         )
 
 

@@ -326,11 +326,6 @@ class FinetuneConfig(Section):
             raise ValueError(
                 f"scaling.min_workers is {scaling.min_workers}, more than num_workers, {scaling.num_workers}"
             )
-        if scaling.zero_stage != 0:
-            raise ValueError(
-                "scaling.min_workers needs zero_stage 0: from stage 1 on a checkpoint is cut for its number "
-                "of workers"
-            )
         return self
 
     @property

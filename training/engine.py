@@ -6,21 +6,25 @@ rows or Ray.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.batching import accumulation_steps
 from training.config import FinetuneConfig, Offload, Precision, Schedule
 
-CHECKPOINT_TAG = "state"
 PROGRESS_FILE = "progress.json"
 
 
@@ -190,20 +194,50 @@ class Engine:
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
         """This rank's shard of weights, optimizer and schedule; beside the first one's, `progress`."""
         self._engine.save_checkpoint(
-            str(folder), tag=CHECKPOINT_TAG, exclude_frozen_parameters=self._is_adapter, save_latest=False
+            str(folder),
+            tag=_tag(self._world_size),
+            exclude_frozen_parameters=self._is_adapter,
+            save_latest=False,
         )
         # By one rank: all folders are uploaded into one, where files of one name would be written into each other.
         if self._engine.global_rank == 0:
-            (folder / PROGRESS_FILE).write_text(json.dumps(progress), encoding="utf-8")
+            saved = {"world_size": self._world_size, "progress": progress}
+            (folder / PROGRESS_FILE).write_text(json.dumps(saved), encoding="utf-8")
 
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Resume from `save`; returns its `progress`.
+    def load(self, folder: Path, scratch: Path) -> dict[str, Any]:
+        """Resume from `save`, by however many workers; returns its `progress`.
 
-        With ZeRO by as many workers as saved it, which `checkpoints.require_world_size` sees to.
+        Every rank reads `folder` on its own host. A checkpoint that ZeRO cut for another number of workers is
+        first cut anew in `scratch`, once on each host, which takes its size there meanwhile.
         """
-        progress: dict[str, Any] = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
-        self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG, load_module_strict=not self._is_adapter)
+        saved = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+        tag = _tag(saved["world_size"])
+        if saved["world_size"] == self._world_size or not self._engine.zero_optimization():
+            self._read(folder, tag)
+        else:
+            with _universal(folder / tag, scratch) as universal:
+                self._read_universal(universal)
+        progress: dict[str, Any] = saved["progress"]
         return progress
+
+    def _read(self, folder: Path, tag: str) -> None:
+        self._engine.load_checkpoint(str(folder), tag=tag, load_module_strict=not self._is_adapter)
+
+    def _read_universal(self, folder: Path) -> None:
+        optimizer, config = self._engine.optimizer.optimizer, self._engine._config
+        own = [
+            {name: value for name, value in group.items() if name not in ("params", "lr")}
+            for group in optimizer.param_groups
+        ]
+        config.load_universal_checkpoint = True  # given to `initialize`, it would hold for all checkpoints
+        self._read(folder.parent, folder.name)
+        config.load_universal_checkpoint = False
+        # Under stage 3 DeepSpeed 0.19 gives every group the settings of the first, decay among them, and all
+        # groups one counter of steps, which each of them then advances.
+        for group, settings in zip(optimizer.param_groups, own, strict=True):
+            group.update(settings)
+        for state in optimizer.state.values():
+            state["step"] = state["step"].clone()
 
     def gathered_state(self, is_writer: bool) -> dict[str, Tensor] | None:
         """Every trainable weight, whole, on the writer's CPU; None on other ranks.
@@ -220,6 +254,44 @@ class Engine:
                 if is_writer:
                     state[name] = parameter.detach().to("cpu", copy=True)
         return state if is_writer else None
+
+
+def _tag(world_size: int) -> str:
+    # A folder for each number: what a lost larger group began to upload must not count as shards of a smaller one.
+    return f"{world_size}-workers"
+
+
+@contextlib.contextmanager
+def _universal(source: Path, scratch: Path) -> Iterator[Path]:
+    """The shards in `source` in the form that DeepSpeed loads into any number of workers, while it is needed.
+
+    The first rank of each host writes it, for those that follow it there.
+    """
+    with tempfile.TemporaryDirectory(prefix="universal-", dir=scratch) as folder:
+        local_rank = dist.get_node_local_rank()
+        mine = Path(folder) / source.name
+        if local_rank == 0:
+            _write_universal(source, mine)
+        of_ranks = [mine] * dist.get_world_size()
+        dist.all_gather_object(of_ranks, mine)
+        yield of_ranks[dist.get_rank() - local_rank]
+        dist.barrier()
+
+
+def _write_universal(source: Path, target: Path) -> None:
+    from deepspeed.checkpoint import ds_to_universal
+
+    options = argparse.Namespace(
+        input_folder=str(source),
+        output_folder=str(target),
+        num_extract_workers=1,  # in this process: no forks beside its threads
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(options)
 
 
 def _gather_by_layer(module: nn.Module) -> None:

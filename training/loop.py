@@ -275,7 +275,7 @@ class _Worker:
 
     def _load(self, checkpoint: ray.train.Checkpoint) -> None:
         with checkpoint.as_directory() as folder:
-            self._progress = Progress.from_json(self._engine.load(Path(folder)))
+            self._progress = Progress.from_json(self._engine.load(Path(folder), Path.cwd()))
 
     def _post(self, event: Event) -> None:
         if self._rank == 0:

@@ -23,9 +23,9 @@ from training.checkpoints import (
     FoundCheckpoint,
     delete_others,
     newest_complete,
+    require_same_files,
     require_same_rows,
     require_same_run,
-    require_same_shards,
 )
 from training.class_report import SHOWN, report_json, report_text
 from training.config import FinetuneConfig
@@ -124,7 +124,7 @@ def _checkpoint_to_resume(
     found, passed_over = newest_complete(identity.run_uri)
     if found is not None:
         require_same_run(found.marker, config.model_dump(mode="json"), config.global_batch_size)
-        require_same_shards(found.marker, config.scaling.num_workers, config.scaling.zero_stage)
+        require_same_files(found.marker, config.scaling.zero_stage)
     return found, passed_over
 
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(missing_parts() is not None, reason=str(missing_
 
 SERVE_PORT = 8000
 # Long enough to lose a host and to get it back; Ray Train looks for room for more workers every minute.
-ELASTIC = ("scaling.min_workers=1", "scaling.zero_stage=0", "data.limit=400", "epochs=8")
+ELASTIC = ("scaling.min_workers=1", "data.limit=400", "epochs=8")
 TRAINING_DEADLINE_S = 240.0
 
 

@@ -1,19 +1,20 @@
 """The ranks of the equality tests: `rank_worker.py FOLDER WORLD_SIZE...`, a group for each world size, all at once.
 
 A group runs every case of its world size on tiny models, on a GPU where it sees one, and leaves what it
-measured in FOLDER, by case.
+measured in FOLDER, by case. Then, of two groups, each goes on from the other's checkpoints.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from ranks import VARIANTS
+from ranks import OTHER_WORKERS, VARIANTS
 from torch.multiprocessing import start_processes
 
 from cluster.ports import free_port
@@ -183,10 +184,34 @@ def resume(folder: Path) -> None:
         undisturbed = whole.train(first=2)
         state = whole.state()
         again = Run(folder, task, method, (2, 2, 2), stage)
-        progress = again.engine.load(saved)
+        progress = again.engine.load(saved, folder)
         resumed = again.train(first=2)
         found: dict[str, Any] = {"undisturbed": (undisturbed, state), "resumed": (resumed, again.state())}
         leave(folder / f"resume-{task}-{stage}.pt", {**found, "progress": progress})
+
+
+def save_for_others(folder: Path, workers: int) -> None:
+    """Save after two steps, for a group of another size, and go on without a break."""
+    for name, run in _runs_of_other_workers(folder, workers):
+        run.train(last=2)
+        run.engine.save(folder / f"{workers}-{name}", {"epoch": 1})
+        leave(
+            folder / f"{workers}-{name}.undisturbed.pt", {"steps": run.train(first=2), "state": run.state()}
+        )
+
+
+def resume_from_others(folder: Path, workers: int) -> None:
+    """Go on from what the group of the other size saved."""
+    saved_by = {1: 2, 2: 1}[workers]
+    for name, run in _runs_of_other_workers(folder, workers):
+        run.engine.load(folder / f"{saved_by}-{name}", folder)
+        leave(folder / f"{saved_by}-{name}.resumed.pt", {"steps": run.train(first=2), "state": run.state()})
+
+
+def _runs_of_other_workers(folder: Path, workers: int) -> Iterator[tuple[str, Run]]:
+    cut = next(cut for cut in reversed(CUTS) if cut[2] == workers)
+    for name, (task, method, stage, offload) in OTHER_WORKERS.items():
+        yield name, Run(folder, task, method, cut, stage, offload=offload)
 
 
 def leave(path: Path, value: Any) -> None:
@@ -194,30 +219,43 @@ def leave(path: Path, value: Any) -> None:
         torch.save(value, path)
 
 
-def run_rank(rank: int, folder: Path, world_size: int, port: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"WORLD_SIZE": str(world_size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    torch.set_num_threads(1)
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+def first_round(folder: Path, world_size: int) -> None:
     compare_cuts(folder, world_size)
     if world_size == 2:
         export_adapters(folder)
         resume(folder)
+    save_for_others(folder, world_size)
+
+
+def run_rank(
+    rank: int, measure: Callable[[Path, int], None], folder: Path, world_size: int, port: int
+) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"WORLD_SIZE": str(world_size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    measure(folder, world_size)
     dist.destroy_process_group()
 
 
-def main(folder: Path, world_sizes: list[int]) -> None:
+def run_groups(measure: Callable[[Path, int], None], folder: Path, world_sizes: list[int]) -> None:
     # Imports are most of what a rank of tiny models does: forks have them already, but cannot use CUDA.
     method = "spawn" if torch.cuda.is_available() else "fork"
     groups = [
         start_processes(
-            run_rank, (folder, size, free_port("127.0.0.1")), size, join=False, start_method=method
+            run_rank, (measure, folder, size, free_port("127.0.0.1")), size, join=False, start_method=method
         )
         for size in world_sizes
     ]
     for group in groups:
         while not group.join():
             pass
+
+
+def main(folder: Path, world_sizes: list[int]) -> None:
+    run_groups(first_round, folder, world_sizes)
+    if len(world_sizes) == 2:
+        run_groups(resume_from_others, folder, world_sizes)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from training.config import Method, TaskName
+
 REPOSITORY = Path(__file__).parents[3]
 WORKER = Path(__file__).with_name("rank_worker.py")
 DEADLINE_S = 500.0
@@ -21,6 +23,17 @@ VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
     "3-offload": (3, {"offload": "all"}),
     "0-recompute": (0, {"gradient_checkpointing": True}),
     "3-recompute": (3, {"gradient_checkpointing": True}),
+}
+# What is saved by one number of workers and gone on from by another: task, method, stage and offload.
+OTHER_WORKERS: dict[str, tuple[TaskName, Method, int, str]] = {
+    "full-0": (TaskName.CLASSIFICATION, Method.FULL, 0, "none"),
+    "full-1": (TaskName.CLASSIFICATION, Method.FULL, 1, "none"),
+    "full-2": (TaskName.CLASSIFICATION, Method.FULL, 2, "none"),
+    "full-3": (TaskName.CLASSIFICATION, Method.FULL, 3, "none"),
+    "full-2-offload": (TaskName.CLASSIFICATION, Method.FULL, 2, "optimizer"),
+    "full-3-offload": (TaskName.CLASSIFICATION, Method.FULL, 3, "all"),
+    "lora-2": (TaskName.SFT, Method.LORA, 2, "none"),
+    "lora-3": (TaskName.SFT, Method.LORA, 3, "none"),
 }
 
 

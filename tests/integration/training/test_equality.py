@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import REFERENCE, VARIANTS, assert_same_steps, assert_same_weights, load, run_ranks
+from ranks import OTHER_WORKERS, REFERENCE, VARIANTS, assert_same_steps, assert_same_weights, load, run_ranks
 
 from training.config import FinetuneConfig, Precision, TaskName
 from training.modules import reload_module
@@ -82,3 +82,14 @@ def test_a_resumed_engine_goes_on_bit_for_bit(results: Path, case: str) -> None:
     assert resumed_steps == steps
     assert resumed_state.keys() == state.keys()
     assert all(torch.equal(resumed_state[key], weight) for key, weight in state.items())
+
+
+@pytest.mark.parametrize("saved_by", [1, 2])
+@pytest.mark.parametrize("name", OTHER_WORKERS)
+def test_another_number_of_workers_goes_on_as_the_first_would_have(
+    results: Path, name: str, saved_by: int
+) -> None:
+    one, other = (load(results / f"{saved_by}-{name}.{kind}.pt") for kind in ("undisturbed", "resumed"))
+    assert other["steps"] == [pytest.approx(step, rel=1e-5) for step in one["steps"]]
+    for key, weight in one["state"].items():
+        torch.testing.assert_close(other["state"][key], weight, rtol=1e-4, atol=1e-5)

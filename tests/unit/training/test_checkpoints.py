@@ -13,9 +13,9 @@ from training.checkpoints import (
     folder_name,
     mark_complete,
     newest_complete,
+    require_same_files,
     require_same_rows,
     require_same_run,
-    require_same_shards,
     wait_for_step,
 )
 from training.config import FinetuneConfig
@@ -142,31 +142,17 @@ def test_a_marker_of_an_older_version_knows_no_digest_and_is_gone_on_from() -> N
     require_same_rows(CheckpointMarker.model_validate(older), "b" * 64, "rows.jsonl")
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_another_number_of_workers_is_refused_with_both_numbers_under_zero(zero_stage: int) -> None:
-    marker = saved(config_of(scaling={"zero_stage": zero_stage}), world_size=4)
-    with pytest.raises(Conflict, match=r"saved with 4 workers, asked 2.*scaling\.num_workers=4"):
-        require_same_shards(marker, 2, zero_stage)
-    require_same_shards(marker, 4, zero_stage)
-
-
-def test_without_zero_any_number_of_workers_goes_on() -> None:
-    require_same_shards(saved(config_of(scaling={"zero_stage": 0}), world_size=4), 2, 0)
-
-
 @pytest.mark.parametrize(("before", "now"), [(0, 1), (0, 2), (2, 0), (2, 3), (3, 1), (3, 0)])
 def test_a_stage_that_writes_other_files_is_refused_with_both_stages(before: int, now: int) -> None:
     marker = saved(config_of(scaling={"zero_stage": before}), world_size=4)
     with pytest.raises(Conflict, match=f"ZeRO stage {before}, asked stage {now}, .*zero_stage={before}"):
-        require_same_shards(marker, 2, now)
+        require_same_files(marker, now)
 
 
 @pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1)])
 def test_stages_that_write_the_same_files_go_on_from_each_other(before: int, now: int) -> None:
     marker = saved(config_of(scaling={"zero_stage": before}), world_size=4)
-    require_same_shards(marker, 4, now)
-    with pytest.raises(Conflict, match="saved with 4 workers, asked 2"):
-        require_same_shards(marker, 2, now)
+    require_same_files(marker, now)
 
 
 def test_a_checkpoint_that_was_just_saved_is_waited_for_and_found(tmp_path: Path) -> None:

@@ -164,7 +164,6 @@ def test_a_global_batch_that_is_no_product_is_refused_with_every_number(load: Lo
     ("overrides", "reason"),
     [
         (("scaling.min_workers=3", "scaling.num_workers=2"), "min_workers is 3, more than num_workers, 2"),
-        (("scaling.min_workers=1", "scaling.num_workers=2"), "min_workers needs zero_stage 0"),
         (("task=classification", "packing=true"), "packing is for task sft"),
         (("task=classification", "neftune_noise_alpha=5"), "neftune_noise_alpha is for task sft"),
         (("method=qlora", "scaling.use_gpu=false"), "qlora needs a GPU, and scaling.use_gpu is false"),

@@ -30,8 +30,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     ("scaling", "expected"),
     [
         ({"num_workers": 2}, True),
-        ({"num_workers": 4, "min_workers": 1, "zero_stage": 0}, True),
-        ({"num_workers": 4, "min_workers": 3, "zero_stage": 0}, False),
+        ({"num_workers": 4, "min_workers": 1}, True),
+        ({"num_workers": 4, "min_workers": 3}, False),
         ({"num_workers": 4}, False),
         ({"num_workers": 4, "use_gpu": True}, True),
         ({"num_workers": 2, "use_gpu": False}, False),
@@ -67,6 +67,6 @@ def test_preempted_nodes_are_counted_apart_from_failures_and_without_limit_unles
 
 @pytest.mark.usefixtures("two_gpus")
 def test_qlora_is_refused_by_the_fewest_workers_that_it_needs() -> None:
-    assert uses_gpu(config_of("qlora", num_workers=4, min_workers=2, zero_stage=0))
+    assert uses_gpu(config_of("qlora", num_workers=4, min_workers=2))
     with pytest.raises(ConfigError, match="GPU for each of 3 workers, and this cluster has 2"):
-        uses_gpu(config_of("qlora", num_workers=4, min_workers=3, zero_stage=0))
+        uses_gpu(config_of("qlora", num_workers=4, min_workers=3))
