@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError
@@ -18,6 +19,10 @@ from jinja2 import TemplateError
 from cluster.errors import DataError
 from training.chat_rows import template_messages
 from training.examples import IGNORE, Example
+
+# What templates that write the day (Llama 3.2, Mistral Small, gpt-oss) take for today. With the clock's day a row would
+# have other ids tomorrow: in the cache of tokens, in a run that is resumed, and in the check before registration.
+RENDERED_ON = datetime(2026, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,11 @@ def _apply(
 ) -> str:
     try:
         text: str = tokenizer.apply_chat_template(
-            messages, tools=tools or None, tokenize=False, add_generation_prompt=add_generation_prompt
+            messages,
+            tools=tools or None,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            strftime_now=RENDERED_ON.strftime,
         )
     except (TemplateError, TypeError) as exc:  # templates raise both: by name, or by adding text to an object
         raise DataError(f"the model's chat template refuses the messages: {exc}", "messages") from exc

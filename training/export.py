@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from cluster.errors import JobFailed
@@ -19,6 +19,7 @@ from training.config import FinetuneConfig, TaskName
 from training.engine import Engine
 from training.modules import build_module
 from training.sentence_files import write_sentence_files
+from training.tokenizer import load_tokenizer
 
 
 def export_model(
@@ -38,9 +39,7 @@ def export_model(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _save(module.model, weights, config, folder)
-        AutoTokenizer.from_pretrained(resolve_model(config.model), local_files_only=True).save_pretrained(
-            folder
-        )
+        load_tokenizer(resolve_model(config.model), config.model).save_pretrained(folder)
         if config.task is TaskName.EMBEDDING:
             write_sentence_files(resolve_model(config.model), folder, config.max_length_tokens)
         upload_folder(folder, uri)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import DataError, InvalidInput
+from cluster.errors import DataError
 from cluster.references import pinned_reference, resolve_model
 from training.classification import balanced_weights, prepare_classification
 from training.config import FinetuneConfig, TaskName
@@ -21,6 +21,7 @@ from training.sft import prepare_sft
 from training.sources import Rows, load_rows
 from training.tables import Tables, read_tables, refuse_what_has_no_row
 from training.token_cache import remembered
+from training.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
     """Fetch the base model's tokenizer and the data, and tokenise; every input error is raised here."""
     base = resolve_model(config.model)
     tables = read_tables(base)
-    tokenizer = _tokenizer(base, config.model)
+    tokenizer = load_tokenizer(base, config.model)
     is_labelled = config.task is TaskName.CLASSIFICATION
     rows = load_rows(config.data, config.data.label_column if is_labelled else None)
     dataset = remembered(config, base, rows.census, lambda: _tokenise(config, base, tables, tokenizer, rows))
@@ -74,21 +75,3 @@ def _examples(config: FinetuneConfig, base: Path, tokenizer: Any, rows: Rows) ->
     if config.task is TaskName.DPO:
         return prepare_preferences(rows, tokenizer, config.max_length_tokens)
     return prepare_sft(rows, tokenizer, config.max_length_tokens)
-
-
-def _tokenizer(folder: Path, model: str) -> Any:
-    from transformers import AutoTokenizer
-
-    reason = "it knows no words"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        # Of a BERT without tokenizer files transformers makes one of special tokens alone.
-        if len(tokenizer) > len(set(tokenizer.all_special_ids)):
-            return tokenizer
-    except (OSError, ValueError) as exc:
-        reason = str(exc).splitlines()[0]
-    raise InvalidInput(
-        f"the model {model} has no tokenizer that can be used ({reason}); save it beside the weights "
-        "(tokenizer.json, tokenizer_config.json)",
-        "model",
-    )

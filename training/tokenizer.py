@@ -1,14 +1,13 @@
-"""A model's tokenizer and chat template without transformers, which would import torch.
+"""A model's tokenizer with its one chat template: transformers' own, which training uses, and one without transformers.
 
-For the checks that must start at once and count millions of rows. It gives the same ids and the same text as
-transformers does for models with a `tokenizer.json`, which tests hold; training itself uses transformers.
+The latter, since transformers imports torch, is for the checks that must start at once and count millions of rows. For
+models with a `tokenizer.json` it gives the same ids and the same text, which tests hold.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,30 @@ from tokenizers import Tokenizer
 from cluster.errors import InvalidInput
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Of several named chat templates.
+DEFAULT_TEMPLATE = "default"
+
+
+def load_tokenizer(folder: Path, model: str) -> Any:
+    """The tokenizer of `model`, whose files are in `folder`. Raises InvalidInput for one that knows no words."""
+    from transformers import AutoTokenizer
+
+    reason = "it knows no words"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Of a BERT without tokenizer files transformers makes one of special tokens alone.
+        if len(tokenizer) > len(set(tokenizer.all_special_ids)):
+            if isinstance(tokenizer.chat_template, dict):
+                # A ModelCard has one, and serving renders all requests with it; transformers would choose by the tools.
+                tokenizer.chat_template = tokenizer.chat_template.get(DEFAULT_TEMPLATE)
+            return tokenizer
+    except (OSError, ValueError) as exc:
+        reason = str(exc).splitlines()[0]
+    raise InvalidInput(
+        f"the model {model} has no tokenizer that can be used ({reason}); save it beside the weights "
+        "(tokenizer.json, tokenizer_config.json)",
+        "model",
+    )
 
 
 class FolderTokenizer:
@@ -66,14 +89,19 @@ class FolderTokenizer:
         tools: list[dict[str, Any]] | None = None,
         tokenize: bool = False,
         add_generation_prompt: bool = False,
+        **names: Any,
     ) -> str:
-        """The text of a conversation. Raises jinja2.TemplateError where the template refuses it."""
+        """The text of a conversation; `names` are what else its template reads.
+
+        Raises jinja2.TemplateError where the template refuses it.
+        """
         text: str = self._template.render(
             messages=messages,
             tools=tools,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             **self._special,
+            **names,
         )
         return text
 
@@ -103,7 +131,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
 
 
@@ -122,7 +149,7 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
         return file.read_text(encoding="utf-8")
     template = config.get("chat_template") or _read(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):
-        return next((str(named["template"]) for named in template if named["name"] == "default"), None)
+        return next((str(named["template"]) for named in template if named["name"] == DEFAULT_TEMPLATE), None)
     return template
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from cluster.errors import DataError
-from training.chat import Rendered, encode, render
+from training.chat import RENDERED_ON, Rendered, encode, render
 from training.config import TaskName
 from training.examples import IGNORE, Example, pad_token_id
 from training.language_modules import LanguageModule
@@ -72,6 +73,16 @@ def test_what_is_trained_is_the_answer_and_its_end_token(
     written = f" {answer} {end}" if template is INST else answer + end
     assert trained_text(example, tokenizer) == written
     assert example.labels[-1] == tokenizer.eos_token_id
+
+
+def test_a_template_that_writes_the_day_gives_a_row_the_same_ids_on_every_day(
+    make_tokenizer: MakeTokenizer,
+) -> None:
+    tokenizer = make_tokenizer("{{ strftime_now('%d %B %Y') }}" + CHATML)
+    today = example_of(turns("a", "b"), tokenizer)
+    shown = str(tokenizer.decode(today.input_ids))
+    assert f"{datetime.now():%d %B %Y}" not in shown
+    assert shown.startswith(f"{RENDERED_ON:%d %B %Y}<|im_start|>")
 
 
 def test_none_of_a_long_prompt_is_trained(make_tokenizer: MakeTokenizer) -> None:

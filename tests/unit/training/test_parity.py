@@ -171,6 +171,18 @@ def test_an_export_samples_as_its_base_also_where_transformers_would_not_write_t
     assert (json.loads(exported.read_text()) if exported.exists() else None) == settings
 
 
+def test_an_export_has_the_one_template_that_was_trained_with(
+    base: Path, tmp_path: Path, make_tokenizer: MakeTokenizer
+) -> None:
+    several = make_tokenizer(None)
+    several.chat_template = {"default": CHATML, "tool_use": "other"}
+    several.save_pretrained(base)
+    module = build_module(config_of(base), base, (), frozen_dtype=torch.float32)
+    export_model(StillEngine(module), module, config_of(base), str(tmp_path / "e"), is_writer=True)  # type: ignore[arg-type]
+    assert (tmp_path / "e" / "chat_template.jinja").read_text() == CHATML
+    assert not (tmp_path / "e" / "additional_chat_templates").exists()
+
+
 def test_only_the_writer_writes(base: Path, tmp_path: Path) -> None:
     config = config_of(base)
     module = build_module(config, base, (), frozen_dtype=torch.float32)

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cluster.errors import InvalidInput
 from training.sft import encode_row
-from training.tokenizer import FolderTokenizer
+from training.tokenizer import FolderTokenizer, load_tokenizer
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 
 # What templates in the wild use: tools, JSON filters, loop controls, marks of other trainers.
-TEMPLATE = """{{ bos_token }}{%- if tools %}{{ tools | tojson(indent=2) }}{% endif %}
+TEMPLATE = """{{ bos_token }}{{ strftime_now('%Y-%m-%d') }}{%- if tools %}{{ tools | tojson(indent=2) }}{% endif %}
 {%- for m in messages %}
     {%- if m.role == 'tool' %}{{ '<|im_start|>tool\n' + m.content + '<|im_end|>\n' }}{% continue %}{% endif %}
     {%- if m.role == 'assistant' %}{% generation %}{{ '<|im_start|>assistant\n' + m.content }}
@@ -99,3 +99,26 @@ def test_a_template_that_refuses_says_why(make_tokenizer: MakeTokenizer, tmp_pat
 def test_a_folder_without_the_fast_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"has no tokenizer\.json"):
         FolderTokenizer(tmp_path)
+
+
+def test_of_several_named_templates_the_default_is_trained_exported_and_counted_with(
+    make_tokenizer: MakeTokenizer, tmp_path: Path
+) -> None:
+    several = make_tokenizer(None)
+    several.chat_template = {"default": TEMPLATE, "tool_use": "other"}
+    several.save_pretrained(tmp_path / "base")
+    loaded = load_tokenizer(tmp_path / "base", "base")
+    assert loaded.chat_template == TEMPLATE
+    assert encode_row(ROWS[0], loaded) == encode_row(ROWS[0], FolderTokenizer(tmp_path / "base"))
+    loaded.save_pretrained(tmp_path / "export")
+    # As serving reads it, which would take another one of several for tools.
+    assert AutoTokenizer.from_pretrained(tmp_path / "export").chat_template == TEMPLATE
+
+
+def test_a_tokenizer_none_of_whose_templates_is_the_default_has_none(
+    make_tokenizer: MakeTokenizer, tmp_path: Path
+) -> None:
+    several = make_tokenizer(None)
+    several.chat_template = {"rag": TEMPLATE}
+    several.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path, "base").chat_template is None
