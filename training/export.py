@@ -39,7 +39,10 @@ def export_model(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _save(module.model, weights, config, folder)
-        load_tokenizer(resolve_model(config.model), config.model).save_pretrained(folder)
+        tokenizer = load_tokenizer(resolve_model(config.model), config.model)
+        if config.task is TaskName.CLASSIFICATION and tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token  # as in training; serving pads its batches too
+        tokenizer.save_pretrained(folder)
         if config.task is TaskName.EMBEDDING:
             write_sentence_files(resolve_model(config.model), folder, config.max_length_tokens)
         upload_folder(folder, uri)

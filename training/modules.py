@@ -30,6 +30,7 @@ from training.language_modules import LanguageModule, PreferenceModule
 from training.packing import positions, split
 from training.precision import dtype_of
 from training.sentence_files import sentence_form
+from training.tokenizer import load_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -141,6 +142,9 @@ def load_base(
         made_up = [name for name in made_up if "pooler" not in name]  # no vector passes through it
     if made_up and not (may_lack_head and task in (TaskName.CLASSIFICATION, TaskName.MLM)):
         raise JobFailed(f"the model in {folder} lacks {len(made_up)} weights, such as {made_up[0]}")
+    if task is TaskName.CLASSIFICATION and getattr(model.config, "pad_token_id", None) is None:
+        # A base that writes reads the class at the last token before the padding, and must know that.
+        model.config.pad_token_id = pad_token_id(load_tokenizer(folder, str(folder)))
     return model
 
 

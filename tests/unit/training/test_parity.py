@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from cluster.cards import Parity
 from cluster.errors import JobFailed, NotFound
@@ -19,7 +19,7 @@ from cluster.storage import upload_folder
 from training import parity
 from training.config import FinetuneConfig, Precision
 from training.evaluation import Tally
-from training.examples import Dataset, Examples
+from training.examples import Dataset, Example, Examples
 from training.export import _require_complete, export_model
 from training.language_modules import LanguageModule
 from training.loop_state import LoopResult
@@ -181,6 +181,28 @@ def test_an_export_has_the_one_template_that_was_trained_with(
     export_model(StillEngine(module), module, config_of(base), str(tmp_path / "e"), is_writer=True)  # type: ignore[arg-type]
     assert (tmp_path / "e" / "chat_template.jinja").read_text() == CHATML
     assert not (tmp_path / "e" / "additional_chat_templates").exists()
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_base_that_writes_and_has_no_padding_token_is_trained_and_exported_as_a_classifier(
+    base: Path, tmp_path: Path, make_tokenizer: MakeTokenizer, method: str
+) -> None:
+    make_tokenizer(CHATML, pad=None).save_pretrained(base)
+    config = config_of(base, task="classification", method=method)
+    module = build_module(config, base, ("a", "b"), frozen_dtype=torch.float32).eval()
+    rows = [Example([10, 11, 12, 13], [0], []), Example([14, 15], [1], [])]
+    together, _ = module(collate(rows, config.task, make_tokenizer(pad=None).eos_token_id))
+    alone = [module(collate([row], config.task, 0))[0] for row in rows]
+    assert together.item() == pytest.approx(sum(loss.item() for loss in alone), rel=1e-5)
+    export = tmp_path / "export"
+    export_model(StillEngine(module), module, config, str(export), is_writer=True)  # type: ignore[arg-type]
+    # As the classifier is served: by its tokenizer's padding.
+    inputs = AutoTokenizer.from_pretrained(export).pad(
+        [{"input_ids": row.input_ids} for row in rows], return_tensors="pt"
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(export).eval()
+    losses = torch.nn.functional.cross_entropy(model(**inputs).logits, torch.tensor([0, 1]), reduction="sum")
+    assert losses.item() == pytest.approx(together.item(), rel=1e-4)
 
 
 def test_only_the_writer_writes(base: Path, tmp_path: Path) -> None:
