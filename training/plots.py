@@ -35,13 +35,13 @@ PLOTS = (
 
 
 def points(events: Events, plot: Plot) -> Points:
-    """`(step, value)` of all events of a plot, by step; of a step that was run twice the later event.
+    """`(step, value)` of all events of a plot that have a value, by step; of a step that was run twice the later one.
 
     >>> points([{"kind": "step", "step": 2, "loss": 1.0}, {"kind": "step", "step": 2, "loss": 0.5}], LOSS)
     [(2, 0.5)]
     """
-    by_step = {int(event["step"]): float(event[plot.value]) for event in events if event["kind"] == plot.kind}
-    return sorted(by_step.items())
+    drawn = (event for event in events if event["kind"] == plot.kind and event[plot.value] is not None)
+    return sorted({int(event["step"]): float(event[plot.value]) for event in drawn}.items())
 
 
 def plot_run(events: Events, folder: Path) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import orjson
 import yaml
 from filelock import FileLock, Timeout
 
@@ -33,6 +34,7 @@ class RunFolder:
     def __init__(self, name: str) -> None:
         self.name = name
         self.path = settings().home_dir / "runs" / name
+        self._metrics = self.path / "metrics.jsonl"
         self._lock = FileLock(self.path / ".lock")
 
     def exists(self) -> bool:
@@ -49,6 +51,7 @@ class RunFolder:
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         (self.path / "config.yaml").write_text(resolved, encoding="utf-8")
         self.write_json("environment.json", environment())
+        self._drop_cut_off_line()
 
     def close(self) -> None:
         self._lock.release()
@@ -58,15 +61,20 @@ class RunFolder:
 
     def write_event(self, event: Event) -> None:
         """Append one event to `metrics.jsonl`. A sink."""
-        line = json.dumps({"time": time.time(), **asdict(event)})
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        # Not by json, whose NaN and Infinity, which a run that diverges has, are no JSON; here they are null.
+        line = orjson.dumps({"time": time.time(), **asdict(event)}, option=orjson.OPT_APPEND_NEWLINE)
+        with self._metrics.open("ab") as file:
+            file.write(line)
 
     def events(self) -> list[dict[str, Any]]:
         """The events written so far, without a last line that was cut off."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = self._metrics.read_bytes().splitlines(keepends=True) if self._metrics.exists() else []
+        return [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+
+    def _drop_cut_off_line(self) -> None:
+        """A run that was killed, or met a full disk, may have left half a line; the next would be written behind it."""
+        if self._metrics.exists():
+            os.truncate(self._metrics, self._metrics.read_bytes().rfind(b"\n") + 1)
 
 
 def environment() -> dict[str, Any]:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,36 @@ def test_metrics_hold_one_object_per_event_and_a_cut_off_line_is_left_out(folder
     assert [event["kind"] for event in events] == ["notice", "step", "step", "step"]
     assert events[1]["loss"] == 1.0
     assert all(event["time"] > 1e9 for event in events)
+
+
+def test_a_run_that_goes_on_behind_a_cut_off_line_keeps_what_it_writes(folder: RunFolder) -> None:
+    folder.write_event(STEPS[0])
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "st')
+    folder.close()
+    again = RunFolder(folder.name)
+    again.open(CONFIG)
+    again.write_event(STEPS[1])
+    again.close()
+    assert [event["step"] for event in again.events()] == [STEPS[0].step, STEPS[1].step]
+
+
+def test_a_figure_that_is_no_number_is_null_in_the_metrics_and_no_point(folder: RunFolder) -> None:
+    for event in (replace(STEPS[0], loss=math.nan, grad_norm=math.inf), EpochEvent(1, 1, math.nan, 0.5)):
+        folder.write_event(event)
+    text = (folder.path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert points(folder.events(), LOSS) == []
+    assert plot_run(folder.events(), folder.path) == [
+        f"{name}.svg" for name in ("validation_loss", "learning_rate", "throughput")
+    ]
+
+
+def test_a_notice_in_any_language_is_one_line(folder: RunFolder) -> None:
+    text = "a\u2028b\x85c\nd"
+    folder.write_event(NoticeEvent(text))
+    assert [event["text"] for event in folder.events()] == [text]
 
 
 def test_a_step_that_was_run_twice_is_one_point() -> None:
