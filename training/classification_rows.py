@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.errors import DataError, some_of
 from training.config import DataConfig
-from training.faults import Fault, text_fault
+from training.faults import Fault, show, text_fault
 from training.row_files import Row
 
 # Column names people use, by what they mean; the first set found in a file is taken.
@@ -93,7 +93,14 @@ class LabelledRows:
         for column in self.text_columns:
             yield from text_fault(row.columns, column)
         label = label_text(row.columns, self.label_column)
-        if not label:
+        value = row.columns.get(self.label_column)
+        if isinstance(value, list | dict | bytes):
+            yield Fault(
+                f"the label must be a text or a number, found {show(value)}",
+                "write one class for each row",
+                (self.label_column,),
+            )
+        elif not label:
             yield Fault("no label", "label the row or remove it", (self.label_column,))
         elif self.known is not None and label not in self.known.index:
             yield Fault(

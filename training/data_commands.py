@@ -70,7 +70,7 @@ def validate(
     if as_json:
         typer.echo(json.dumps(report.to_json(), ensure_ascii=False))
     else:
-        show_report(report, Console(file=sys.stdout, highlight=False))
+        show_report(report, _console())
     if report.num_errors:
         raise typer.Exit(1)
 
@@ -107,7 +107,12 @@ def plan(
     if as_json:
         typer.echo(json.dumps(made, ensure_ascii=False))
     else:
-        show_plan(made, Console(file=sys.stdout, highlight=False))
+        show_plan(made, _console())
+
+
+def _console() -> Console:
+    # What is shown is the user's: a class called [/b] or :smile: stays as it is.
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ TYPOGRAPHIC_QUOTES = "“”„‟«»"
 PYTHON_WORDS = ("True", "False", "None", "NaN", "Infinity", "-Infinity", "undefined")
 SPACE = " \t\n\r"
 DECODER = JSONDecoder()
+TOO_DEEP = Fault("the line is nested too deep", "flatten it")
 
 
 def parse_row(line: bytes) -> dict[str, Any] | Fault:
@@ -72,9 +73,11 @@ def _explain(text: str) -> Fault:
     except ValueError as exc:  # from _refuse_constant
         word = str(exc)
         return Fault(f"{word} is not JSON", "write a number or null", column=_outside_strings(text, word) + 1)
+    except RecursionError:
+        return TOO_DEEP
     half = _lone_surrogate(text)
     if half is None:
-        return Fault("the line is nested too deep", "flatten it")
+        return TOO_DEEP
     return Fault(
         f"holds half of a character (the lone surrogate {text[half : half + 6]})",
         "write both halves, or the character itself",

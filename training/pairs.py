@@ -123,8 +123,15 @@ def _pairs(rows: Iterable[Row], names: tuple[str, ...], what: str) -> Iterator[P
     for row in rows:
         raise_first(pair_faults(row.columns, names), f"{what}, {row.where}")
         score = score_of(row.columns) if names == SCORED_COLUMNS else None
-        label = RIGHT if score is None else round(score * MILLIONTHS)
-        yield [row.columns[name] for name in names if name != "score"], label
+        yield [row.columns[name] for name in names if name != "score"], _label_of(score)
+
+
+def _label_of(score: float | None) -> int:
+    if score is None:
+        return RIGHT
+    label = round(score * MILLIONTHS)
+    # A millionth more, where the number means something else.
+    return label + 1 if label in (RIGHT, IGNORE) else label
 
 
 def _encode(

@@ -79,6 +79,12 @@ def test_a_row_without_a_label_is_refused_by_line(label: Any) -> None:
         find_labels(labelled("a", "b", label), "label", TEXT)
 
 
+@pytest.mark.parametrize("label", [["a", "b"], {"a": 1}, b"a"])
+def test_a_row_of_several_labels_is_refused_by_line(label: Any) -> None:
+    with pytest.raises(DataError, match=r"line 4, label: the label must be a text or a number, found .*a"):
+        find_labels(labelled("a", "b", label), "label", TEXT)
+
+
 def test_one_class_is_too_few() -> None:
     with pytest.raises(DataError, match="all rows have the label 'a'; a classifier needs two classes"):
         find_labels(labelled("a", "a"), "label", TEXT)

@@ -98,3 +98,8 @@ def test_what_is_absent_is_placed_at_what_should_hold_it() -> None:
     text = '{"messages": [{"role": "tool"}]}'
     assert column_of(text, ("messages", 0, "tool_call_id")) == text.index('{"role') + 1
     assert column_of(text, ("messages", 0, "role")) == text.index('"role') + 1
+
+
+@pytest.mark.parametrize("depth", [1100, 100_000])
+def test_a_line_that_is_nested_too_deep_is_a_fault(depth: int) -> None:
+    assert fault_of('{"a": ' + "[" * depth + "]" * depth + "}").reason == "the line is nested too deep"

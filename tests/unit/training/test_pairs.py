@@ -13,7 +13,15 @@ from training import examples
 from training.encoder_modules import EmbeddingModule, collate_texts
 from training.examples import Dataset, Example
 from training.modules import weightless
-from training.pairs import RIGHT, pair_columns, pair_faults, pair_metrics, prepare_pairs, with_distractors
+from training.pairs import (
+    RIGHT,
+    is_scored,
+    pair_columns,
+    pair_faults,
+    pair_metrics,
+    prepare_pairs,
+    with_distractors,
+)
 from training.row_files import Row
 from training.sentence_files import SentenceForm
 from training.sources import Rows
@@ -99,6 +107,17 @@ def test_texts_that_are_tokenised_together_become_what_they_are_alone(
             [number for number, ids in enumerate(alone) for _ in ids],
         )
     assert dataset.notices == (f"{num_cut} of 11 rows were cut to 8 tokens a text",)
+
+
+@pytest.mark.parametrize("score", [-0.0001, 0.000001])
+def test_no_score_is_taken_for_a_row_without_weight_or_a_pair(
+    word_tokenizer: PreTrainedTokenizerFast, score: float
+) -> None:
+    row = Row(1, {"sentence1": "the cat", "sentence2": "the dog", "score": score})
+    example = prepare_pairs(Rows([row], [row], "rows"), word_tokenizer, 8, SentenceForm()).train[0]
+    assert example.num_targets == 1
+    assert is_scored(example.labels)
+    assert example.labels[0] / 1e6 == pytest.approx(score, abs=2e-6)
 
 
 def test_distractors_are_passages_of_other_rows_and_the_same_every_time() -> None:

@@ -277,6 +277,15 @@ def test_validating_never_imports_torch(tmp_path: Path, tokenizer: FolderTokeniz
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_classes_are_shown_as_they_are_called(tmp_path: Path) -> None:
+    rows = write(
+        tmp_path / "rows.jsonl",
+        *(json.dumps({"text": f"row {n}", "label": ["[/b]", "[red]:smile:"][n % 2]}) for n in range(12)),
+    )
+    result = CliRunner().invoke(app, ["validate", str(rows)], catch_exceptions=False)
+    assert "classes  [/b] 6, [red]:smile: 6" in result.stdout
+
+
 def test_an_error_is_one_json_object_too() -> None:
     result = CliRunner().invoke(app, ["validate", "nosuch://rows.jsonl", "--json"])
     assert isinstance(result.exception, Unavailable)
