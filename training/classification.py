@@ -5,6 +5,7 @@ No torch here: the loss lives in `training/modules.py`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -60,17 +61,11 @@ def classification_metrics(
     >>> classification_metrics([1, 1, 0, 1], [1, 0, 0, 1], num_labels=2)
     {'accuracy': 0.75, 'f1': 0.8}
     """
-    right = sum(p == t for p, t in zip(predictions, labels, strict=True))
-    classes = [1] if num_labels == 2 else list(range(num_labels))
-    scores = [_f1(predictions, labels, positive) for positive in classes]
-    return {"accuracy": right / len(labels), "f1": sum(scores) / len(scores)}
-
-
-def _f1(predictions: Sequence[int], labels: Sequence[int], positive: int) -> float:
-    true_positive = sum(p == t == positive for p, t in zip(predictions, labels, strict=True))
-    predicted = sum(p == positive for p in predictions)
-    present = sum(t == positive for t in labels)
-    return 2 * true_positive / (predicted + present) if predicted + present else 0.0
+    right = Counter(label for predicted, label in zip(predictions, labels, strict=True) if predicted == label)
+    either = Counter(predictions) + Counter(labels)  # 2 TP + FP + FN
+    classes = [1] if num_labels == 2 else range(num_labels)
+    scores = [2 * right[name] / either[name] if either[name] else 0.0 for name in classes]
+    return {"accuracy": right.total() / len(labels), "f1": sum(scores) / len(scores)}
 
 
 def _check(rows: Iterable[Row], check: LabelledRows, what: str) -> None:

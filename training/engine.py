@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -141,7 +141,7 @@ class Engine:
 
     def step(
         self,
-        micro_batches: Sequence[dict[str, Tensor]],
+        micro_batches: Iterable[dict[str, Tensor]],
         num_targets: int,
         enter: Callable[[str], None] = lambda _phase: None,
     ) -> Tensor:

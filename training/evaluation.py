@@ -23,10 +23,15 @@ class Tally:
     labels: list[int] = field(default_factory=list)
 
     def add(self, loss_sum: float, predictions: Sequence[int], examples: Sequence[Example]) -> None:
+        """A batch and what a model made of it: `predictions` one a row, or one a token, which are not kept.
+
+        No figure is made of those, and each rank would be sent those of all others.
+        """
         self.loss_sum += loss_sum
         self.num_targets += sum(example.num_targets for example in examples)
-        self.predictions += predictions
-        self.labels += [example.labels[0] for example in examples]
+        if len(predictions) == len(examples):
+            self.predictions += predictions
+            self.labels += [example.labels[0] for example in examples]
 
     @property
     def loss(self) -> float:

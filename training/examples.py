@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -109,6 +110,23 @@ class Examples(Sequence[Example]):
         """Tokens of each row."""
         lengths: list[int] = np.diff(self._columns["input_ids"].offsets).tolist()
         return lengths
+
+    @cached_property
+    def num_trained_tokens(self) -> np.ndarray:
+        """Those of each row: [rows], int64."""
+        return self._columns["labels"].num_other_than(IGNORE)
+
+    @property
+    def num_targets(self) -> np.ndarray:
+        """Those of each row: [rows], int64."""
+        return np.minimum(self.num_trained_tokens, 1) if self._kind is Preference else self.num_trained_tokens
+
+    @cached_property
+    def num_segments(self) -> np.ndarray:
+        """Of rows that have any: [rows], int64."""
+        column = self._columns["segment_ids"]
+        last: np.ndarray = column.values[column.offsets[1:] - 1]
+        return last.astype(np.int64) + 1
 
     def __len__(self) -> int:
         return len(self._columns["input_ids"])

@@ -29,7 +29,7 @@ from training.heartbeat import Heartbeat
 from training.loop_state import CHECKPOINT_SCORE, LoopInputs, LoopResult, Progress
 from training.meter import Meter, agree, peak_memory_bytes
 from training.modules import build_module
-from training.packing import num_rows, split
+from training.packing import split
 from training.precision import choose_precision, dtype_of
 from training.progress import AdapterEvent, EpochEvent, Event, NoticeEvent, StepEvent
 from training.seeds import seed_everything, step_seed
@@ -91,7 +91,8 @@ class _Worker:
         """
         if not self._config.packing:
             return
-        sequence = max(self._dataset.train, key=num_rows)
+        train = self._dataset.train
+        sequence = train[int(train.num_segments.argmax())]
         whole, _ = self._engine.evaluate(self._feed.collate([sequence]))
         alone = sum(self._engine.evaluate(self._feed.collate([row]))[0] for row in split(sequence))
         # In bfloat16 a product over other widths is rounded otherwise.
@@ -182,13 +183,13 @@ class _Worker:
         self._heartbeat.at(number, "reading rows")
         # Dropout draws from a generator seeded by step and rank, so that a resumed run repeats it.
         torch.manual_seed(step_seed(self._config.seed, number, self._rank))
-        examples = self._feed.examples(step)
-        num_targets = sum(example.num_targets for example in examples)
+        amounts = self._feed.amounts(step)
         loss_sum = self._engine.step(
-            self._feed.micro_batches(step), num_targets, lambda phase: self._heartbeat.at(number, phase)
+            self._feed.micro_batches(step),
+            amounts.num_targets,
+            lambda phase: self._heartbeat.at(number, phase),
         )
-        rows = sum(map(num_rows, examples)) if self._config.packing else len(examples)
-        meter.add(loss_sum, examples, num_targets, rows)
+        meter.add(loss_sum, amounts)
         self._progress = replace(self._progress, step=number + 1)
 
     def _read(self, meter: Meter, epoch: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from training.examples import Example
+from training.feed import Amounts
 
 # Seconds between two step events: often enough to watch, rare enough to cost nothing.
 STEP_EVENT_EVERY_S = 1.0
@@ -57,14 +57,13 @@ class Meter:
         self._targets = self._trained = self._examples = self._tokens = self._steps = 0
         self._since = self._clock()
 
-    def add(
-        self, loss_sum: torch.Tensor, examples: Sequence[Example], num_targets: int, num_rows: int
-    ) -> None:
+    def add(self, loss_sum: torch.Tensor, amounts: Amounts) -> None:
+        """One step: this rank's part of its loss, and what it holds over all ranks."""
         self._loss += loss_sum
-        self._targets += num_targets
-        self._trained += sum(example.num_trained_tokens for example in examples)
-        self._examples += num_rows
-        self._tokens += sum(len(example.input_ids) for example in examples)
+        self._targets += amounts.num_targets
+        self._trained += amounts.num_trained_tokens
+        self._examples += amounts.num_rows
+        self._tokens += amounts.num_tokens
         self._steps += 1
 
     @property

@@ -86,8 +86,3 @@ def positions(segment_ids: Sequence[int], width: int) -> list[int]:
     lengths = [len(list(group)) for _, group in groupby(segment_ids)]
     lengths.append(width - len(segment_ids))
     return [position for length in lengths for position in range(length)]
-
-
-def num_rows(sequence: Example) -> int:
-    """How many rows a packed sequence holds."""
-    return sequence.segment_ids[-1] + 1

@@ -92,14 +92,13 @@ def count(dataset: Dataset, config: FinetuneConfig) -> Amount:
     steps_per_epoch = config.steps_per_epoch(len(dataset.train))
     steps = config.total_steps(len(dataset.train))
     epochs = steps / steps_per_epoch
-    targets = sum(example.num_trained_tokens for example in dataset.train)
     return Amount(
         rows=len(dataset.train),
         validation_rows=len(dataset.validation),
         tokens_per_epoch=per_epoch,
         epochs=epochs,
         tokens=round(per_epoch * epochs),
-        trained_tokens=round(targets * epochs),
+        trained_tokens=round(int(dataset.train.num_trained_tokens.sum()) * epochs),
         steps_per_epoch=steps_per_epoch,
         steps=steps,
     )

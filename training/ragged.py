@@ -12,6 +12,8 @@ import numpy as np
 
 from cluster.settings import settings
 
+COUNTED_AT_ONCE = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
@@ -30,6 +32,16 @@ class Ragged:
     def row(self, index: int) -> list[int]:
         numbers: list[int] = self.values[self.offsets[index] : self.offsets[index + 1]].tolist()
         return numbers
+
+    def num_other_than(self, value: int) -> np.ndarray:
+        """How many numbers of each row are not `value`: [rows], int64."""
+        counts = np.empty(len(self), np.int64)
+        for start in range(0, len(self), COUNTED_AT_ONCE):  # all rows together may exceed memory
+            offsets = self.offsets[start : start + COUNTED_AT_ONCE + 1]
+            is_other = self.values[offsets[0] : offsets[-1]] != value
+            up_to = np.concatenate(([0], np.cumsum(is_other)))
+            counts[start : start + COUNTED_AT_ONCE] = np.diff(up_to[offsets - offsets[0]])
+        return counts
 
     def save(self, folder: Path, name: str) -> None:
         np.save(folder / f"{name}.npy", self.values)

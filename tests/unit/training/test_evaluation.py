@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from training.batching import plan_evaluation
@@ -34,6 +36,13 @@ def test_loss_is_a_mean_over_targets_and_not_over_batches() -> None:
     assert tally.loss == pytest.approx(9 / 5)
     for task in (TaskName.SFT, TaskName.MLM):
         assert metrics_of(task, tally, num_labels=0) == {"perplexity": perplexity(tally.loss)}
+
+
+def test_predictions_of_tokens_are_not_kept_for_all_ranks() -> None:
+    tally = Tally()
+    tally.add(8.0, [7] * 4, [Example([1] * 5, [IGNORE, 1, 1, 1, 1], [])])
+    assert tally.predictions == []
+    assert len(pickle.dumps(tally)) < 200
 
 
 def test_perplexity_is_e_to_the_loss() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.settings import settings
+from training import ragged
 from training.examples import IGNORE, Dataset, Example, Examples, Preference
 
 NUMBERS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5)
@@ -25,6 +26,20 @@ def test_rows_read_as_they_were_also_from_another_process(rows: list[Example]) -
     assert len(examples) == len(rows)
     assert examples[1:3] == rows[1:3]
     assert examples.lengths == [len(row.input_ids) for row in rows]
+
+
+@pytest.mark.parametrize("kind", [Example, Preference])
+@pytest.mark.parametrize("at_once", [1, 2, 10])
+def test_all_rows_are_counted_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Example], at_once: int
+) -> None:
+    monkeypatch.setattr(ragged, "COUNTED_AT_ONCE", at_once)
+    labels = [[IGNORE, 5, 6], [IGNORE], [7], [], [IGNORE, 8]]
+    examples = Examples.of(kind([1] * len(each), each, [0, 0, 1]) for each in labels)
+    assert examples.num_trained_tokens.tolist() == [row.num_trained_tokens for row in examples]
+    assert examples.num_targets.tolist() == [row.num_targets for row in examples]
+    assert examples.num_segments.tolist() == [2] * 5
+    assert Examples.of([]).num_targets.tolist() == []
 
 
 def test_numbers_of_an_example_are_pythons_own() -> None:

@@ -18,7 +18,7 @@ from training import loop
 from training.checkpoints import folder_name, mark_complete
 from training.config import FinetuneConfig, Precision
 from training.examples import Dataset, Example, Examples
-from training.feed import Feed
+from training.feed import Amounts, Feed
 from training.language_modules import LanguageModule
 from training.loop_state import LoopInputs, LoopResult, Progress
 from training.meter import Meter
@@ -191,7 +191,7 @@ def num_points(total_steps: int) -> int:
     )
 
     def step(_number: int, meter: Meter) -> None:
-        meter.add(torch.tensor(1.0), [], 1, 1)
+        meter.add(torch.tensor(1.0), Amounts(1, 0, 0, 1))
         made._progress = replace(made._progress, step=made._progress.step + 1)
 
     made._run_step = step  # type: ignore[assignment, method-assign]

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from training.examples import Example
+from training.feed import Amounts
 from training.meter import Meter
 
-EXAMPLE = Example([1, 2, 3], [1], [])
+ONE = Amounts(num_rows=1, num_tokens=3, num_trained_tokens=1, num_targets=1)
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def one_rank(tmp_path: Path) -> Iterator[None]:
 def loss_sum(losses: Sequence[torch.Tensor], read_after: Sequence[int]) -> float:
     meter, total = Meter(torch.device("cpu"), len(losses)), 0.0
     for number, loss in enumerate(losses, 1):
-        meter.add(loss, [EXAMPLE], 1, 1)
+        meter.add(loss, ONE)
         if number in read_after:
             total += meter.read().loss_sum
     return total + meter.read().loss_sum
@@ -41,7 +41,7 @@ def test_the_sum_of_losses_does_not_depend_on_when_it_was_read() -> None:
 def test_a_reading_holds_what_came_since_the_one_before() -> None:
     now = 10.0
     meter = Meter(torch.device("cpu"), 1000, clock=lambda: now)
-    meter.add(torch.tensor(3.0), [EXAMPLE, EXAMPLE], 2, 2)
+    meter.add(torch.tensor(3.0), Amounts(2, 6, 2, 2))
     now = 12.0
     was_due, first, is_due = meter.is_due, meter.read(), meter.is_due
     assert was_due
@@ -60,7 +60,7 @@ def test_a_short_run_tells_every_step_and_a_long_one_about_one_a_second(
     told = 0
     for _ in range(total_steps):
         now += 0.125
-        meter.add(torch.tensor(1.0), [EXAMPLE], 1, 1)
+        meter.add(torch.tensor(1.0), ONE)
         if meter.is_due:
             assert meter.read().num_steps == (1 if total_steps <= 200 else 8)
             told += 1

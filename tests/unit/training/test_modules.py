@@ -303,7 +303,7 @@ def weighted_steps(module: nn.Module, weights: tuple[float, ...], cut: tuple[int
     for number in range(config.steps_per_epoch(len(rows))):
         module.zero_grad()
         total = 0.0
-        num_targets = len(feeds[0].examples(feeds[0].plan(0)[number]))
+        num_targets = feeds[0].amounts(feeds[0].plan(0)[number]).num_rows
         for feed in feeds:
             for micro_batch in feed.micro_batches(feed.plan(0)[number]):
                 loss_sum, _ = module(micro_batch)

@@ -14,7 +14,7 @@ from training.config import TaskName
 from training.examples import IGNORE, Dataset, Example, Examples
 from training.language_modules import LanguageModule
 from training.modules import collate, weightless
-from training.packing import join, num_rows, pack, packed, positions, split
+from training.packing import join, pack, packed, positions, split
 
 CAPACITY = 40
 
@@ -58,7 +58,7 @@ def test_every_row_is_packed_once_and_no_sequence_is_too_long(lengths: list[int]
 def test_a_packed_sequence_splits_into_the_rows_it_was_made_of() -> None:
     rows = rows_of([5, 1, 7])
     sequence = join(rows)
-    assert num_rows(sequence) == 3
+    assert Examples.of([sequence]).num_segments.tolist() == [3]
     assert [row.input_ids for row in split(sequence)] == [row.input_ids for row in rows]
     assert [row.labels[1:] for row in split(sequence)] == [row.labels[1:] for row in rows]
 
