@@ -103,7 +103,7 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{scaling.hang_timeout_s:g}")
     use_gpu = _uses_gpu(config, inputs.event_log.post.remote)
     least = scaling.min_workers
-    per_worker = {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
+    per_worker = room_of_worker(scaling, use_gpu=use_gpu)
     return TorchTrainer(
         train_loop,
         train_loop_config=inputs,
@@ -129,17 +129,27 @@ def _trainer(config: FinetuneConfig, inputs: LoopInputs, attempt: str) -> TorchT
     )
 
 
+def room_of_worker(scaling: ScalingConfig, *, use_gpu: bool) -> dict[str, float]:
+    """Ray's resources of one worker. Pure."""
+    return {"CPU": scaling.cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
+
+
+def has_gpus_for(scaling: ScalingConfig, num_gpus: float) -> bool:
+    """Whether workers get a GPU each: as configured, else where those without which a run ends can have one. Pure."""
+    return num_gpus >= scaling.fewest_workers if scaling.use_gpu is None else scaling.use_gpu
+
+
 def _uses_gpu(config: FinetuneConfig, tell: Callable[[NoticeEvent], object]) -> bool:
     """Whether each worker gets a GPU; tells where those there are do not suffice.
 
     Raises ConfigError where the method cannot do without.
     """
     scaling = config.scaling
-    if scaling.use_gpu is not None:
-        return scaling.use_gpu
     num_gpus = ray.cluster_resources().get("GPU", 0)
-    if num_gpus >= scaling.fewest_workers:
+    if has_gpus_for(scaling, num_gpus):
         return True
+    if scaling.use_gpu is False:
+        return False
     if config.method is Method.QLORA:
         raise ConfigError(
             f"method qlora needs a GPU for each of {scaling.fewest_workers} workers, and this cluster has "

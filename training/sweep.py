@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from cluster.connection import connect
 from cluster.errors import ConfigError, JobFailed
 from cluster.last_words import last_line
 from cluster.storage import delete_folder, storage_uri
-from training.config import FinetuneConfig, load_config
+from training.config import FinetuneConfig, ScalingConfig, load_config
 from training.examples import pad_token_id
-from training.fit import Fit, start_event_log
+from training.fit import Fit, has_gpus_for, room_of_worker, start_event_log
 from training.loop_state import LoopInputs
 from training.plots import LOSS, VALIDATION_LOSS, plot_curves, points
 from training.prepare import Prepared, pinned, prepare
@@ -157,8 +157,7 @@ def _run_all(trials: list[Trial], data: Sequence[Prepared], name: str) -> list[O
     for index, (trial, prepared) in enumerate(zip(trials, data, strict=True)):
         reference = references.setdefault(id(prepared), ray.put(prepared.dataset))
         inputs.append((trial.config, reference, pad_token_id(prepared.tokenizer), _trial_run(name, index)))
-    need = max(trial.config.scaling.num_workers * trial.config.scaling.cpus_per_worker for trial in trials)
-    at_once = max(1, int(ray.cluster_resources().get("CPU", 1) // need))
+    at_once = num_at_once([trial.config.scaling for trial in trials], ray.cluster_resources())
     # The trial itself only waits, and its workers take the cores; Tune wants it to take something.
     trainable = tune.with_resources(tune.with_parameters(_trial, inputs=inputs), {"memory": 1})
     results = tune.Tuner(
@@ -177,6 +176,22 @@ def _run_all(trials: list[Trial], data: Sequence[Prepared], name: str) -> list[O
             outcomes.append(Outcome(trial, figures["validation_loss"], figures["training_loss"]))
     delete_folder(storage_uri("runs", f"{name}-tune"))
     return outcomes
+
+
+def num_at_once(trials: Sequence[ScalingConfig], cluster: Mapping[str, float]) -> int:
+    """How many trials run side by side: of the largest as many as there are CPUs and, where they are used, GPUs for.
+
+    >>> [num_at_once([ScalingConfig(num_workers=2)], cluster) for cluster in ({"CPU": 9.0}, {"CPU": 9.0, "GPU": 2.0})]
+    [4, 1]
+    """
+    rooms = [
+        cluster.get(name, 0) // (scaling.num_workers * amount)
+        for scaling in trials
+        for name, amount in room_of_worker(
+            scaling, use_gpu=has_gpus_for(scaling, cluster.get("GPU", 0))
+        ).items()
+    ]
+    return max(1, int(min(rooms)))
 
 
 def _trial(parameters: dict[str, Any], inputs: list[tuple[FinetuneConfig, Any, int, str]]) -> None:

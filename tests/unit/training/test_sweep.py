@@ -10,9 +10,9 @@ import pytest
 from cluster.errors import ConfigError, JobFailed
 from cluster.settings import settings
 from training import sweep as training_sweep
-from training.config import FinetuneConfig
+from training.config import FinetuneConfig, ScalingConfig
 from training.progress import EpochEvent, Sink
-from training.sweep import Outcome, grid, sweep, table, trials_of
+from training.sweep import Outcome, grid, num_at_once, sweep, table, trials_of
 
 YAML = "name: t\ntask: sft\nmodel: builtin:smollm2\ndata: {path: rows.jsonl}\n"
 
@@ -46,6 +46,25 @@ def test_a_bad_combination_is_refused_before_anything_runs(config: Path) -> None
         trials_of(config, ["learning_rate=0.1,7"], None)
     with pytest.raises(ConfigError, match="is not of the form key=value,value"):
         trials_of(config, ["learning_rate"], None)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ({"CPU": 16.0}, 4),  # by the trial of four workers
+        ({"CPU": 16.0, "GPU": 4.0}, 1),
+        ({"CPU": 16.0, "GPU": 9.0}, 2),
+        ({"CPU": 16.0, "GPU": 2.0}, 2),  # the larger one trains on CPUs there
+        ({"CPU": 1.0}, 1),
+    ],
+)
+def test_as_many_trials_run_at_once_as_there_are_cpus_and_gpus_for(
+    cluster: dict[str, float], expected: int
+) -> None:
+    trials = [ScalingConfig(num_workers=1), ScalingConfig(num_workers=4)]
+    assert num_at_once(trials, cluster) == expected
+    on_cpus = [scaling.model_copy(update={"use_gpu": False}) for scaling in trials]
+    assert num_at_once(on_cpus, {"CPU": 16.0, "GPU": 1.0}) == 4
 
 
 def test_the_table_has_a_line_for_each_trial_and_tells_why_one_failed(config: Path) -> None:
