@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import sys
 import time
@@ -14,7 +15,7 @@ import ray
 
 from cluster.cards import ModelCard, Parity, new_model_id, slug
 from cluster.connection import connect
-from cluster.errors import Conflict, JobFailed, NotFound
+from cluster.errors import Conflict, InvalidInput, JobFailed, NotFound
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.registry import Registry
 from cluster.settings import settings
@@ -41,6 +42,8 @@ from training.progress import AdapterEvent, PlainProgress, Sink
 from training.run_folder import RunFolder
 from training.tensorboard import TensorBoard
 from training.trackers import trackers
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class RunPaused(Exception):
@@ -70,8 +73,15 @@ def identity_of(
 ) -> Identity:
     """The names of a run, from what the command line was given; at most one of the three.
 
-    Raises Conflict for a `run_name` that was used before, NotFound for a `resume` that was not.
+    Raises InvalidInput for a `run_name` that is none and Conflict for one that was used before, NotFound for a `resume`
+    that was not.
     """
+    if run_name is not None and not RUN_NAME.fullmatch(run_name):
+        # In the folder of another run its checkpoints would be taken for an attempt of that one.
+        raise InvalidInput(
+            f"{run_name!r} cannot name a run; write up to 100 letters, digits, dots, _ and -, a letter or digit first",
+            "run",
+        )
     organization, suffix = settings().organization, config.output.suffix
     if job is not None:
         model_id = f"ft:{slug(config.model)}:{organization}:{suffix}:{job[-8:]}"

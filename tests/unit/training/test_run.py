@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.cards import ModelCard, Parity
-from cluster.errors import Conflict, JobFailed, NotFound
+from cluster.errors import Conflict, InvalidInput, JobFailed, NotFound
 from cluster.registry import Registry
 from training import model_card
 from training import run as run_module
@@ -125,6 +125,14 @@ def test_what_a_run_leaves_in_its_folder_are_its_figures_and_a_readme(
     result = replace(RESULT, confusion={"ham": {"spam": 1}})
     ended._write_folder(make_card(labels=("ham", "spam")), result, [])
     assert json.loads((folder / "report.json").read_text())["confusion"] == {"ham": {"spam": 1}}
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", "/tmp/a", ".", "-a", "a b", "a\n", "x" * 101])
+def test_a_name_that_would_lie_elsewhere_than_its_run_is_refused(config: FinetuneConfig, name: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot name a run; write up to 100 letters") as caught:
+        identity_of(config, run_name=name)
+    assert caught.value.param == "run"
+    assert identity_of(config, run_name="Llama-3.2_b").run_name == "Llama-3.2_b"
 
 
 def test_a_name_of_a_run_that_was_used_before_is_refused(config: FinetuneConfig, home: Path) -> None:
