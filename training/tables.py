@@ -96,11 +96,22 @@ def weight_shapes(folder: Path) -> dict[str, list[int]]:
     """The shape of each weight of the model in `folder`, by its name. Raises InvalidInput when one file is damaged."""
     shapes: dict[str, list[int]] = {}
     try:
-        for file in sorted(folder.glob("*.safetensors")):
+        for file in _weight_files(folder):
             with safe_open(file, framework="numpy") as weights:
                 shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as exc:
+    except (SafetensorError, FileNotFoundError) as exc:  # of several files one may not have arrived
         raise InvalidInput(
             f"the weights in {folder} cannot be read: {exc}; fetch or export them again", "model"
         ) from exc
     return shapes
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """What transformers loads; a repository may hold the same weights in another form (consolidated.safetensors)."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [folder / name for name in sorted(names)]
+    return sorted(folder.glob("*.safetensors"))

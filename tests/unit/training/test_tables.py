@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import RobertaConfig, RobertaModel
 
 from cluster.errors import InvalidInput
 from training.config import FinetuneConfig
 from training.examples import Dataset, Example, Examples
-from training.tables import Tables, read_tables, refuse_what_has_no_row
+from training.tables import Tables, read_tables, refuse_what_has_no_row, weight_shapes
 
 MakeModel = Callable[..., Any]
 
@@ -60,6 +62,19 @@ def test_rows_within_the_limit_fit_a_model_of_as_many_positions() -> None:
 def test_a_model_without_a_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"has no config\.json; save"):
         read_tables(tmp_path)
+
+
+def test_weights_that_lie_there_in_two_forms_are_counted_once(tiny_bert: MakeModel, tmp_path: Path) -> None:
+    model = tiny_bert()
+    for folder, size in (("whole", "5GB"), ("cut", "40KB")):
+        model.save_pretrained(tmp_path / folder, max_shard_size=size)
+        save_file({"consolidated": torch.zeros(999)}, tmp_path / folder / "consolidated.safetensors")
+        assert "consolidated" not in weight_shapes(tmp_path / folder)
+        found = {name for name, _ in model.named_parameters()}
+        assert weight_shapes(tmp_path / folder).keys() == found
+    next((tmp_path / "cut").glob("model-*.safetensors")).unlink()
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        weight_shapes(tmp_path / "cut")
 
 
 def test_damaged_weights_are_refused_before_a_worker_reads_them(
