@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -10,6 +12,7 @@ from typing import IO
 
 import numpy as np
 
+from cluster.errors import Unavailable
 from cluster.settings import settings
 
 COUNTED_AT_ONCE = 10_000
@@ -44,8 +47,9 @@ class Ragged:
         return counts
 
     def save(self, folder: Path, name: str) -> None:
-        np.save(folder / f"{name}.npy", self.values)
-        np.save(folder / f"{name}_offsets.npy", self.offsets)
+        with _writing():
+            np.save(folder / f"{name}.npy", self.values)
+            np.save(folder / f"{name}_offsets.npy", self.offsets)
 
     @staticmethod
     def load(folder: Path, name: str) -> Ragged:
@@ -67,16 +71,30 @@ class RaggedFile:
 
     def add(self, numbers: list[int]) -> None:
         """One row more. Raises OverflowError for a number beyond 32 bits."""
-        array("i", numbers).tofile(self._values)
-        self._end += len(numbers)
-        self._add_offset()
+        with _writing():
+            array("i", numbers).tofile(self._values)
+            self._end += len(numbers)
+            self._add_offset()
 
     def mapped(self) -> Ragged:
         """All rows, in memory only as far as they are being read. No further row can be added."""
-        return Ragged(_mapped(self._values, np.int32), _mapped(self._offsets, np.int64))
+        with _writing():  # what is still to be written is
+            return Ragged(_mapped(self._values, np.int32), _mapped(self._offsets, np.int64))
 
     def _add_offset(self) -> None:
         array("q", [self._end]).tofile(self._offsets)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Raises Unavailable for a disk that is full."""
+    try:
+        yield
+    except OSError as exc:
+        raise Unavailable(
+            f"cannot write tokens to {settings().cache_dir} ({exc.strerror or exc}); free room there, or set "
+            "HAMLET_HOME to a folder on another disk"
+        ) from exc
 
 
 def _mapped(file: IO[bytes], dtype: type[np.generic]) -> np.ndarray:

@@ -288,6 +288,12 @@ def _at_line(found: dict[str, Any] | Fault, line: int) -> Row | Fault:
 
 
 def _refuse_utf16(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise DataError(f"{path}, line 1: UTF-16, not UTF-8; convert the file to UTF-8", "data.path")
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(2)
+    except OSError as exc:
+        raise DataError(
+            f"{path} cannot be read ({exc.strerror}); check its permissions", "data.path"
+        ) from exc
+    if beginning in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(f"{path}, line 1: UTF-16, not UTF-8; convert the file to UTF-8", "data.path")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.errors import Unavailable
 from cluster.settings import settings
 from training import ragged
 from training.examples import IGNORE, Dataset, Example, Examples, Preference
@@ -100,6 +101,15 @@ def test_tokens_go_to_an_object_store_without_another_copy() -> None:
     examples = Examples.of([Example([1, 2], [IGNORE, 2], [])])
     pickle.dumps(examples, protocol=5, buffer_callback=buffers.append)
     assert sum(buffer.raw().nbytes for buffer in buffers) == 2 * 2 * 4 + 3 * 2 * 8
+
+
+def test_a_full_disk_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without a buffer, which would fail once more when it is let go.
+    monkeypatch.setattr(ragged.RaggedFile, "_add_offset", lambda _: None)
+    with Path("/dev/full").open("w+b", buffering=0) as full:
+        monkeypatch.setattr(ragged, "TemporaryFile", lambda dir: full)
+        with pytest.raises(Unavailable, match=r"cannot write tokens to .* \(No space left on device\); free"):
+            Examples.of([Example([1], [1], [])])
 
 
 def test_no_file_of_tokens_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import random
 import time
@@ -510,3 +511,17 @@ def test_a_uri_is_fetched_once_for_each_content(monkeypatch: pytest.MonkeyPatch,
     settings.cache_clear()
     with pytest.raises(NotFound, match=r"nothing lies at memory://bucket/none.csv"):
         read_file("memory://bucket/none.csv")
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "a"}\n')
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl cannot be read \(Permission denied\); check its permissions"
+    ):
+        list(read_rows(file))
