@@ -99,13 +99,18 @@ def sweep(
     require_address()
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     prepare_client()
+    from training.run import RunPaused
     from training.run_folder import RunFolder
     from training.sweep import say, trials_of
     from training.sweep import sweep as run_sweep
 
     trials = trials_of(local_copy(config), overrides or [], steps)
     name = f"{trials[0].config.name}-sweep-{secrets.token_hex(4)}"
-    outcomes = run_sweep(trials, name, keep_best=keep_best)
+    try:
+        outcomes = run_sweep(trials, name, keep_best=keep_best)
+    except RunPaused as exc:  # the run of the best combination
+        typer.echo(f"{exc}")
+        raise typer.Exit(PAUSED) from exc
     say(outcomes, RunFolder(name).path)
 
 

@@ -197,8 +197,9 @@ def _scan_table(path: Path, delimiter: str) -> Iterator[Scanned]:
         try:
             fields = next(reader, None)
         except csv.Error as exc:
-            fault = Fault(f"{exc}", "correct the row that begins there", (), line)
-            yield Scanned(fault, lines.recent[0].rstrip("\r\n") if lines.recent else "")
+            yield Scanned(_csv_fault(exc, line), lines.recent[0].rstrip("\r\n") if lines.recent else "")
+            if header is None:  # the next row is none
+                return
             continue
         yield from lines.take_faults()
         if fields is None:
@@ -212,6 +213,13 @@ def _scan_table(path: Path, delimiter: str) -> Iterator[Scanned]:
                 return
         elif any(field.strip() for field in fields):
             yield Scanned(_table_row(fields, header, line), text)
+
+
+def _csv_fault(error: csv.Error, line: int) -> Fault:
+    if str(error).startswith("new-line character"):
+        remedy = "remove it; where it ends all lines, write line feeds in its place"
+        return Fault("a carriage return stands inside a field", remedy, line=line)
+    return Fault(f"{error}", "correct the row that begins there", line=line)
 
 
 def _header_fault(header: list[str]) -> Fault | None:

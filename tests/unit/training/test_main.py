@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.errors import ConfigError, DataError, Unavailable
+from training import __main__ as main
 from training.__main__ import app
 from training.plan import Prices
+from training.run import RunPaused
 
 ROWS = "examples/handbook/train.jsonl"
 
@@ -69,3 +71,16 @@ def test_a_home_that_cannot_be_written_is_told_with_the_remedy(
     monkeypatch.setattr("cluster.settings.Settings.home_dir", tmp_path / "file" / "home")
     with pytest.raises(Unavailable, match=r"cannot write to .*; set HAMLET_HOME to a folder of yours"):
         command_line("plan", "examples/bert-paraphrase.yaml", "--no-probe", "data.hub=null")
+
+
+def test_a_pause_of_the_run_that_keeps_the_best_of_a_sweep_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pause(*_: object, **__: object) -> None:
+        raise RunPaused("paused at step 7")
+
+    for name in ("require_address", "prepare_client"):
+        monkeypatch.setattr(main, name, lambda: None)
+    monkeypatch.setattr("training.sweep.sweep", pause)
+    result = CliRunner().invoke(app, ["sweep", "examples/bert-paraphrase.yaml", "--keep-best"])
+    assert (result.exit_code, result.stdout) == (143, "paused at step 7\n")

@@ -23,7 +23,8 @@ from cluster.errors import DataError, HubUnreachable, NotFound
 from cluster.settings import settings
 from training import sources
 from training.config import DataConfig
-from training.row_files import Row
+from training.faults import Fault
+from training.row_files import Row, scan
 from training.sources import load_rows, read_rows, split_by_hash
 
 CHAT = [{"messages": [{"role": "user", "content": f"question {number}"}]} for number in range(12)]
@@ -525,3 +526,17 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest
         DataError, match=r"rows\.jsonl cannot be read \(Permission denied\); check its permissions"
     ):
         list(read_rows(file))
+
+
+def test_a_carriage_return_inside_a_field_is_named_as_such(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.tsv", "text\tlabel\na\rb\tc\nd\te\n")
+    bad, good = scan(path)
+    assert isinstance(bad.found, Fault)
+    assert (bad.found.line, bad.found.reason) == (2, "a carriage return stands inside a field")
+    assert isinstance(good.found, Row)
+
+
+def test_no_row_is_taken_for_a_header_that_cannot_be_read(tmp_path: Path) -> None:
+    (only,) = scan(write(tmp_path / "rows.csv", '"text"x,label\na,b\nc,d\n'))
+    assert isinstance(only.found, Fault)
+    assert only.found.line == 1
