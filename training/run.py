@@ -60,6 +60,11 @@ class Identity:
     resumes: bool = False
 
     @property
+    def is_resumed(self) -> bool:
+        """Whether it was begun before for sure; a job's command is always the same."""
+        return self.resumes and self.job_id is None
+
+    @property
     def run_uri(self) -> str:
         return storage_uri("runs", self.run_name)
 
@@ -89,7 +94,8 @@ def identity_of(
     model_id = new_model_id(config.model, organization, suffix)
     if resume is not None:
         identity = Identity(resume, model_id, resumes=True)
-        if newest_complete(identity.run_uri)[0] is None:
+        # One that was ended before its first checkpoint begins anew: under its name it could not be begun again.
+        if newest_complete(identity.run_uri)[0] is None and not RunFolder(resume).exists():
             raise NotFound(f"the run {resume} has no complete checkpoint in {identity.run_uri}", "resume")
         return identity
     identity = Identity(run_name or f"{config.name}-{secrets.token_hex(4)}", model_id)
@@ -156,7 +162,7 @@ class _Run:
     def run(self, checkpoint: FoundCheckpoint | None, passed_over: list[str]) -> ModelCard:
         started = time.monotonic()
         self._say(f"run {self._identity.run_name}")
-        for text in _damage(passed_over, checkpoint):
+        for text in _damage(passed_over, checkpoint, is_resumed=self._identity.is_resumed):
             self._warn(text)
         self._say(_opening(self._config, self._prepared))
         result = self._train(checkpoint)
@@ -276,10 +282,11 @@ class _Run:
             self._record.say(text, level)
 
 
-def _damage(passed_over: Sequence[str], checkpoint: FoundCheckpoint | None) -> list[str]:
+def _damage(passed_over: Sequence[str], checkpoint: FoundCheckpoint | None, *, is_resumed: bool) -> list[str]:
     """What is to be told of checkpoints that are not complete, and of a run that has no other."""
     told = [f"the checkpoint {name} is not complete and is passed over" for name in passed_over]
-    return [*told, "no checkpoint is complete: the run begins anew"] if told and checkpoint is None else told
+    begins_anew = checkpoint is None and (told or is_resumed)
+    return [*told, "no checkpoint is complete: the run begins anew"] if begins_anew else told
 
 
 def _opening(config: FinetuneConfig, prepared: Prepared) -> str:

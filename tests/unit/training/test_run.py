@@ -155,6 +155,15 @@ def test_only_a_run_with_a_complete_checkpoint_can_be_resumed(config: FinetuneCo
     assert (found.run_name, found.resumes, found.job_id) == (IDENTITY.run_name, True, None)
 
 
+def test_a_run_that_was_ended_before_its_first_checkpoint_can_be_resumed(config: FinetuneConfig) -> None:
+    begun = RunFolder("early")
+    begun.open(config)
+    begun.close()
+    with pytest.raises(Conflict, match="go on with it by --resume early"):
+        identity_of(config, run_name="early")
+    assert identity_of(config, resume="early").run_name == "early"
+
+
 def test_a_job_has_the_same_names_each_time_and_other_runs_never(config: FinetuneConfig) -> None:
     job = "ftjob-0123456789abcdef"
     one, other = (identity_of(config, job=job) for _ in range(2))

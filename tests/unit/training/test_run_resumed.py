@@ -77,6 +77,15 @@ def test_a_job_whose_checkpoints_are_damaged_says_so_in_its_events(
     assert warned[1:] == ([] if has_older else ["no checkpoint is complete: the run begins anew"])
 
 
+@pytest.mark.parametrize(("job", "is_told"), [(None, True), (JOB, False)])
+def test_a_run_that_is_resumed_without_a_checkpoint_says_that_it_begins_anew(
+    config: FinetuneConfig, job: str | None, is_told: bool
+) -> None:
+    with pytest.raises(RunPaused):
+        run(config, Identity("early", "ft:m:t:x:1", job, resumes=True))
+    assert (("warn", "no checkpoint is complete: the run begins anew") in told) is is_told
+
+
 def test_an_alias_as_the_base_is_the_model_that_it_named_when_the_run_began(
     config: FinetuneConfig, make_card: Callable[..., ModelCard]
 ) -> None:
