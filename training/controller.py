@@ -141,7 +141,9 @@ class WaitForRoom(ControllerCallback):
         self._has_told = False
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        if not isinstance(current_state, WITHOUT_WORKERS):
+        is_waiting = isinstance(current_state, WITHOUT_WORKERS)
+        self._event_log.wait.remote(is_waiting)
+        if not is_waiting:
             self._since, self._has_told = None, False
             return
         self._since = self._clock() if self._since is None else self._since

@@ -37,6 +37,10 @@ def train_loop(inputs: LoopInputs) -> LoopResult:
     return loop.train_loop(inputs)
 
 
+class EndedWaiting(Exception):
+    """The run was asked to stop while it had no workers: all that is saved is saved already."""
+
+
 class Fit:
     """One attempt to train: Ray Train in a thread, so that this one stays free for events and signals."""
 
@@ -45,18 +49,21 @@ class Fit:
         self._event_log = inputs.event_log
         self._reader = EventReader(inputs.event_log, sinks)
         self._outcome: LoopResult | BaseException | None = None
+        self._is_pausing = False
         self._done = threading.Event()
 
     def run(self) -> LoopResult:
         """Train to the end, or until SIGTERM: then the ranks save and stop, and the result `is_paused`.
 
-        Raises a HamletError in one sentence when training fails.
+        Raises a HamletError in one sentence when training fails, EndedWaiting where there were no ranks to save.
         """
         thread = threading.Thread(target=self._fit, daemon=True, name="ray-train")
-        with _pause_on_sigterm(self._event_log):
+        with _on_sigterm(self._pause):
             thread.start()
             while not self._done.wait(POLL_EVERY_S):
                 self._reader.read()
+                if self._is_pausing and ray.get(self._event_log.is_waiting.remote()):
+                    raise EndedWaiting
             self._reader.read()
         if isinstance(self._outcome, ray.train.TrainingFailedError):
             raise explain(self._outcome) from self._outcome
@@ -65,6 +72,10 @@ class Fit:
         if self._outcome is None:
             raise JobFailed("the run ended without a result; see the workers' logs in Ray's dashboard")
         return self._outcome
+
+    def _pause(self) -> None:
+        self._is_pausing = True
+        self._event_log.pause.remote()
 
     def _fit(self) -> None:
         try:
@@ -182,16 +193,13 @@ def _checkpoints_kept(config: FinetuneConfig) -> ray.train.CheckpointConfig:
 
 
 @contextmanager
-def _pause_on_sigterm(event_log: Any) -> Iterator[None]:
-    """Within it, SIGTERM asks the ranks to save and stop. Only the main thread hears signals."""
+def _on_sigterm(act: Callable[[], None]) -> Iterator[None]:
+    """Within it, SIGTERM calls `act`. Only the main thread hears signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def pause(_signal: int, _frame: object) -> None:
-        event_log.pause.remote()
-
-    before = signal.signal(signal.SIGTERM, pause)
+    before = signal.signal(signal.SIGTERM, lambda *_: act())
     try:
         yield
     finally:

@@ -94,6 +94,7 @@ class EventLog:
         self._events: list[Event] = []
         self._beats: dict[int, Beat] = {}
         self._pause = False
+        self._is_waiting = False
         self._starts = 0
         self._has_told_hang = False
 
@@ -125,6 +126,13 @@ class EventLog:
     def pause(self) -> None:
         """Ask the ranks to save and stop after the step they are in."""
         self._pause = True
+
+    def wait(self, is_waiting: bool) -> None:
+        """Whether the run has no workers, and seeks room for them: nobody then hears of a pause."""
+        self._is_waiting = is_waiting
+
+    def is_waiting(self) -> bool:
+        return self._is_waiting
 
     def _tell_of_hangs(self) -> None:
         now = self._clock()

@@ -31,7 +31,7 @@ from training.checkpoints import (
 from training.class_report import SHOWN, report_json, report_text
 from training.config import FinetuneConfig
 from training.examples import pad_token_id
-from training.fit import Fit, start_event_log
+from training.fit import EndedWaiting, Fit, start_event_log
 from training.job_record import JobRecord
 from training.loop_state import LoopInputs, LoopResult
 from training.model_card import make_card, measured, readme
@@ -165,7 +165,12 @@ class _Run:
         for text in _damage(passed_over, checkpoint, is_resumed=self._identity.is_resumed):
             self._warn(text)
         self._say(_opening(self._config, self._prepared))
-        result = self._train(checkpoint)
+        try:
+            result = self._train(checkpoint)
+        except EndedWaiting as exc:
+            raise RunPaused(
+                f"ended while it waited for its workers; the run goes on with {self._resume_command()}"
+            ) from exc
         if result.is_paused:
             raise RunPaused(
                 f"paused at step {result.steps}; the checkpoint is complete, and the run goes on with "

@@ -82,7 +82,10 @@ class Wait:
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
         monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
         self.now, self.told = 0.0, list[NoticeEvent]()
-        event_log = SimpleNamespace(post=SimpleNamespace(remote=self.told.append))
+        self.waits = list[bool]()
+        event_log = SimpleNamespace(
+            post=SimpleNamespace(remote=self.told.append), wait=SimpleNamespace(remote=self.waits.append)
+        )
         per_worker = {"CPU": 1.0, "GPU": 1.0}
         self.callback = WaitForRoom(event_log, 64, per_worker, limit_s, lambda: self.now)
 
@@ -118,6 +121,7 @@ def test_each_wait_is_told_and_counted_by_itself(monkeypatch: pytest.MonkeyPatch
     wait.looks_up(5000)
     wait.looks_up(5090)
     assert len(wait.told) == 2
+    assert wait.waits == [True, True, False, True, True]
 
 
 def test_a_limit_shorter_than_the_first_notice_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:

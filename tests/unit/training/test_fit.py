@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import signal
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, JobFailed
 from training import fit
 from training.config import FinetuneConfig
-from training.progress import NoticeEvent
+from training.fit import EndedWaiting, Fit
+from training.heartbeat import Order, Position
+from training.progress import EventLog, NoticeEvent
 
 
 def config_of(method: str = "full", **scaling: Any) -> FinetuneConfig:
@@ -53,6 +58,35 @@ def test_a_run_that_leaves_gpus_idle_says_so() -> None:
     uses_gpu(config_of(num_workers=2), told)
     uses_gpu(config_of(num_workers=4, use_gpu=False), told)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_a_run_that_is_asked_to_stop_while_it_waits_for_room_ends_at_once_and_one_that_trains_saves_first(
+    monkeypatch: pytest.MonkeyPatch, is_waiting: bool
+) -> None:
+    """`ray.get` gives what an actor's method returns; the run hears of SIGTERM as it first looks for events."""
+    ended, log = threading.Event(), EventLog(1.0)
+    log.wait(is_waiting)
+    log.post(NoticeEvent("waits"))
+    names = ("after", "pause", "is_waiting")
+    methods = {name: SimpleNamespace(remote=getattr(log, name)) for name in names}
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    monkeypatch.setattr(fit, "POLL_EVERY_S", 0.01)
+    trainer = SimpleNamespace(fit=lambda: ended.wait(5) and SimpleNamespace(return_value="paused"))
+    monkeypatch.setattr(fit, "_trainer", lambda *_: trainer)
+
+    def stop(_event: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        if not is_waiting:
+            ended.set()
+
+    run = Fit(config_of(), SimpleNamespace(event_log=SimpleNamespace(**methods)), "a", [stop])  # type: ignore[arg-type]
+    try:
+        with pytest.raises(JobFailed if not is_waiting else EndedWaiting):  # "paused" is no result of a loop
+            run.run()
+    finally:
+        ended.set()
+    assert log.beat(0, Position()) is Order.PAUSE
 
 
 @pytest.mark.parametrize(
