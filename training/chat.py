@@ -56,8 +56,8 @@ def render(
     for index, message in enumerate(messages):
         if message["role"] != "assistant" or index == 0:
             continue
-        prompt = _apply(tokenizer, plain[:index], tools, add_generation_prompt=True)
-        turn = _apply(tokenizer, plain[: index + 1], tools, add_generation_prompt=False)
+        prompt = apply_template(tokenizer, plain[:index], tools, add_generation_prompt=True)
+        turn = apply_template(tokenizer, plain[: index + 1], tools, add_generation_prompt=False)
         if not prompt.startswith(done) or not turn.startswith(prompt):
             raise DataError(
                 "the chat template changes earlier turns when later ones are added, so answers cannot be told "
@@ -158,13 +158,14 @@ def _require_calls(answer: str, message: dict[str, Any]) -> None:
             )
 
 
-def _apply(
+def apply_template(
     tokenizer: Any,
     messages: list[dict[str, Any]],
     tools: list[dict[str, Any]] | None,
     *,
     add_generation_prompt: bool,
 ) -> str:
+    """The text of messages as a chat template is given them. Raises DataError where it refuses them."""
     try:
         text: str = tokenizer.apply_chat_template(
             messages,

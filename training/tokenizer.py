@@ -19,7 +19,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from cluster.errors import InvalidInput
+from cluster.errors import DataError, InvalidInput
+from training.chat import apply_template
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Of several named chat templates.
@@ -38,6 +39,9 @@ def load_tokenizer(folder: Path, model: str) -> Any:
             if isinstance(tokenizer.chat_template, dict):
                 # A ModelCard has one, and serving renders all requests with it; transformers would choose by the tools.
                 tokenizer.chat_template = tokenizer.chat_template.get(DEFAULT_TEMPLATE)
+            end_token = _end_token(tokenizer, folder)
+            if end_token != tokenizer.eos_token:
+                tokenizer.eos_token = end_token
             return tokenizer
     except (OSError, ValueError) as exc:
         reason = str(exc).splitlines()[0]
@@ -63,6 +67,9 @@ class FolderTokenizer:
         config = _read(folder / "tokenizer_config.json")
         self._special = {**_special(_read(folder / "special_tokens_map.json")), **_special(config)}
         self.chat_template = _chat_template(folder, config)
+        end_token = _end_token(self, folder)
+        if end_token is not None:
+            self._special["eos_token"] = end_token
         self.max_length_tokens = _read(folder / "config.json").get("max_position_embeddings")
 
     @property
@@ -77,6 +84,10 @@ class FolderTokenizer:
         """`input_ids` of each text."""
         found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         return {"input_ids": [encoding.ids for encoding in found]}
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
+        """The token of each id; None for one that is none."""
+        return [self._tokenizer.id_to_token(number) for number in ids]
 
     def num_tokens(self, text: str, pair: str | None = None) -> int:
         """Tokens of a text or a pair, special ones included."""
@@ -151,6 +162,26 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     if isinstance(template, list):
         return next((str(named["template"]) for named in template if named["name"] == DEFAULT_TEMPLATE), None)
     return template
+
+
+def _end_token(tokenizer: Any, folder: Path) -> str | None:
+    """What ends an answer: the tokenizer's own end token, or another that its template writes if the model stops there.
+
+    Gemma's own is `<eos>`; its template ends turns by `<end_of_turn>`, which its generation_config.json has beside it.
+    """
+    own: str | None = tokenizer.eos_token
+    stops = _read(folder / "generation_config.json").get("eos_token_id")
+    if not isinstance(stops, list) or not tokenizer.chat_template:
+        return own
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant")]
+    try:
+        text = apply_template(tokenizer, turns, None, add_generation_prompt=False)
+    except DataError:
+        return own
+    if own is not None and own in text:
+        return own
+    written = [token for token in tokenizer.convert_ids_to_tokens(stops) if token and token in text]
+    return max(written, key=text.rfind, default=own)
 
 
 def _special(config: dict[str, Any]) -> dict[str, str]:

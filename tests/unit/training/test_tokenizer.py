@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cluster.errors import InvalidInput
 from training.sft import encode_row
 from training.tokenizer import FolderTokenizer, load_tokenizer
 
+SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]  # the first ids of `make_tokenizer`
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 
 # What templates in the wild use: tools, JSON filters, loop controls, marks of other trainers.
@@ -113,6 +115,34 @@ def test_of_several_named_templates_the_default_is_trained_exported_and_counted_
     loaded.save_pretrained(tmp_path / "export")
     # As serving reads it, which would take another one of several for tools.
     assert AutoTokenizer.from_pretrained(tmp_path / "export").chat_template == TEMPLATE
+
+
+# As Gemma has it: the tokenizer's end token is not the one that ends a turn.
+STOPS = [SPECIAL.index("</s>"), SPECIAL.index("<|im_end|>")]
+
+
+@pytest.mark.parametrize(
+    ("own", "stops", "expected"),
+    [
+        ("</s>", STOPS, "<|im_end|>"),
+        ("</s>", STOPS[0], "</s>"),
+        ("</s>", [STOPS[0], 99_999], "</s>"),
+        ("<|im_end|>", STOPS, "<|im_end|>"),
+    ],
+)
+def test_an_answer_ends_as_the_template_writes_it_where_the_model_stops_there(
+    make_tokenizer: MakeTokenizer, tmp_path: Path, own: str, stops: Any, expected: str
+) -> None:
+    make_tokenizer(TEMPLATE, eos=own).save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+    theirs, ours = load_tokenizer(tmp_path / "base", "base"), FolderTokenizer(tmp_path / "base")
+    assert theirs.eos_token == ours.eos_token == expected
+    theirs.save_pretrained(tmp_path / "export")
+    assert AutoTokenizer.from_pretrained(tmp_path / "export").eos_token == expected
+    if expected == "<|im_end|>":
+        example = encode_row(ROWS[1], theirs)
+        assert encode_row(ROWS[1], ours) == example
+        assert theirs.decode([label for label in example.labels if label >= 0]) == "b<|im_end|>"
 
 
 def test_a_tokenizer_none_of_whose_templates_is_the_default_has_none(
