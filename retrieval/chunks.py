@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from cluster.errors import ConfigError
 from retrieval.documents import Document, Section, Table
+from retrieval.token_counter import TokenCounter
 
 # A tokenizer may take a run of any length for one token (BERT: `[UNK]` for a word above 100 characters).
 # Prompts are built from chunks with other tokenizers, so a chunk is bounded in characters too.
@@ -79,13 +80,8 @@ class Chunker:
         self._chunk_tokens = chunk_tokens
         self._context_tokens = context_tokens
         self._cut = [chunk_tokens, chunk_overlap_tokens, context_tokens]
-        # Own copies: truncation and padding of the embedder's tokenizer would make every text "fit".
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._by_tokens = TextSplitter.from_huggingface_tokenizer(
-            self._tokenizer, chunk_tokens, chunk_overlap_tokens
-        )
+        self._counter = TokenCounter(tokenizer)
+        self._by_tokens = TextSplitter.from_callback(self.count, chunk_tokens, chunk_overlap_tokens)
         self._by_characters = TextSplitter(chunk_tokens * MAX_CHARACTERS_PER_TOKEN)
 
     def cut(self, document: Document) -> list[Chunk]:
@@ -114,7 +110,7 @@ class Chunker:
 
     def count(self, text: str) -> int:
         """Tokens of a text, without the special ones."""
-        return len(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._counter.count(text)
 
     def _spans(self, text: str, section: Section) -> Iterator[tuple[int, int, str]]:
         """(start, end, what is shown before it of its table) of each chunk of a section."""
@@ -153,19 +149,12 @@ class Chunker:
 
     def _context(self, title: str, headings: Sequence[str], header: str, text: str) -> str:
         """Title, headings and table header, as far as `context_tokens` reach; the header first."""
-        header = self._clip(header, self._context_tokens)
+        header = self._counter.clip(header, self._context_tokens)
         room = self._context_tokens - self.count(header)
         # A chunk that begins with its heading need not be told it, nor one whose table has its name.
         known = {"", text.split("\n", 1)[0].lstrip("# ").strip(), header.split("\n", 1)[0]}
         path = [part for part in dict.fromkeys([title, *headings]) if part not in known]
-        return "\n".join(part for part in (self._clip(" > ".join(path), room), header) if part)
-
-    def _clip(self, text: str, limit: int) -> str:
-        """The text's first `limit` tokens."""
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        if len(offsets) <= limit:
-            return text
-        return text[: offsets[limit - 1][1]].rstrip() if limit else ""
+        return "\n".join(part for part in (self._counter.clip(" > ".join(path), room), header) if part)
 
 
 def _pieces(section: Section) -> Iterator[tuple[int, int, Table | None]]:
