@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from bs4.dammit import EncodingDetector
 from markdownify import MarkdownConverter
 
@@ -28,12 +28,23 @@ FURNITURE = [
     "textarea",
 ]
 
+# Encodings that pages declare and browsers take for larger ones, whose characters such pages have all the same. What
+# could be read so far was not UTF-16.
+READ_AS = {
+    **dict.fromkeys(["iso-8859-1", "latin-1", "latin1", "us-ascii", "ascii"], "cp1252"),
+    **dict.fromkeys(["iso-8859-9", "latin5"], "cp1254"),
+    **dict.fromkeys(["gb2312", "gbk"], "gb18030"),
+    **dict.fromkeys(["shift_jis", "shift-jis", "x-sjis"], "cp932"),
+    **dict.fromkeys(["euc-kr", "ks_c_5601-1987"], "cp949"),
+    "utf-16": "utf-8",
+}
+
 
 def read_html(data: bytes) -> Content:
     """Title, headings, tables with captions and text; the encoding is the declared or the detected one."""
     with parsing("HTML"):
-        is_declared = EncodingDetector.find_declared_encoding(data, is_html=True) is not None
-        soup = BeautifulSoup(data if is_declared else decode(data), "lxml")
+        declared = EncodingDetector.find_declared_encoding(data, is_html=True)
+        soup = BeautifulSoup(decode(data, READ_AS.get(declared or "", declared)), "lxml")
         for tag in soup.find_all(FURNITURE):
             tag.decompose()
         # After the drawings are gone, which have titles of their own.
@@ -44,12 +55,13 @@ def read_html(data: bytes) -> Content:
             if table is not None:
                 caption.name = "p"
                 table.insert_before(caption.extract())
-        markdown = to_markdown(str(soup.body or soup))
+        soup.smooth()  # what stood on both sides of a removed tag is one text again
+        markdown = to_markdown(soup.body or soup)
     content = parse_markdown(markdown)
     return replace(content, title=title or content.title)
 
 
-def to_markdown(html: str) -> str:
+def to_markdown(html: Tag) -> str:
     """Markdown with `#` headings and pipe tables; links keep their text only."""
     converter = MarkdownConverter(
         heading_style="ATX",
@@ -60,5 +72,5 @@ def to_markdown(html: str) -> str:
         escape_misc=False,
         table_infer_header=True,
     )
-    lines = clean(converter.convert(html)).split("\n")
+    lines = clean(converter.convert_soup(html)).split("\n")
     return "\n".join(line.rstrip() for line in lines).strip() + "\n"

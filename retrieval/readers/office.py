@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, time
 from typing import Any, NoReturn
 
+from bs4 import BeautifulSoup
+
 from cluster.errors import DataError, Unprocessable
 from retrieval.documents import Content, Table
 from retrieval.readers.html import to_markdown
@@ -31,8 +33,11 @@ def read_docx(data: bytes) -> Content:
     import mammoth
 
     with parsing("Word"):
-        html = mammoth.convert_to_html(io.BytesIO(data), style_map=TITLE_STYLE).value
-    return parse_markdown(to_markdown(html))
+        # No pictures: they have no text, each would be read and held five times over, and a missing one ends it all.
+        html = mammoth.convert_to_html(
+            io.BytesIO(data), style_map=TITLE_STYLE, convert_image=lambda picture: []
+        ).value
+    return parse_markdown(to_markdown(BeautifulSoup(html, "lxml")))
 
 
 def read_pptx(data: bytes) -> Content:

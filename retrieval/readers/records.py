@@ -13,9 +13,9 @@ from retrieval.readers.text import clean, decode
 
 
 def read_csv(data: bytes) -> Content:
-    """The file as it is: one table, its first line the header."""
+    """The file as it is: one table, the first line with anything in it the header."""
     text = clean(decode(data))
-    table = Table(0, len(text), text.split("\n", 1)[0])
+    table = Table(0, len(text), text.lstrip("\n").split("\n", 1)[0])
     return Content(text, (Section(0, len(text), tables=(table,)),))
 
 
@@ -61,5 +61,6 @@ def _lines(value: Any, path: str) -> Iterator[str]:
         for index, inner in enumerate(value):
             yield from _lines(inner, f"{path}[{index}]")
     elif value is not None:
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        items = value if isinstance(value, list) else [value]
+        shown = ", ".join(str(item) for item in items if item is not None)
         yield f"{path}: {shown}" if path else shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from charset_normalizer import from_bytes
 
@@ -14,6 +15,7 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 SNIFFED_BYTES = 8192
+UTF_8 = "utf-8-sig"  # which drops a byte-order mark
 
 # What texts that are not Unicode are in. Encodings of old terminals and printers often seem to fit a text of Western
 # Europe better than its own, and are tried where none of these fits.
@@ -36,20 +38,35 @@ def read_text(data: bytes) -> Content:
     return Content(text, (Section(0, len(text)),))
 
 
-def decode(data: bytes) -> str:
-    """Characters from bytes: UTF-8 where it is valid, else the encoding that fits the bytes best.
+def decode(data: bytes, declared: str | None = None) -> str:
+    """Characters from bytes: by their byte-order mark, which is dropped, or else as is declared, or UTF-8.
 
-    A byte-order mark at the start is dropped. Raises DataError for bytes that are not text.
+    Where the bytes are none of these, the encoding that fits them best; a few damaged ones become U+FFFD. Raises
+    DataError for bytes that are not text.
     """
-    encoding = _encoding_by_mark(data)
+    marked = _encoding_by_mark(data)
     # UTF-16 has these too, but with its mark; without one they mean that this is no text.
-    if encoding == "utf-8-sig" and b"\x00" in data[:SNIFFED_BYTES]:
+    if marked in (None, UTF_8) and declared is None and b"\x00" in data[:SNIFFED_BYTES]:
         raise DataError("the file is binary, not text; convert it to a format that can be read")
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        pass
+    for encoding in (marked or declared or UTF_8, UTF_8):
+        with suppress(LookupError, UnicodeError):
+            return data.decode(encoding)
+    for encoding in (declared or UTF_8, UTF_8):
+        with suppress(LookupError, UnicodeError):
+            text = data.decode(encoding, errors="replace")
+            if _is_mostly_valid(text):
+                return text
     return _guessed(data)
+
+
+def _is_mostly_valid(replaced: str) -> bool:
+    """Whether more of what is not ASCII could be decoded than not.
+
+    In UTF-8 it hardly ever can by chance: of Chinese in another encoding a third, of other languages less.
+    """
+    num_damaged = replaced.count("\ufffd")
+    num_others = len(replaced) - len(replaced.encode("ascii", errors="ignore"))
+    return num_damaged < num_others - num_damaged
 
 
 def _guessed(data: bytes) -> str:
@@ -72,11 +89,13 @@ def _may_be_western(text: str) -> bool:
     return not SIGN_IN_A_WORD.search(text) and not set(text.lower()) >= HUNGARIAN
 
 
-def _encoding_by_mark(data: bytes) -> str:
+def _encoding_by_mark(data: bytes) -> str | None:
     # Four-byte marks first: UTF-32's begins with UTF-16's.
     if data.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
         return "utf-32"
-    return "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    return UTF_8 if data.startswith(b"\xef\xbb\xbf") else None
 
 
 def clean(text: str) -> str:

@@ -6,7 +6,7 @@ import random
 import re
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -70,7 +70,7 @@ def make_pdf(pages: list[str], password: str | None = None, owner_only: bool = F
     return buffer.getvalue()
 
 
-def make_docx(body: str) -> bytes:
+def make_docx(body: str, other_parts: Mapping[str, str] | None = None) -> bytes:
     """A Word file with this body in WordprocessingML."""
     schemas = "http://schemas.openxmlformats.org"
     word = "application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
@@ -84,6 +84,7 @@ def make_docx(body: str) -> bytes:
         f'<Relationship Id="r1" Type="{office}" Target="word/document.xml"/></Relationships>',
         "word/document.xml": f'<w:document xmlns:w="{schemas}/wordprocessingml/2006/main">'
         f"<w:body>{body}</w:body></w:document>",
+        **(other_parts or {}),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -204,6 +205,29 @@ def test_html_in_the_encoding_that_it_declares() -> None:
     assert "Привет" in read(html.encode("windows-1251"), "a.html").text
 
 
+@pytest.mark.parametrize(
+    ("declared", "encoding", "text"),
+    [
+        ("iso-8859-1", "cp1252", "It costs “20 €” – no more."),
+        ("gb2312", "gb18030", "镕基每年有假期"),
+        ("shift_jis", "cp932", "①従業員は休暇を取得できます"),
+        ("utf-16", "utf-8", "Größe"),
+        ("utf-8", "cp1252", "Die Größe der Straße für Fußgänger"),
+        ("no-such-encoding", "utf-8", "Größe"),
+    ],
+)
+def test_a_page_that_declares_another_encoding_than_it_has_is_read_as_by_browsers(
+    declared: str, encoding: str, text: str
+) -> None:
+    html = f'<html><head><meta charset="{declared}"></head><body><p>{text}</p></body></html>'
+    assert read(html.encode(encoding), "a.html").text.strip() == text
+
+
+def test_the_mark_of_a_page_goes_before_what_it_declares() -> None:
+    html = '<html><head><meta charset="iso-8859-1"></head><body><p>Größe</p></body></html>'
+    assert read(html.encode("utf-8-sig"), "a.html").text == "Größe\n"
+
+
 def test_a_pdf_is_cut_at_its_pages_and_a_bad_page_does_not_lose_the_others() -> None:
     document = read(make_pdf(["First page.", "", "Third page."]), "a.pdf")
     assert document.title == "Manual"
@@ -286,6 +310,29 @@ def test_a_word_file_keeps_headings_and_tables() -> None:
     assert table.caption == "Codes"
     assert table.header.startswith("| what | code |")
     assert "| move | MV-83 |" in document.text
+
+
+def test_a_word_file_is_read_without_its_pictures_and_also_where_one_is_missing() -> None:
+    schemas = "http://schemas.openxmlformats.org"
+    names = {
+        "r": "officeDocument/2006/relationships",
+        "a": "drawingml/2006/main",
+        "pic": "drawingml/2006/picture",
+    }
+    xmlns = " ".join(f'xmlns:{short}="{schemas}/{name}"' for short, name in names.items())
+    drawing = "drawingml/2006/wordprocessingDrawing"
+    picture = (
+        f'<w:p><w:r><w:drawing><i:inline xmlns:i="{schemas}/{drawing}" {xmlns}><a:graphic><a:graphicData><pic:pic>'
+        '<pic:blipFill><a:blip r:embed="r1"/></pic:blipFill></pic:pic></a:graphicData></a:graphic></i:inline>'
+        "</w:drawing></w:r></w:p>"
+    )
+    body = paragraph("Before.") + picture + paragraph("After.")
+    relations = (
+        f'<Relationships xmlns="{schemas}/package/2006/relationships"><Relationship Id="r1" '
+        f'Type="{schemas}/{names["r"]}/image" Target="media/gone.png"/></Relationships>'
+    )
+    data = make_docx(body, {"word/_rels/document.xml.rels": relations})
+    assert read(data, "a.docx").text == "Before.\n\nAfter.\n"
 
 
 def test_a_presentation_has_its_slides_for_pages() -> None:
@@ -440,6 +487,15 @@ def test_a_csv_is_one_table_with_its_first_line_as_header() -> None:
     assert document.content.sections[0].tables[0].header == "item;euros"
 
 
+def test_empty_lines_above_a_table_are_not_its_header() -> None:
+    (section,) = read("\n\nyear,euros\n2024,17\n", "a.csv").content.sections
+    assert section.tables[0].header == "year,euros"
+
+
+def test_what_is_null_in_a_record_is_left_out() -> None:
+    assert read('{"a": [null, 1, "x"], "b": null}', "a.json").text == "a: 1, x"
+
+
 def test_json_records_stay_apart() -> None:
     rows = [{"a": {"b": 1}, "tags": ["x", "y"]}, {"a": None, "list": [{"c": 2}]}]
     expected = ["a.b: 1\ntags: x, y", "list[0].c: 2"]
@@ -508,6 +564,29 @@ LANGUAGES = {
 def test_a_text_without_unicode_is_read_as_its_language_writes(language: str, times: int) -> None:
     text = f"{LANGUAGES[language]}\n" * times
     assert decode(text.encode(language.split()[1])) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Die Größe für Fußgänger. ",
+        "Привет, мир! ",
+        "每位员工每年有二十七天的假期。",
+        "All right \N{THUMBS UP SIGN} then. ",
+    ],
+)
+def test_a_damaged_byte_costs_a_unicode_text_no_other_character(text: str) -> None:
+    text *= 8
+    data = text.encode()
+    assert decode(data + b"\xe6") == text + "\ufffd"
+    assert decode(b"\xff" + data) == "\ufffd" + text
+
+
+def test_a_damaged_byte_costs_a_page_no_other_character() -> None:
+    html = (
+        '<html><head><meta charset="shift_jis"></head><body><p>従業員は休暇を取得できます</p></body></html>'
+    )
+    assert read(html.encode("cp932") + b"\x81", "a.html").text.startswith("従業員は休暇を取得できます\n")
 
 
 def test_a_page_that_declares_no_encoding_is_read_as_a_text_is() -> None:
