@@ -98,7 +98,7 @@ def back_up_all(collections: CollectionsClient, folder: str, prune: bool = False
     with reaching(folder, "write", GIVEN_ADDRESS) as (filesystem, path):
         filesystem.makedirs(path, exist_ok=True)
     written = {}
-    for name in sorted(info.spec.name for info in collections.list_collections()):
+    for name in collections.collection_names():
         with suppress(NotFound):  # dropped since it was listed
             written[name] = back_up(collections, name, f"{folder.rstrip('/')}/{name}{SUFFIX}")
     if prune:

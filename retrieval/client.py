@@ -54,6 +54,7 @@ class CollectionsClient:
         self._transport = transport
 
     ensure = _blocking(Collections.ensure)
+    collection_names = _blocking(Collections.collection_names)
     list_collections = _blocking(Collections.list_collections)
     describe = _blocking(Collections.describe)
     drop = _blocking(Collections.drop)
@@ -91,7 +92,7 @@ class AsyncCollections:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    list_collections = _awaitable(Collections.list_collections)
+    collection_names = _awaitable(Collections.collection_names)
     describe = _awaitable(Collections.describe)
     delete_documents = _awaitable(Collections.delete_documents)
     documents = _awaitable(Collections.documents)

@@ -126,7 +126,7 @@ class EdgeStore:
             shutil.rmtree(scratch)
             raise Conflict(f"collection {spec.name!r} exists already", "collection") from exc
 
-    def describe(self, name: str) -> CollectionInfo:
+    def describe(self, name: str, *, recent: bool = False) -> CollectionInfo:
         collection = self._get(name)
         with _translated():
             # Without a filter the engine's estimate is the number itself. Its exact count walks over all points, for as

@@ -49,7 +49,7 @@ class ExactStore:
                 raise Conflict(f"collection {spec.name!r} exists already", "collection")
             self._collections[spec.name] = _Collection(spec)
 
-    def describe(self, name: str) -> CollectionInfo:
+    def describe(self, name: str, *, recent: bool = False) -> CollectionInfo:
         collection = self._get(name)
         return CollectionInfo(collection.spec, dict(collection.fields), len(collection.points))
 

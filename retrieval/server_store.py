@@ -7,6 +7,7 @@ qdrant_client.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
@@ -60,8 +61,10 @@ SEARCH = models.SearchParams(hnsw_ef=HNSW_EF)
 # Keys of the collection's metadata. One key per field, so that two writers cannot undo each other's.
 SPEC_KEY, FIELD_PREFIX = "hamlet", "field:"
 
-# How long a description may be used before it is asked for again: a search needs it and should not wait.
-DESCRIPTION_TTL_S = 10.0
+# How old a recent description may be.
+RECENT_S = 10.0
+# A name of ours that stands behind an alias.
+DRAWN_NAME = re.compile(r".+\.[0-9a-f]{8}")
 # Of one request.
 TIMEOUT_S = 30
 
@@ -114,28 +117,32 @@ class ServerStore:
         return cls(client, layout)
 
     def create(self, spec: CollectionSpec) -> None:
-        taken = self._aliases().get(spec.name)
-        if taken is not None:
-            self._index_missing(taken)
-            raise Conflict(f"collection {spec.name!r} exists already", "collection")
+        self._require_free(spec.name)
         target = f"{spec.name}.{uuid.uuid4().hex[:8]}"
         self._call(target, lambda: self._create(target, spec))
         self._index_missing(target)
+        try:
+            # Another process may have made it meanwhile, and what is written to that one must not lose its name.
+            self._require_free(spec.name)
+        except Conflict:
+            self._call(target, lambda: self._client.delete_collection(target))
+            raise
         # The name appears last, on a collection that has everything.
         self._alias(spec.name, [_create_alias(spec.name, target)])
 
-    def describe(self, name: str) -> CollectionInfo:
+    def describe(self, name: str, *, recent: bool = False) -> CollectionInfo:
+        if recent:
+            with self._lock:
+                known = self._described.get(name)
+            if known is not None and known[0] > self._clock():
+                return known[1]
+        info = _described(name, self._call(name, lambda: self._client.get_collection(name)))
         with self._lock:
-            known = self._described.get(name)
-        if known is not None and known[0] > self._clock():
-            return known[1]
-        info = self._describe(name)
-        with self._lock:
-            self._described[name] = (self._clock() + DESCRIPTION_TTL_S, info)
+            self._described[name] = (self._clock() + RECENT_S, info)
         return info
 
     def names(self) -> list[str]:
-        return sorted(self._aliases())
+        return sorted(name for name, target in self._aliases().items() if DRAWN_NAME.fullmatch(target))
 
     def drop(self, name: str) -> None:
         target = self._target(name)
@@ -155,7 +162,6 @@ class ServerStore:
         )
 
     def add_fields(self, name: str, fields: Mapping[str, FieldType]) -> None:
-        self._forget(name)
         known = self.describe(name).fields
         new = {key: kind for key, kind in fields.items() if key not in known}
         if not new:
@@ -165,11 +171,9 @@ class ServerStore:
             self._index(target, f"metadata.{key}", kind)
         metadata = {FIELD_PREFIX + key: kind.value for key, kind in new.items()}
         self._call(target, lambda: self._client.update_collection(target, metadata=metadata))
-        self._forget(name)
 
     def upsert(self, name: str, points: Sequence[Point], fingerprint: str) -> None:
-        self._forget(name)
-        require_embedder(self._describe(name).spec, fingerprint)
+        require_embedder(self.describe(name).spec, fingerprint)
         num_written = 0
         for batch in bounded_batches(points):
             structs = [_point_struct(point) for point in batch]
@@ -185,7 +189,6 @@ class ServerStore:
 
     def delete(self, name: str, where: Filter) -> int:
         selector = to_server(where)
-        self._forget(name)
         count = self._count(name, selector)
         if count:
             by_filter = models.FilterSelector(filter=selector)
@@ -218,7 +221,7 @@ class ServerStore:
                 with_vectors=[DENSE] if with_vectors else False,
             ),
         ).points
-        is_euclid = not is_sparse and self.describe(name).spec.distance is Distance.EUCLID
+        is_euclid = not is_sparse and self.describe(name, recent=True).spec.distance is Distance.EUCLID
         return best_first(
             [_scored(point, euclid_similarity(point.score) if is_euclid else point.score) for point in found]
         )
@@ -256,9 +259,13 @@ class ServerStore:
     def close(self) -> None:
         self._client.close()
 
-    def _describe(self, name: str) -> CollectionInfo:
-        """The collection as it is now."""
-        return _described(name, self._call(name, lambda: self._client.get_collection(name)))
+    def _require_free(self, name: str) -> None:
+        """Raises Conflict for a name that is taken; a collection of ours that has it is given the indexes it lacks."""
+        taken = self._aliases().get(name)
+        if taken is not None:
+            if DRAWN_NAME.fullmatch(taken):
+                self._index_missing(taken)
+            raise Conflict(f"collection {name!r} exists already", "collection")
 
     def _create(self, target: str, spec: CollectionSpec) -> None:
         try:
@@ -312,10 +319,6 @@ class ServerStore:
         self._call(name, lambda: self._client.update_collection_aliases(operations))
         with self._lock:
             self._described.clear()
-
-    def _forget(self, name: str) -> None:
-        with self._lock:
-            self._described.pop(name, None)
 
 
 def _described(name: str, found: models.CollectionInfo) -> CollectionInfo:

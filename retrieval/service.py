@@ -6,8 +6,9 @@ Runs in the process that owns the store. Other processes use it through `owner.p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
-from cluster.errors import Conflict, DataError, InvalidInput
+from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from cluster.tenants import DEFAULT_TENANT
 from retrieval.documents import MetadataValue
 from retrieval.filters import And, Filter, at_least, equals, one_of
@@ -46,8 +47,15 @@ class Collections:
             _require_same_spec(self._store.describe(spec.name).spec, spec)
         return self._store.describe(spec.name)
 
+    def collection_names(self) -> list[str]:
+        return self._store.names()
+
     def list_collections(self) -> list[CollectionInfo]:
-        return [self._store.describe(name) for name in self._store.names()]
+        found = []
+        for name in self._store.names():
+            with suppress(NotFound):  # dropped since it was listed
+                found.append(self._store.describe(name))
+        return found
 
     def describe(self, collection: str) -> CollectionInfo:
         return self._store.describe(collection)
@@ -160,7 +168,12 @@ class Collections:
 
     def search(self, collection: str, request: SearchRequest, tenant: str = DEFAULT_TENANT) -> SearchResult:
         """The chunks of a tenant that answer a question best; errors as `search.search`."""
-        return search(self._store, self._store.describe(collection), request, tenant)
+        try:
+            # A search should not wait for a description, which hardly ever changes.
+            return search(self._store, self._store.describe(collection, recent=True), request, tenant)
+        except (Conflict, InvalidInput):
+            # Another process may just have brought the key of a filter, or moved the collection to this embedder.
+            return search(self._store, self._store.describe(collection), request, tenant)
 
     def page(self, collection: str, limit: int, after: str | None = None) -> list[Scored]:
         """Chunks of all tenants with their vectors, by id: for backup and migration, not for requests."""

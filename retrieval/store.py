@@ -116,10 +116,11 @@ class VectorStore(Protocol):
         Raises Conflict when the name is taken; the collection that has it is given those indexes that it lacks.
         """
 
-    def describe(self, name: str) -> CollectionInfo: ...
+    def describe(self, name: str, *, recent: bool = False) -> CollectionInfo:
+        """A collection as it is; with `recent` as it was some seconds ago, where it takes a request to know."""
 
     def names(self) -> list[str]:
-        """Names of all collections, sorted."""
+        """Names of all collections, sorted; on a shared server none of those of other applications."""
 
     def drop(self, name: str) -> None:
         """Remove a collection and all its points."""

@@ -41,7 +41,7 @@ class Retriever:
 
     async def check_health(self) -> None:
         """Raise StoreUnavailable when the store does not answer."""
-        await self._collections.list_collections()
+        await self._collections.collection_names()
 
 
 def passage(hit: Hit) -> Passage:

@@ -174,9 +174,8 @@ class VectorStoreSearch:
 
     async def collection_stores(self, tenant: str) -> list[VectorStore]:
         """Every collection that holds something of this tenant and is no store's, by name."""
-        names = sorted(info.spec.name for info in await self.limited(self.collections.list_collections()))
         stores = []
-        for name in names:
+        for name in await self.limited(self.collections.collection_names()):
             if not name.startswith(COLLECTION_PREFIX):
                 try:
                     stores.append(await self.collection_store(tenant, STORE_PREFIX + name))

@@ -205,3 +205,18 @@ def test_an_unknown_collection_and_a_foreign_one_are_told_apart(qdrant: Any) -> 
     plain.create_collection("theirs", models.VectorParams(size=3, distance=models.Distance.COSINE))
     with pytest.raises(Conflict, match="not made by Hamlet"):
         collections.describe("theirs")
+
+
+def test_what_other_applications_have_on_the_server_is_neither_listed_nor_touched(qdrant: Any) -> None:
+    from qdrant_client import models
+
+    collections = open_server(qdrant.url)
+    collections.ensure(CollectionSpec("c", 4, "e", "f"))
+    plain = QdrantClient(url=qdrant.url, check_compatibility=False)
+    plain.create_collection("theirs-v2", models.VectorParams(size=4, distance=models.Distance.COSINE))
+    alias = models.CreateAlias(collection_name="theirs-v2", alias_name="theirs")
+    plain.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    assert [info.spec.name for info in collections.list_collections()] == ["c"]
+    with pytest.raises(Conflict, match="not made by Hamlet"):
+        collections.ensure(CollectionSpec("theirs", 4, "e", "f"))
+    assert qdrant.indexes["theirs-v2"] == set()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qdrant_client import QdrantClient
 
 from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from retrieval.client import CollectionsClient
@@ -18,6 +19,7 @@ from retrieval.filters import Op
 from retrieval.ingest import Ingestor
 from retrieval.owner import InProcess
 from retrieval.search import Mode, SearchRequest, SearchResult
+from retrieval.server_store import ServerStore
 from retrieval.service import Collections
 from retrieval.store import CollectionSpec, Scored
 from retrieval.vectorizer import HashEmbedder
@@ -272,3 +274,16 @@ def test_diversity_spreads_the_hits() -> None:
 def test_an_unknown_collection_is_not_found(collections: CollectionsClient) -> None:
     with pytest.raises(NotFound, match="retrieval list"):
         collections.search("nothing", request("leave"))
+
+
+@pytest.mark.filterwarnings("ignore:.*no effect:UserWarning")
+def test_a_search_in_one_process_knows_at_once_what_another_wrote_to_the_server() -> None:
+    server = QdrantClient(":memory:")
+    one, other = (CollectionsClient(InProcess(Collections(ServerStore(server)))) for _ in range(2))
+    config = retrieval_config(collection="handbook")
+    Ingestor(one, EMBEDDER, config).add([document("a", "Paid leave.")])
+    assert ids(other.search("handbook", request("leave"))) == ["a"]
+    Ingestor(one, EMBEDDER, config).add([document("b", "Unpaid leave.", {"team": "hr"})])
+    of_hr = request("leave", filter={"type": "eq", "key": "team", "value": "hr"})
+    assert ids(other.search("handbook", of_hr)) == ["b"]
+    assert list(other.describe("handbook").fields) == ["team"]

@@ -341,6 +341,24 @@ def test_a_vector_without_direction_never_becomes_a_point(vector: list[float]) -
         point(1, vector)
 
 
+def test_of_two_that_make_a_collection_on_a_server_at_once_both_have_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = QdrantClient(":memory:")
+    first, second = ServerStore(client), ServerStore(client)
+    make = second._create
+
+    def make_late(target: str, spec: CollectionSpec) -> None:
+        make(target, spec)
+        fill(first, [point(1, [1, 0, 0, 0])])
+
+    monkeypatch.setattr(second, "_create", make_late)
+    with pytest.raises(Conflict):
+        second.create(SPEC)
+    assert second.count("things", EVERYTHING) == 1
+    assert len(client.get_collections().collections) == 1
+
+
 def test_the_settings_lay_out_new_collections_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     clients, asked = [], {}
     create = QdrantClient.create_collection
