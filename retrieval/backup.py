@@ -1,12 +1,14 @@
 """A collection as one Parquet file: for keeping, and for moving between stores.
 
 The file holds ids, vectors and payloads; words are weighed afresh on the way back. A backup of the embedded
-engine can be restored on a Qdrant server, and the other way round.
+engine can be restored on a Qdrant server, and the other way round. A document that was written while it was backed up
+is restored as one that is not finished, which its next ingestion writes anew.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -46,13 +48,13 @@ def back_up(collections: CollectionsClient, collection: str, target: str) -> int
             file_name = f"{target.rstrip('/')}/{collection}{SUFFIX}"
             raise InvalidInput(f"{target} is a folder; name the file, such as {file_name}", "target")
         with (
-            filesystem.open(f"{path}.part", "wb") as file,
+            _appearing_whole(filesystem, path) as draft,
+            filesystem.open(draft, "wb") as file,
             pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
             for page in pages(collections, collection):
                 writer.write_table(pa.table(_columns(page), schema=schema))
                 num_chunks += len(page)
-        filesystem.mv(f"{path}.part", path)
     return num_chunks
 
 
@@ -145,6 +147,19 @@ def _is_of_a_collection(schema: pa.Schema) -> bool:
 
 
 @contextmanager
+def _appearing_whole(filesystem: Any, path: str) -> Iterator[str]:
+    """Where to write a file that is to be at `path` when the block ends, and nowhere when it fails."""
+    draft = f"{path}.part"
+    try:
+        yield draft
+    except BaseException:
+        with suppress(OSError):
+            filesystem.rm_file(draft)
+        raise
+    filesystem.mv(draft, path)
+
+
+@contextmanager
 def _opened(source: str) -> Iterator[Any]:
     """The file at a path or fsspec URI, to read from. Raises NotFound when there is none."""
     with reaching(source, "read", GIVEN_ADDRESS) as (filesystem, path):
@@ -166,10 +181,21 @@ def _columns(page: list[Scored]) -> dict[str, list[object]]:
 
 def _fill(collections: CollectionsClient, spec: CollectionSpec, parquet: pq.ParquetFile) -> int:
     num_chunks = 0
+    hashes: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # of the chunks of each document
+    whole: dict[tuple[str, str], Counter[str]] = {}
     for stored in _stored(parquet):
         points = [remade_point(chunk, chunk.vector) for chunk in stored if chunk.vector is not None]
         collections.upsert(spec.name, points, spec.fingerprint)
         num_chunks += len(points)
+        for payload in (chunk.payload for chunk in stored):
+            document = payload["tenant"], payload["document_id"]
+            hashes[document][payload["content_sha256"]] += 1
+            if payload["position"] == 0:
+                whole[document] = Counter({payload["content_sha256"]: payload["num_chunks"]})
+    for (tenant, document_id), expected in whole.items():
+        if hashes[tenant, document_id] != expected:
+            # It was written during the backup, which has some of its chunks from before and some from after.
+            collections.mark_unfinished(spec.name, document_id, tenant)
     return num_chunks
 
 

@@ -8,7 +8,15 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from cluster.errors import ConfigError, Conflict, DataError, InvalidInput, NotFound, Unavailable
+from cluster.errors import (
+    ConfigError,
+    Conflict,
+    DataError,
+    InvalidInput,
+    NotFound,
+    StoreUnavailable,
+    Unavailable,
+)
 from retrieval.__main__ import restore as restore_command
 from retrieval.backup import back_up, back_up_all, restore, restore_all
 from retrieval.client import CollectionsClient
@@ -238,6 +246,31 @@ def test_a_backup_moves_a_collection_to_another_store(tmp_path: Path) -> None:
     embedded.close()
 
 
+def test_a_document_that_is_written_during_a_backup_is_written_anew_after_the_restore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrieval.migrate.PAGE_CHUNKS", 3)
+    collections = filled(ExactStore())
+    page, file = collections.page, str(tmp_path / "c.parquet")
+    changed = Document("a", "a", "a", document("other").content)
+    pages: list[list[Scored]] = []
+
+    def page_and_write(collection: str, limit: int, after: str | None = None) -> list[Scored]:
+        pages.append(page(collection, limit, after))
+        if len(pages) == 2:
+            Ingestor(collections, OLD, CONFIG, "ann").add([changed])
+        return pages[-1]
+
+    monkeypatch.setattr(collections, "page", page_and_write)
+    back_up(collections, "c", file)
+    restored = open_on(ExactStore())
+    restore(restored, file)
+    report = Ingestor(restored, OLD, CONFIG, "ann").add([changed, document("b")])
+    assert (report.num_updated, report.num_unchanged) == (1, 1)
+    assert restored.chunks("c", "a", "ann") == collections.chunks("c", "a", "ann")
+    assert Ingestor(restored, OLD, CONFIG, "bob").add([document("a")]).num_unchanged == 1
+
+
 def test_a_backup_never_overwrites_and_a_wrong_file_is_refused(tmp_path: Path) -> None:
     collections = filled(ExactStore())
     file = tmp_path / "c.parquet"
@@ -266,6 +299,14 @@ def test_a_store_of_backups_that_does_not_answer_is_unavailable(store_away: str)
     ):
         with pytest.raises(Unavailable, match="no answer"):
             verb()
+
+
+def test_a_backup_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collections = filled(ExactStore())
+    monkeypatch.setattr(collections, "page", Mock(side_effect=StoreUnavailable("the store is away")))
+    with pytest.raises(StoreUnavailable):
+        back_up(collections, "c", str(tmp_path / "c.parquet"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_backup_is_a_file_in_a_folder_that_exists(tmp_path: Path) -> None:
