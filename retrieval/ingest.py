@@ -246,11 +246,9 @@ class Ingestor:
             make_point(item.document, item.sha256, item.chunk, item.num_chunks, vector, self._tenant)
             for item, vector in zip(window, vectors, strict=True)
         ]
-        for item in window:
-            if item.chunk.position == 0:
-                self._collections.delete_chunks_from(
-                    self._config.collection, item.document.id, item.num_chunks, self._tenant
-                )
+        # In one call for all of them: where the store is another process, each is a journey.
+        finished = {item.document.id: item.num_chunks for item in window if item.chunk.position == 0}
+        self._collections.delete_chunks_from(self._config.collection, finished, self._tenant)
         self._collections.upsert(self._config.collection, points, self._embedder.fingerprint)
 
 

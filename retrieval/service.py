@@ -11,7 +11,7 @@ from contextlib import suppress
 from cluster.errors import Conflict, DataError, InvalidInput, NotFound
 from cluster.tenants import DEFAULT_TENANT
 from retrieval.documents import MetadataValue
-from retrieval.filters import And, Filter, at_least, equals, one_of
+from retrieval.filters import And, Filter, Or, at_least, equals, one_of
 from retrieval.points import (
     DocumentRecord,
     Hit,
@@ -97,11 +97,14 @@ class Collections:
         )
 
     def delete_chunks_from(
-        self, collection: str, document_id: str, position: int, tenant: str = DEFAULT_TENANT
+        self, collection: str, positions: Mapping[str, int], tenant: str = DEFAULT_TENANT
     ) -> int:
-        """Remove the chunks of a document from a position on: what is left over when it became shorter."""
-        tail = (equals("tenant", tenant), equals("document_id", document_id), at_least("position", position))
-        return self._store.delete(collection, And(tail))
+        """Remove the chunks of each document from its position on: what is left over when they became shorter."""
+        tails = tuple(
+            And((equals("document_id", document_id), at_least("position", position)))
+            for document_id, position in positions.items()
+        )
+        return self._store.delete(collection, And((equals("tenant", tenant), Or(tails)))) if tails else 0
 
     def mark_unfinished(self, collection: str, document_id: str, tenant: str = DEFAULT_TENANT) -> None:
         """Let a document be one that ingestion writes anew, whatever it holds. Searches find it as it is."""

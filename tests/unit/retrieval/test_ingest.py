@@ -4,11 +4,13 @@ import io
 import os
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -587,6 +589,25 @@ def test_documents_are_read_and_cut_while_others_are_embedded(client: Collection
     report = Ingestor(client, embedder, CONFIG, window_chunks=1).add(documents())
     assert report.num_added == 2
     assert client.count("c") == report.num_chunks
+
+
+class Counted(InProcess):
+    """Counts how often each verb is called."""
+
+    def __init__(self) -> None:
+        super().__init__(Collections(ExactStore()))
+        self.calls: Counter[str] = Counter()
+
+    def call(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        self.calls[verb] += 1
+        return super().call(verb, *args, **kwargs)
+
+
+def test_many_small_documents_are_written_in_few_calls() -> None:
+    counted = Counted()
+    documents = [document(f"{n}", f"Document {n}.") for n in range(100)]
+    assert ingestor(CollectionsClient(counted)).add(documents).num_added == 100
+    assert counted.calls.total() < 10
 
 
 def test_what_was_embedded_before_a_source_failed_is_kept(client: CollectionsClient) -> None:

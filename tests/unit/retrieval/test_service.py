@@ -195,6 +195,7 @@ def test_a_tenant_sees_counts_and_deletes_only_its_own(collections: CollectionsC
 def test_an_empty_selector_deletes_nothing(collections: CollectionsClient, selector: list[str]) -> None:
     with pytest.raises(InvalidInput):
         collections.delete_documents("handbook", selector, "ann")
+    assert collections.delete_chunks_from("handbook", {}, "ann") == 0
     assert collections.count("handbook", "ann") == 4
 
 
