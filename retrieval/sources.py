@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,8 @@ class Source:
             # To read a pipe would wait for whoever writes to it.
             if not file.is_file():
                 raise DataError(
-                    f"{self.id}: it is no file, but a pipe, a device, or a link to a folder or to nothing; leave it "
-                    "out, or name what the link shows"
+                    f"{self.id}: it is no file, but a pipe, a device, a folder that cannot be listed, or a link to a "
+                    "folder or to nothing; leave it out, or name what the link shows"
                 )
             return file.read_bytes()
         with reaching(self.location, "read", GIVEN_ADDRESS) as (filesystem, path):
@@ -58,6 +59,8 @@ def find_sources(root: str) -> list[Source]:
             found = []
         elif filesystem.isfile(path):
             found = [path]
+        elif isinstance(filesystem, LocalFileSystem):
+            found = list(_below(path))
         else:
             found = [name for name in filesystem.find(path) if not _is_hidden(name, path)]
     if not found:
@@ -78,6 +81,22 @@ def is_below(document_id: str, roots: Collection[str]) -> bool:
     """
     whole = document_id if "://" in document_id else posixpath.join(Path.cwd().as_posix(), document_id)
     return any(whole == root or whole.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+def _below(root: str) -> Iterator[str]:
+    """What lies below a folder of this machine, but what is hidden. Raises OSError when it cannot be listed.
+
+    Folders in it that cannot be listed are named themselves, to be told: what was read in them leaves the index.
+    """
+    closed: list[OSError] = []
+    for parent, folders, files in os.walk(root, onerror=closed.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        yield from (posixpath.join(parent, name) for name in [*files, *links] if not name.startswith("."))
+    for error in closed:
+        if error.filename == root:
+            raise error
+        yield error.filename
 
 
 def _without_links(root: str) -> str:

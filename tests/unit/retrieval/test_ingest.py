@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
@@ -540,6 +541,28 @@ def test_what_is_no_file_is_skipped_and_never_waited_for(client: CollectionsClie
     assert ids(client) == [str(tmp_path / "a.md")]
     assert [Path(skipped.uri).name for skipped in report.skipped] == ["dangling.md", "pipe.txt", "shown"]
     assert all(skipped.reason.startswith("it is no file, but a pipe") for skipped in report.skipped)
+
+
+def test_a_folder_that_cannot_be_listed_is_told(
+    client: CollectionsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.md", "closed/b.md", ".git/c.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"# {name}")
+    assert ingestor(client).add_paths([str(tmp_path)]).num_added == 2
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path) == str(tmp_path / "closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # tests may run as root, whom nothing is closed to
+    report = ingestor(client).add_paths([str(tmp_path)])
+    assert [(Path(skipped.uri).name, report.num_removed) for skipped in report.skipped] == [("closed", 1)]
+    assert "cannot be listed" in report.skipped[0].reason
+    with pytest.raises(Unavailable, match=r"cannot list .*Permission denied"):
+        ingestor(client).add_paths([str(tmp_path / "closed")])
 
 
 def test_a_report_names_each_file_once_and_each_reason_once(
