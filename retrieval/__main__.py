@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache
@@ -51,6 +52,8 @@ app = typer.Typer(
         python -m retrieval search "how many days of leave?" --collection handbook
     """,
 )
+# Not what Python reads beside it: codes that begin with 0, 1_000, digits of other scripts.
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 Paths = Annotated[list[str], typer.Argument(help="Files, folders or fsspec URIs (s3://…).")]
 ChunkTokens = Annotated[int, typer.Option(help="Longest chunk, in the embedder's tokens.")]
 OverlapTokens = Annotated[int, typer.Option(help="Tokens that neighbouring chunks share.")]
@@ -434,20 +437,19 @@ def _embedder_of(collections: CollectionsClient, collection: str) -> str:
 
 
 def _key_value(item: str) -> tuple[str, MetadataValue]:
-    """`year=2024` -> ("year", 2024): numbers and true/false are taken as such.
+    """`year=2024` -> ("year", 2024): true, false and numbers, as JSON writes them, are taken as such.
 
-    >>> _key_value("open=true")
-    ('open', True)
+    >>> _key_value("open=true"), _key_value("zip=01067")
+    (('open', True), ('zip', '01067'))
     """
     key, separator, raw = item.partition("=")
     if not separator or not key:
         raise InvalidInput(f"--metadata {item!r} is not KEY=VALUE", "metadata")
     if raw in ("true", "false"):
         return key, raw == "true"
-    try:
+    if NUMBER.fullmatch(raw):
         return key, float(raw) if "." in raw else int(raw)
-    except ValueError:
-        return key, raw
+    return key, raw
 
 
 if __name__ == "__main__":

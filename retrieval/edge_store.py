@@ -10,6 +10,7 @@ Only this file, `edge_filters.py` and `bm25.py` know the engine.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -104,9 +105,9 @@ class EdgeStore:
         folder = self._root / spec.name
         if folder.exists():
             raise Conflict(f"collection {spec.name!r} exists already", "collection")
-        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
-        shard_folder = scratch / f"shard-{uuid.uuid4().hex[:8]}"
         with _translated():
+            scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
+            shard_folder = scratch / f"shard-{uuid.uuid4().hex[:8]}"
             shard = edge.EdgeShard.create(
                 str(shard_folder),
                 edge.EdgeConfig(
@@ -118,7 +119,7 @@ class EdgeStore:
             for key, kind in INDEXED_FIELDS.items():
                 shard.update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
             shard.close()
-        _write_description(scratch, shard_folder.name, spec, {})
+            _write_description(scratch, shard_folder.name, spec, {})
         try:
             # One rename makes the collection visible, whole.
             scratch.rename(folder)
@@ -139,12 +140,12 @@ class EdgeStore:
 
     def drop(self, name: str) -> None:
         # Looked up under the lock: of two that drop it, one finds nothing.
-        with self._opening:
+        with self._opening, _translated():
             dropped = self._get(name)
-            dropped.shard.close()
-            del self._open[name]
             # Renamed first: a crash half-way leaves a leftover, never half a collection.
             grave = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
+            dropped.shard.close()
+            del self._open[name]
             (self._root / name).rename(grave / name)
             # After a swap the shard lies in the other collection's folder.
             if dropped.folder.exists():
@@ -326,7 +327,10 @@ def _write_description(
     folder: Path, shard: str, spec: CollectionSpec, fields: Mapping[str, FieldType]
 ) -> None:
     scratch = folder / "collection.json.new"
-    scratch.write_text(json.dumps({"shard": shard, "spec": asdict(spec), "fields": dict(fields)}, indent=2))
+    with scratch.open("w") as file:
+        json.dump({"shard": shard, "spec": asdict(spec), "fields": dict(fields)}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())  # else the machine may go down between the name and what is in the file
     scratch.replace(folder / "collection.json")
 
 

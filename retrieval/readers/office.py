@@ -26,6 +26,9 @@ TITLE_STYLE = "p[style-name='Title'] => h1:fresh\np.Title => h1:fresh"
 
 # A few kilobytes of zip can claim to hold terabytes.
 MAX_UNPACKED_BYTES = 1 << 30
+# Short rows are filled up to the widest one, as far as this: else one cell far to the right makes a sheet thousands of
+# times as large.
+MAX_FILLED_COLUMNS = 50
 
 
 def read_docx(data: bytes) -> Content:
@@ -71,7 +74,8 @@ def _rows(sheet: Any) -> list[list[str]]:
     rows = [_cells(row) for row in sheet.iter_rows(values_only=True)]
     # A cell with a style and nothing in it, far to the right, would give each row hundreds of empty ones.
     width = max((number for row in rows for number, cell in enumerate(row, start=1) if cell), default=0)
-    return [row[:width] + [""] * (width - len(row)) for row in rows]
+    filled = min(width, MAX_FILLED_COLUMNS)
+    return [row[:width] + [""] * (filled - len(row)) for row in rows]
 
 
 def office_reader_name(data: bytes) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import InvalidInput, NotFound
 from retrieval import __main__ as commands
-from retrieval.__main__ import _embedder_by_name, delete, explain, search
+from retrieval.__main__ import _embedder_by_name, _key_value, delete, explain, search
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
 from retrieval.documents import Content, Document, Section
@@ -149,3 +149,19 @@ def test_nothing_is_deleted_where_one_of_the_ids_is_unknown(capsys: pytest.Captu
     with pytest.raises(NotFound, match=r"no document 'laeve\.md' in 'a'"):
         delete("a", ["leave.md", "laeve.md"])
     assert "gone" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("2024", 2024),
+        ("-4.5", -4.5),
+        ("true", True),
+        ("01067", "01067"),
+        ("1_000", "1_000"),
+        ("٣", "٣"),
+        ("v1.2", "v1.2"),
+    ],
+)
+def test_metadata_are_numbers_where_they_are_written_as_such(given: str, value: object) -> None:
+    assert _key_value(f"key={given}") == ("key", value)

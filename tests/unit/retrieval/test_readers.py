@@ -367,6 +367,19 @@ def test_empty_columns_at_the_right_of_a_sheet_are_left_out() -> None:
     assert read(buffer.getvalue(), "a.xlsx").text == read(make_xlsx(), "a.xlsx").text
 
 
+def test_one_cell_far_to_the_right_does_not_widen_every_row_of_a_sheet() -> None:
+    book = openpyxl.Workbook()
+    for number in range(1, 200):
+        book.worksheets[0].cell(number, 1, f"row {number}")
+    book.worksheets[0].cell(1, 10_000, "far")
+    buffer = io.BytesIO()
+    book.save(buffer)
+    text = read(buffer.getvalue(), "a.xlsx").text
+    assert "| far |" in text
+    assert "\n| row 199 |" in text
+    assert len(text) < 200_000
+
+
 def test_a_workbook_has_a_section_for_each_sheet() -> None:
     document = read(make_xlsx(), "a.xlsx")
     (section,) = document.content.sections

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import numpy as np
@@ -76,6 +79,19 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_remedy(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match=r"cannot write to .*collections .*set HAMLET_HOME"):
         EdgeStore(tmp_path / "file" / "collections")
+
+
+def test_a_full_disk_is_a_store_that_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EdgeStore(tmp_path / "collections")
+    store.create(SPEC)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(tempfile, "mkdtemp", Mock(side_effect=full))
+    with pytest.raises(StoreUnavailable, match="No space left"):
+        store.create(replace(SPEC, name="more"))
+    with pytest.raises(StoreUnavailable, match="No space left"):
+        store.drop("things")
+    assert store.names() == ["things"]
+    store.close()
 
 
 def test_a_collection_describes_what_it_was_made_for(store: VectorStore) -> None:
