@@ -7,6 +7,7 @@ Document frequencies are the store's part: a query's weights are all 1, and the 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from qdrant_edge import Bm25, Bm25Config
 
@@ -14,6 +15,8 @@ from retrieval.store import SparseVector
 
 # Words of an average chunk, for BM25's length normalisation. Chunks are bounded, so it hardly varies.
 AVERAGE_WORDS = 80
+
+SOFT_HYPHEN = "\u00ad"
 
 # Where a name such as HTTPServer or lastIndexOf is cut. Names with underscores are cut by the engine.
 _WORD = re.compile(r"\w+")
@@ -37,8 +40,11 @@ def weigh_query(text: str) -> SparseVector:
 def _with_parts(text: str) -> str:
     """The text, and behind it the words of its camel-case names, so that either way of asking finds them.
 
+    Words that look alike are the same, however they are encoded: with ligatures, accents apart or soft hyphens.
+
     >>> _with_parts("Use a ThreadPoolExecutor.")
     'Use a ThreadPoolExecutor. Thread Pool Executor'
     """
+    text = unicodedata.normalize("NFKC", text).replace(SOFT_HYPHEN, "")
     names = (name for name in _WORD.findall(text) if _HUMP.search(name))
     return " ".join([text, *(_HUMP.sub(" ", name) for name in names)])

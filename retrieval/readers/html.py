@@ -48,7 +48,7 @@ def read_html(data: bytes) -> Content:
         for tag in soup.find_all(FURNITURE):
             tag.decompose()
         # After the drawings are gone, which have titles of their own.
-        title = soup.title.get_text(" ", strip=True) if soup.title else ""
+        title = " ".join(soup.title.get_text(" ").split()) if soup.title else ""
         for caption in soup.find_all("caption"):
             # Above its table, where the converter takes it neither for a row nor drops it.
             table = caption.find_parent("table")

@@ -135,7 +135,7 @@ def _slide(slide: Any) -> tuple[str, str, list[Table]]:
             if is_table:
                 tables.append(_table(len(text), part))
             text += part
-    return (clean(title.text).strip() if title is not None else ""), text, tables
+    return (" ".join(clean(title.text).split()) if title is not None else ""), text, tables
 
 
 def _shape_texts(shapes: Any) -> Iterator[tuple[str, bool]]:

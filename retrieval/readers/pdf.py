@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import DataError, Unprocessable
@@ -13,6 +14,9 @@ from retrieval.readers.text import clean
 
 if TYPE_CHECKING:
     from pypdf import PageObject
+
+# Letters that a font joins are words only when they are apart again: `ﬁnance`.
+LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
 
 
 def read_pdf(data: bytes) -> Content:
@@ -33,7 +37,7 @@ def read_pdf(data: bytes) -> Content:
             pages = list(reader.pages)
             tree: Any = reader.root_object["/Pages"]
             count = tree.get("/Count")
-            title = clean(str(reader.metadata.title or "")).strip() if reader.metadata else ""
+            title = " ".join(clean(str(reader.metadata.title or "")).split()) if reader.metadata else ""
         except DependencyError as exc:
             raise Unprocessable(
                 f"the PDF's encryption cannot be read: {exc}", "file", "protected_file"
@@ -61,7 +65,7 @@ def _texts(pages: list[PageObject]) -> tuple[list[str], list[str]]:
         try:
             # One page may be damaged, or need what is not installed, and the others be sound.
             with parsing("PDF"):
-                text = clean(page.extract_text()).strip()
+                text = clean(page.extract_text()).translate(LIGATURES).strip()
         except (DataError, RecursionError) as exc:
             text = ""
             warnings.append(f"page {number} cannot be read: {exc.__cause__ or exc}")

@@ -12,7 +12,7 @@ from retrieval.documents import Content, Section
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Control characters that no text format gives a meaning; tab and line feed stay, form feed ends a page.
-CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
+CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 
 SNIFFED_BYTES = 8192
 UTF_8 = "utf-8-sig"  # which drops a byte-order mark
@@ -101,13 +101,13 @@ def _encoding_by_mark(data: bytes) -> str | None:
 def clean(text: str) -> str:
     """Text that can be hashed, stored and sent as JSON.
 
-    Line ends become line feeds. Halves of a surrogate pair that belong together are joined (PDF extraction
-    yields them apart); a lone half is dropped, and so are control characters.
+    Line ends become line feeds, and so do vertical tabs (PowerPoint's line breaks). Halves of a surrogate pair that
+    belong together are joined (PDF extraction yields them apart); a lone half and control characters are dropped.
 
     >>> clean("a\\r\\nb\\x00")
     'a\\nb'
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\v", "\n")
     if LONE_SURROGATE.search(text):
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
         text = LONE_SURROGATE.sub("", text)

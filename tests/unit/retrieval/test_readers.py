@@ -188,6 +188,11 @@ def test_html_keeps_the_document_and_drops_the_page_around_it() -> None:
     assert table.header.startswith("| what | code |")
 
 
+def test_the_title_of_a_page_is_one_line() -> None:
+    html = "<html><head><title>\n  Leave -\n  Handbook\n</title></head><body><p>x</p></body></html>"
+    assert read(html.encode(), "a.html").title == "Leave - Handbook"
+
+
 def test_a_page_that_is_one_form_is_read_without_its_controls() -> None:
     page = """<html><head><title>Intranet</title></head><body><form id="aspnetForm"><h1>Leave</h1>
     <select><option>All sites</option></select><textarea>Say it</textarea><input value="Go"><p>27 days.</p>
@@ -233,6 +238,10 @@ def test_a_pdf_is_cut_at_its_pages_and_a_bad_page_does_not_lose_the_others() -> 
     assert document.title == "Manual"
     assert spans(document) == [((), 1, "First page."), ((), 3, "Third page.")]
     assert document.content.warnings == ("page 2 has no text; it may be scanned",)
+
+
+def test_joined_letters_of_a_pdf_are_apart() -> None:
+    assert read(make_pdf([r"\256nance, \257at"]), "a.pdf").text == "finance, flat"
 
 
 def test_pages_that_a_damaged_pdf_has_lost_are_told() -> None:
@@ -341,6 +350,18 @@ def test_a_presentation_has_its_slides_for_pages() -> None:
     assert (section.headings, section.page) == (("Budget",), 1)
     assert "| year | euros |\n|---|---|\n| 2024 | 17 |" in document.text
     assert document.text.endswith("Say it slowly.")
+
+
+def test_line_breaks_within_a_paragraph_of_a_slide_part_words() -> None:
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[1])
+    slide.shapes.title.text = "Budget\vplan"
+    slide.placeholders[1].text = "First\vsecond"
+    buffer = io.BytesIO()
+    deck.save(buffer)
+    assert spans(read(buffer.getvalue(), "a.pptx")) == [
+        (("Budget plan",), 1, "Budget\nplan\n\nFirst\nsecond")
+    ]
 
 
 def test_a_table_on_a_slide_is_one_and_text_beside_it_is_not() -> None:
