@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,24 +45,24 @@ class SequenceClassifier:
         from transformers import AutoTokenizer
 
         folder = local_folder(card.weights_uri)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         # It keeps the bound of a call in itself, where another thread's call would change it.
         self._tokenizing = threading.Lock()
-        self._model: Any = _load(card, folder).to(self._device, getattr(torch, config.dtype)).eval()
-        positions = getattr(self._model.config, "max_position_embeddings", card.max_length_tokens)
+        model = _load(card, folder).to(device, getattr(torch, config.dtype)).eval()
+        positions = getattr(model.config, "max_position_embeddings", card.max_length_tokens)
         self._max_tokens = min(card.max_length_tokens, positions)
         self._labels = card.labels
-        pass_tokens = bounds_of(on_gpu=self._device == "cuda").pass_tokens
-        self.batcher = Batcher(
-            on_a_thread(self._forward), config.max_batch_tokens, pass_tokens, on_batch=on_batch
-        )
+        # Of the model and not of this object, which would then hold itself and stay in memory until a look for garbage.
+        forward = partial(_probabilities, model, self._tokenizer)
+        pass_tokens = bounds_of(on_gpu=device == "cuda").pass_tokens
+        self._batcher = Batcher(on_a_thread(forward), config.max_batch_tokens, pass_tokens, on_batch=on_batch)
 
     async def classify(self, inputs: Sequence[tuple[str, ...]]) -> list[Classified]:
         """The verdict on each text or pair of texts."""
         # On a thread of its own, so that the next batch is tokenised while one is computed.
         encoded = await asyncio.to_thread(self._encode, inputs)
-        scores = await self.batcher.submit(encoded, [item.num_tokens for item in encoded])
+        scores = await self._batcher.submit(encoded, [item.num_tokens for item in encoded])
         return [
             Classified(self._ranked(row), item.num_tokens, item.truncated)
             for row, item in zip(scores, encoded, strict=True)
@@ -78,18 +79,19 @@ class SequenceClassifier:
             encoded.append(_Encoded(dict(full), truncated))
         return encoded
 
-    def _forward(self, items: Sequence[_Encoded]) -> list[list[float]]:
-        """Probabilities, [num_items, num_labels]."""
-        import torch
-
-        batch = self._tokenizer.pad([item.token_ids for item in items], return_tensors="pt").to(self._device)
-        with torch.inference_mode():
-            logits = self._model(**batch).logits.float()
-        probabilities: list[list[float]] = logits.softmax(dim=-1).tolist()
-        return probabilities
-
     def _ranked(self, row: Sequence[float]) -> tuple[tuple[str, float], ...]:
         return tuple(sorted(zip(self._labels, row, strict=True), key=lambda entry: -entry[1]))
+
+
+def _probabilities(model: Any, tokenizer: Any, items: Sequence[_Encoded]) -> list[list[float]]:
+    """[num_items, num_labels]"""
+    import torch
+
+    batch = tokenizer.pad([item.token_ids for item in items], return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        logits = model(**batch).logits.float()
+    probabilities: list[list[float]] = logits.softmax(dim=-1).tolist()
+    return probabilities
 
 
 def _load(card: ModelCard, folder: Path) -> Any:
@@ -137,14 +139,14 @@ class Classifier:
             # A task, so that callers who come meanwhile wait for the same load.
             load = asyncio.to_thread(SequenceClassifier, card, self._config, self._on_batch)
             loading = self._models[card.id] = asyncio.ensure_future(load)
+            loading.add_done_callback(partial(self._forget_failed, card.id))
             while len(self._models) > self._config.max_models:
                 evicted, _ = self._models.popitem(last=False)
                 log.info("classifier %s leaves memory", evicted)
         self._models.move_to_end(card.id)
-        try:
-            return await asyncio.shield(loading)
-        except Exception:
-            # The next caller tries again: the storage may have been away.
-            if self._models.get(card.id) is loading:
-                del self._models[card.id]
-            raise
+        return await asyncio.shield(loading)
+
+    def _forget_failed(self, card_id: str, loading: asyncio.Task[SequenceClassifier]) -> None:
+        """Let the next caller try again, since the storage may have been away, also where the first one has left."""
+        if (loading.cancelled() or loading.exception()) and self._models.get(card_id) is loading:
+            del self._models[card_id]

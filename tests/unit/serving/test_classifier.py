@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from cluster.cards import ModelCard, ModelKind
 from cluster.errors import Unprocessable
 from cluster.storage import MARKER
-from serving.classifier import SequenceClassifier
+from serving.classifier import Classifier, SequenceClassifier
 from serving.config import ClassifierConfig
 
 LABELS = ("no", "yes")
@@ -46,10 +48,13 @@ def _tokenizer(words: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def _classifier(make_card: Callable[..., ModelCard], folder: Path, **changes: object) -> SequenceClassifier:
+def _card(make_card: Callable[..., ModelCard], folder: Path, **changes: object) -> ModelCard:
     fields = {"is_adapter": False, "labels": LABELS, "max_length_tokens": MAX_TOKENS} | changes
-    card = make_card(ModelKind.CLASSIFIER, weights_uri=str(folder), **fields)
-    return SequenceClassifier(card, ClassifierConfig())
+    return make_card(kind=ModelKind.CLASSIFIER, weights_uri=str(folder), **fields)
+
+
+def _classifier(make_card: Callable[..., ModelCard], folder: Path, **changes: object) -> SequenceClassifier:
+    return SequenceClassifier(_card(make_card, folder, **changes), ClassifierConfig())
 
 
 def test_requests_at_the_same_time_do_not_cut_each_others_texts(
@@ -111,3 +116,50 @@ def test_a_base_without_some_of_its_weights_is_refused_unless_the_adapter_has_th
         Unprocessable, match=r"lacks 1 of its weights, such as base_model.model.bert.pooler.dense.bias"
     ):
         _classifier(make_card, adapter, is_adapter=True, base_model=str(base))
+
+
+def test_a_classifier_that_leaves_gives_its_memory_back_at_once(
+    base: Path, make_card: Callable[..., ModelCard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when Python next looks for garbage, which may be after dozens of models."""
+    loaded = []
+
+    class Watched(SequenceClassifier):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            loaded.append(weakref.ref(self))
+
+    monkeypatch.setattr("serving.classifier.SequenceClassifier", Watched)
+    cards = [_card(make_card, base, card_id=f"ft:bert:acme:routes:{number}") for number in range(3)]
+
+    async def one_after_the_other() -> None:
+        classifier = Classifier(ClassifierConfig(max_models=1))
+        for card in cards:
+            await classifier.classify(card, [("a b",)])
+        assert [watched() is not None for watched in loaded] == [False, False, True]
+
+    gc.disable()
+    try:
+        asyncio.run(one_after_the_other())
+    finally:
+        gc.enable()
+
+
+def test_a_classifier_that_could_not_be_loaded_is_tried_again_also_when_its_caller_had_left(
+    base: Path, make_card: Callable[..., ModelCard]
+) -> None:
+    (base / MARKER).unlink()
+    card = _card(make_card, base)
+
+    async def again() -> None:
+        classifier = Classifier(ClassifierConfig())
+        first = asyncio.create_task(classifier.classify(card, [("a b",)]))
+        await asyncio.sleep(0)
+        first.cancel()
+        while len(asyncio.all_tasks()) > 1:  # the load that it began
+            await asyncio.sleep(0.001)
+        (base / MARKER).touch()
+        (verdict,) = await classifier.classify(card, [("a b",)])
+        assert verdict.num_tokens == 4
+
+    asyncio.run(again())
