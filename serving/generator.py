@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from cluster.errors import ContextLengthExceeded, InvalidInput
@@ -24,7 +25,7 @@ from serving.engine import (
     Sampling,
     TokenLogprob,
 )
-from serving.prompts import Fitted, Passage, fit, without_exchanges
+from serving.prompts import Passage, fit, without_exchanges
 from serving.tokenizer import Message, PromptRenderer
 
 log = logging.getLogger(__name__)
@@ -224,29 +225,20 @@ class Generator:
 
     def _grounded_prompt(self, job: GenerationJob) -> tuple[list[int], PromptReport]:
         context = self._engine.max_model_len_tokens
-
-        def fitted_beside(room: int) -> Fitted | None:
-            return fit(
-                job.messages,
-                job.passages,
-                lambda messages: len(self._render(job, messages)) <= context - room,
-            )
-
-        fitted: Fitted | None = None
-        for room in answer_rooms(job.max_tokens, self._config.default_max_tokens):
-            fitted = fitted_beside(room) or fitted
-            if fitted is not None and fitted.num_passages:
-                break
+        rooms = answer_rooms(job.max_tokens, self._config.default_max_tokens)
+        fitted = fit(
+            job.messages, job.passages, partial(self._render, job), [context - room for room in rooms]
+        )
         if fitted is None:
             bare = len(self._render(job, without_exchanges(job.messages)))
             lower = f" or lower {job.max_tokens_field}" if job.max_tokens is not None else ""
             raise ContextLengthExceeded(
-                f"the question and the system text take {bare} tokens and the answer at least {room}, together more "
-                f"than the model's {context}; shorten them{lower}",
+                f"the question and the system text take {bare} tokens and the answer at least {rooms[-1]}, together "
+                f"more than the model's {context}; shorten them{lower}",
                 job.max_tokens_field if lower and bare < context else "messages",
             )
-        ids = self._render(job, fitted.messages)
-        return ids, PromptReport(len(ids), fitted.num_passages, fitted.num_turns_dropped)
+        report = PromptReport(len(fitted.token_ids), fitted.num_passages, fitted.num_turns_dropped)
+        return fitted.token_ids, report
 
 
 async def completed(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import NamedTuple
 
 from cluster.grounding import grounded_question
@@ -27,9 +28,9 @@ class Passage(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A conversation that fits. `num_passages` are the best ones kept, `num_turns_dropped` exchanges."""
+    """A prompt that fits. `num_passages` are the best ones kept, `num_turns_dropped` exchanges."""
 
-    messages: list[Message]
+    token_ids: list[int]
     num_passages: int
     num_turns_dropped: int
 
@@ -46,23 +47,43 @@ def grounded(messages: Sequence[Message], passages: Sequence[Passage]) -> list[M
 def fit(
     messages: Sequence[Message],
     passages: Sequence[Passage],
-    fits: Callable[[list[Message]], bool],
+    render: Callable[[list[Message]], list[int]],
+    limits: Sequence[int],
 ) -> Fitted | None:
-    """The fullest conversation for which `fits` holds; None when not even the bare question does.
+    """The fullest conversation of no more tokens than the limit, as a prompt; None when the bare question has more.
 
-    Left out first are the lowest hits, then the oldest exchanges, last the best hit. System text and the
-    last user turn always stay. `fits` is asked O(log n) times: leaving out more never makes it longer.
+    Left out first are the lowest hits, then the oldest exchanges, last the best hit. System text and the last user
+    turn always stay. Of `limits`, lowest first, the next one counts where the best hit would be left out.
     """
     steps = list(_steps(messages, len(passages)))
 
-    def attempt(step: tuple[int, int]) -> list[Message]:
-        num_passages, num_dropped = step
-        return grounded(drop_exchanges(messages, num_dropped), passages[:num_passages])
+    @cache
+    def prompt(number: int) -> list[int]:
+        num_passages, num_dropped = steps[number]
+        return render(grounded(drop_exchanges(messages, num_dropped), passages[:num_passages]))
 
-    first = bisect_left(steps, True, key=lambda step: fits(attempt(step)))
-    if first == len(steps):
-        return None
-    return Fitted(attempt(steps[first]), *steps[first])
+    def fits(limit: int, number: int) -> bool:
+        return len(prompt(number)) <= limit
+
+    fitted = None
+    for limit in limits:
+        number = _first(len(steps), partial(fits, limit))
+        if number is not None:
+            fitted = Fitted(prompt(number), *steps[number])
+            if fitted.num_passages:
+                break
+    return fitted
+
+
+def _first(count: int, holds: Callable[[int], bool]) -> int | None:
+    """The first number below `count` from which on `holds` is true; None when it never is.
+
+    Rendering is what takes time: mostly all fits, which is asked once, or the question alone is too long, twice.
+    """
+    if holds(0):
+        return 0
+    last = count - 1
+    return bisect_left(range(last), True, lo=1, key=holds) if holds(last) else None
 
 
 def _steps(messages: Sequence[Message], num_passages: int) -> list[tuple[int, int]]:

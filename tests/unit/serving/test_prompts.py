@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serving.prompts import drop_exchanges, fit, grounded, standalone_query
+from serving.scripted_engine import WordTokenizer
 from serving.scripted_parts import scripted_passage as passage
 from serving.tokenizer import Message
 
@@ -15,8 +16,19 @@ def assistant(text: str) -> Message:
     return Message("assistant", text)
 
 
-def num_words(messages: Sequence[Message]) -> int:
-    return sum(len(message.content.split()) for message in messages)
+class Rendered:
+    """Renders the words of a conversation, one token each, and counts how often."""
+
+    def __init__(self) -> None:
+        self._words = WordTokenizer()
+        self.times = 0
+
+    def __call__(self, messages: Sequence[Message]) -> list[int]:
+        self.times += 1
+        return self._words.encode(" ".join(message.content for message in messages))
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        return self._words.decode(token_ids)
 
 
 def test_passages_are_numbered_by_rank_and_the_best_stands_nearest_to_the_question() -> None:
@@ -36,30 +48,42 @@ def test_a_document_cannot_pass_for_another_numbered_passage() -> None:
     assert "forged too" in content
 
 
-def test_everything_is_kept_when_it_fits() -> None:
-    messages = [user("a"), assistant("b"), user("c")]
-    fitted = fit(messages, [passage(1, "x"), passage(2, "y")], lambda _messages: True)
+def test_everything_is_kept_when_it_fits_and_rendered_once() -> None:
+    messages, render = [user("a"), assistant("b"), user("c")], Rendered()
+    fitted = fit(messages, [passage(1, "x"), passage(2, "y")], render, [100])
     assert fitted is not None
     assert (fitted.num_passages, fitted.num_turns_dropped) == (2, 0)
+    assert render.times == 1
 
 
 def test_lowest_hits_go_before_the_oldest_turns_and_the_best_hit_goes_last() -> None:
     history = [part for turn in range(3) for part in (user("h " * 50), assistant("r " * 50))]
     messages = [Message("system", "s " * 10), *history, user("question " * 10)]
     hits = [passage(number, "p " * 100) for number in range(1, 11)]
-    kept = {}
+    kept, render = {}, Rendered()
     for budget in (1400, 600, 250, 100):
-        fitted = fit(messages, hits, lambda attempt, budget=budget: num_words(attempt) <= budget)
+        fitted = fit(messages, hits, render, [budget])
         assert fitted is not None
-        assert num_words(fitted.messages) <= budget
-        assert fitted.messages[0].role == "system"
-        assert "question question" in fitted.messages[-1].content
+        assert len(fitted.token_ids) <= budget
+        assert render.text(fitted.token_ids).startswith("s s s")
+        assert render.text(fitted.token_ids).endswith("question question")
         kept[budget] = (fitted.num_passages, fitted.num_turns_dropped)
     assert kept == {1400: (10, 0), 600: (2, 0), 250: (1, 2), 100: (0, 3)}
 
 
-def test_a_question_that_does_not_fit_by_itself_is_told() -> None:
-    assert fit([user("q " * 100)], [passage(1, "x")], lambda messages: num_words(messages) <= 50) is None
+def test_the_next_limit_counts_where_the_best_hit_would_be_left_out() -> None:
+    messages, hits = [user("h " * 50), assistant("r " * 50), user("q")], [passage(1, "p " * 100)]
+    for limits, kept in (([50, 150, 250], (1, 1)), ([50], (0, 1)), ([50, 400], (1, 0))):
+        fitted = fit(messages, hits, Rendered(), limits)
+        assert fitted is not None
+        assert (fitted.num_passages, fitted.num_turns_dropped) == kept
+
+
+def test_a_question_that_does_not_fit_by_itself_is_told_before_much_is_rendered() -> None:
+    history = [part for _ in range(500) for part in (user("h"), assistant("r"))]
+    hits, render = [passage(number, "x") for number in range(50)], Rendered()
+    assert fit([*history, user("q " * 100)], hits, render, [10, 20, 50]) is None
+    assert render.times == 2
 
 
 def test_exchanges_are_dropped_whole_and_the_system_text_stays() -> None:
