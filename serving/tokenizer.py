@@ -50,7 +50,10 @@ class ChatTokenizer(Protocol):
     def apply_template(
         self, messages: Sequence[Message], template: str | None, tools: Sequence[dict[str, Any]] = ()
     ) -> list[int]:
-        """Token ids of the conversation, ready for the answer. Raises jinja2.TemplateError or TypeError if refused."""
+        """Token ids of the conversation, ready for the answer.
+
+        Raises jinja2.TemplateError or TypeError if the template refuses it, and InvalidInput where there is none.
+        """
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -72,6 +75,11 @@ class HubTokenizer:
     def apply_template(
         self, messages: Sequence[Message], template: str | None, tools: Sequence[dict[str, Any]] = ()
     ) -> list[int]:
+        if template is None and not self._tokenizer.chat_template:
+            raise InvalidInput(
+                "the model has no chat template; use a model that was made for chats, or /v1/completions",
+                "model",
+            )
         text = self._tokenizer.apply_chat_template(
             [message.for_template() for message in messages],
             tools=list(tools) or None,

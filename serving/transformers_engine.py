@@ -89,7 +89,9 @@ class TransformersEngine:
 
     @property
     def max_model_len_tokens(self) -> int:
-        return self._config.max_model_len_tokens
+        # A model computes nonsense behind its last position, or fails.
+        configured = self._config.max_model_len_tokens
+        return min(configured, getattr(self._model.config, "max_position_embeddings", configured))
 
     async def generate(
         self,

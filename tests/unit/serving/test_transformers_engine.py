@@ -14,11 +14,12 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.errors import Unprocessable
+from cluster.errors import InvalidInput, Unprocessable
 from cluster.storage import MARKER
 from serving.adapters import HOST_ADAPTERS_PER_SLOT
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, Sampling
+from serving.tokenizer import HubTokenizer, Message, PromptRenderer
 from serving.transformers_engine import TransformersEngine
 
 
@@ -30,6 +31,20 @@ def base(tmp_path: Path) -> Path:
     words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(folder)
     return folder
+
+
+def test_a_prompt_and_its_answer_have_no_more_tokens_than_the_model_has_positions(base: Path) -> None:
+    LlamaForCausalLM(LlamaConfig.from_pretrained(base, max_position_embeddings=64)).save_pretrained(base)
+    assert TransformersEngine(GeneratorConfig(max_model_len_tokens=100), base).max_model_len_tokens == 64
+    assert TransformersEngine(GeneratorConfig(max_model_len_tokens=64), base).max_model_len_tokens == 64
+
+
+def test_a_chat_with_a_model_that_has_no_chat_template_is_refused(base: Path) -> None:
+    renderer = PromptRenderer(HubTokenizer(base))
+    with pytest.raises(InvalidInput, match="no chat template; use a model that was made for chats"):
+        renderer.render([Message("user", "a")])
+    own = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert renderer.render([Message("user", "a")], own) == renderer.encode("a")
 
 
 def _adapter(base: Path, name: str) -> Adapter:
