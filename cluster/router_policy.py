@@ -56,8 +56,11 @@ def read_policy() -> RouterPolicy | None:
 
 
 def write_policy(policy: RouterPolicy) -> RouterPolicy | None:
-    """Put a policy in force; returns the one before, for going back to it."""
-    before = read_policy()
+    """Put a policy in force; returns the one before, for going back to it, or None where that cannot be read."""
+    try:
+        before = read_policy()
+    except Unavailable:
+        before = None  # a broken one is replaced; where storage is away, the write says so
     place_bytes(policy.model_dump_json(indent=2).encode(), policy_uri())
     return before
 

@@ -231,7 +231,8 @@ class Answers:
             threshold = self._least_score(request)
             hits = tuple(hit for hit in found if hit.score >= threshold)
             if not hits:
-                best = f"{found[0].score:.2f}" if found else "no hit"
+                # Not of the first hit: words and rerankers count in the order too.
+                best = f"{max(hit.score for hit in found):.2f}" if found else "no hit"
                 missing = f"nothing relevant was found (best score {best}, needed {threshold:.2f})"
                 route = route._replace(reason=f"{route.reason}; {missing}")
                 prepared.ready = await self._without_hits(request, tenant)

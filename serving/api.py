@@ -18,7 +18,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from cluster.cards import ModelKind
-from cluster.errors import HamletError, InvalidInput, NotFound
+from cluster.errors import HamletError, InvalidInput
 from cluster.router_policy import AUTO, RAG_SUFFIX
 from serving import cluster_api, openapi, page
 from serving.admission import Admission
@@ -182,14 +182,9 @@ class Front:
     async def model(self, name: str, request: Request) -> Response:
         if name == AUTO:
             return _json(model_object(AUTO, 0, "hamlet"))
-        for kind in ModelKind:
-            try:
-                found = await self._names(request).find(name.removesuffix(RAG_SUFFIX), kind)
-            except NotFound as exc:
-                refusal = exc
-            else:
-                return _json(_model(found) | {"id": name})
-        raise refusal
+        names, plain = self._names(request), name.removesuffix(RAG_SUFFIX)
+        found = await (names.named(name) if plain == name else names.find(plain, ModelKind.GENERATOR))
+        return _json(_model(found) | {"id": name})
 
     async def healthz(self) -> Response:
         """That this process answers."""

@@ -118,7 +118,7 @@ class Catalogue:
 
     @property
     def embedder(self) -> ServedModel:
-        return ServedModel(slug(self._embedder), ModelKind.EMBEDDER)
+        return ServedModel(_name(self._embedder), ModelKind.EMBEDDER)
 
     def of(self, tenant: str) -> TenantCatalogue:
         """Names to models, as this tenant sees them."""
@@ -150,8 +150,8 @@ class Catalogue:
 
     def base_named(self, name: str) -> ServedModel | None:
         """A base model or the embedder, by reference or by short name."""
-        short = slug(name) if name in (*self._generators.values(), self._embedder) else name
-        return next((base for base in (*self.bases, self.embedder) if base.name == short), None)
+        asked = _name(name) if name in (*self._generators.values(), self._embedder) else name
+        return next((base for base in (*self.bases, self.embedder) if base.name == asked), None)
 
     def deployment_of(self, card: ModelCard) -> str | None:
         """The generator that hosts a registered model, None when none does."""
@@ -206,20 +206,33 @@ class TenantCatalogue:
         return self._catalogue.embedder
 
     async def find(self, name: str, kind: ModelKind) -> ServedModel:
-        """The model of this name and kind.
+        """The model of this name and kind. Raises NotFound for one of another kind, and what `named` raises."""
+        model = await self.named(name)
+        if model.kind is not kind:
+            raise NotFound(
+                f"{name!r} names a model of kind {model.kind}, this endpoint needs {kind}",
+                "model",
+                "model_not_found",
+            )
+        return model
 
-        Raises NotFound for a name nobody knows, one of another kind, or one whose base is not deployed,
-        and Conflict for a card whose parity was not proven.
+    async def named(self, name: str) -> ServedModel:
+        """The model of this name, whatever its kind.
+
+        Raises NotFound for a name nobody knows or a card that no deployment hosts, and Conflict for one whose parity
+        was not proven.
         """
         base = self._catalogue.base_named(name)
         if base is not None:
-            return self._of_kind(base, kind, name)
+            return base
         card = (await self._seen()).card(name) or (await self._seen(refresh=True)).card(name)
         if card is None:
             known = some_of([model.name for model in await self.list()])
             raise NotFound(f"no model named {name!r}; there are {known}", "model", "model_not_found")
+        if card.id == self.embedder.name:
+            return self.embedder
         self._require_servable(card)
-        return self._of_kind(self._catalogue.served(card), kind, name)
+        return self._catalogue.served(card)
 
     async def list(self) -> list[ServedModel]:
         """Everything that can be asked for: the bases, then cards, newest first."""
@@ -248,15 +261,6 @@ class TenantCatalogue:
     def _is_served(self, card: ModelCard) -> bool:
         return card.parity.passed and self._catalogue.unservable(card) is None
 
-    def _of_kind(self, model: ServedModel, kind: ModelKind, name: str) -> ServedModel:
-        if model.kind is not kind:
-            raise NotFound(
-                f"{name!r} names a model of kind {model.kind}, this endpoint needs {kind}",
-                "model",
-                "model_not_found",
-            )
-        return model
-
     def _require_servable(self, card: ModelCard) -> None:
         if not card.parity.passed:
             raise Conflict(f"{card.id} is not served: its parity check failed: {card.parity.detail}", "model")
@@ -274,8 +278,12 @@ def snapshot_of(registry: Registry, policy: RouterPolicy | None = None) -> Snaps
 
 
 def _base(reference: str, deployment: str) -> ServedModel:
-    name = reference if _is_registered(reference) else slug(reference)
-    return ServedModel(name, ModelKind.GENERATOR, deployment=deployment)
+    return ServedModel(_name(reference), ModelKind.GENERATOR, deployment=deployment)
+
+
+def _name(reference: str) -> str:
+    """What a model of the configuration is called: a registered one by its id, others by their short name."""
+    return reference if _is_registered(reference) else slug(reference)
 
 
 def _is_registered(reference: str) -> bool:

@@ -88,8 +88,11 @@ def test_a_promoted_policy_replaces_the_one_before_and_can_be_taken_away() -> No
     assert read_policy() is None
 
 
-def test_a_broken_policy_is_named() -> None:
-    write_policy(RouterPolicy(grounded_route="rag", score_threshold=0.3))
+def test_a_broken_policy_is_named_and_another_can_be_promoted() -> None:
+    policy = RouterPolicy(grounded_route="rag", score_threshold=0.3)
+    write_policy(policy)
     Path(policy_uri()).write_text("{")
-    with pytest.raises(Unavailable, match="no router policy"):
+    with pytest.raises(Unavailable, match=r"no router policy.*promote an evaluation again"):
         read_policy()
+    assert write_policy(policy) is None
+    assert read_policy() == policy

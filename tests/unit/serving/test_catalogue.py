@@ -14,14 +14,14 @@ from serving.catalogue import Catalogue, Seen, Snapshot
 class Shelf:
     """A registry that counts how often it is read, and a clock that is set by hand."""
 
-    def __init__(self, **further: str) -> None:
+    def __init__(self, embedder: str = "builtin:minilm", **further: str) -> None:
         self.cards: list[ModelCard] = []
         self.aliases: dict[str, str] = {}
         self.num_reads = 0
         self.now_s = 0.0
         self.catalogue = Catalogue(
             {"generator": "builtin:smollm2", **further},
-            "builtin:minilm",
+            embedder,
             self._read,
             ttl_s=1.0,
             clock=lambda: self.now_s,
@@ -107,6 +107,25 @@ def test_a_model_of_another_kind_says_what_it_is() -> None:
 
 
 WHOLE = "ft:smollm2:acme:whole:0a1b2c3d"
+
+
+def test_a_name_nobody_knows_is_looked_up_afresh_once() -> None:
+    shelf = Shelf()
+    shelf.find("smollm2")
+    with pytest.raises(NotFound, match="no model named 'nothing'"):
+        asyncio.run(shelf.catalogue.of("default").named("nothing"))
+    assert shelf.num_reads == 2
+
+
+def test_an_embedder_that_was_tuned_is_called_by_its_id_and_its_alias(make_card: Callable[..., Any]) -> None:
+    card = make_card("ft:minilm:acme:docs:1a2b3c4d", kind=ModelKind.EMBEDDER, is_adapter=False)
+    shelf = Shelf(embedder=card.id)
+    shelf.cards.append(card)
+    shelf.aliases["docs"] = card.id
+    seen = shelf.catalogue.of("default")
+    assert [model.name for model in asyncio.run(seen.list())] == ["smollm2", card.id]
+    for name in (card.id, "docs"):
+        assert asyncio.run(seen.find(name, ModelKind.EMBEDDER)).name == card.id
 
 
 def test_a_model_is_hosted_by_the_deployment_of_its_base_or_by_its_own(make_card: Callable[..., Any]) -> None:

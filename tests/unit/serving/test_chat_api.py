@@ -374,7 +374,8 @@ def test_models_lists_bases_cards_aliases_and_auto(
     assert names == ["smollm2", "minilm", "ft:smollm2:acme:handbook:1", "prod", "auto"]
     for name in (*names, "smollm2+rag"):
         assert client.get(f"/v1/models/{name}").json()["id"] == name
-    assert client.get("/v1/models/nothing").status_code == 404
+    for name in ("nothing", "minilm+rag"):
+        assert client.get(f"/v1/models/{name}").status_code == 404
 
 
 def test_bare_prompts_are_completed_and_counted(post: Ask, world: ScriptedApplication) -> None:

@@ -108,6 +108,11 @@ def test_nothing_relevant_is_said_and_not_generated(handbook: ScriptedApplicatio
     assert stream.text.endswith("data: [DONE]\n\n")
 
 
+def test_the_best_score_is_told_whichever_hit_has_it(world: ScriptedApplication, chat: Ask) -> None:
+    world.retriever.by_tenant["default"] = [scripted_passage(1, "a", 0.1), scripted_passage(2, "b", 0.2)]
+    assert "best score 0.20, needed 0.30" in chat(model="smollm2+rag").json()["hamlet"]["reason"]
+
+
 def test_only_passages_that_fit_are_sent_and_cited(chat: Ask, world: ScriptedApplication) -> None:
     world.config = ServingConfig(
         generator=GeneratorConfig(max_model_len_tokens=2048), retriever=RetrieverConfig(top_k=10)
