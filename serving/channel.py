@@ -183,7 +183,10 @@ class Outbox:
 
     async def close(self) -> None:
         for opening in self._connections.values():
-            (await opening).close()
+            with contextlib.suppress(
+                OSError
+            ):  # of a router that has gone, and whose request was cancelled meanwhile
+                (await opening).close()
 
     async def _writer(self, reply_to: ReplyTo) -> asyncio.StreamWriter:
         address = (reply_to.host, reply_to.port)

@@ -134,3 +134,17 @@ def test_a_router_that_has_gone_is_told_and_connected_to_again_later() -> None:
         await outbox.close()
 
     run(main())
+
+
+def test_an_outbox_closes_also_while_it_connects_to_a_router_that_has_gone() -> None:
+    async def main() -> None:
+        outbox, inbox = Outbox(), Inbox("127.0.0.1")
+        async with inbox.open() as (reply_to, _):
+            pass
+        await inbox.close()
+        sending = asyncio.create_task(outbox.send(reply_to, PromptReport(1)))
+        await asyncio.sleep(0)
+        sending.cancel()
+        await outbox.close()
+
+    run(main())
