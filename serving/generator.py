@@ -34,6 +34,8 @@ DEFAULT_SAMPLING = Sampling()
 
 # From here on tokenising takes longer than a step of the engine.
 LONG_PROMPT_CHARS = 20_000
+# What a template writes around a turn, roughly.
+TURN_CHARS = 20
 
 # An answer that a caller set no length for is cut down to this for the sake of a passage, and no further.
 LEAST_GROUNDED_TOKENS = 32
@@ -265,10 +267,11 @@ async def completed(
 
 
 def num_chars(job: GenerationJob) -> int:
-    """Length of everything that becomes the prompt; of tools and their calls, roughly."""
+    """Length of everything that becomes the prompt; of turns, tools and their calls, roughly."""
     contents = [message.content for message in job.messages] + [passage.text for passage in job.passages]
     calls = [message.tool_calls for message in job.messages if message.tool_calls]
-    return len(job.prompt) + sum(map(len, contents)) + len(str((job.sampling.tools, calls)))
+    turns = TURN_CHARS * len(job.messages) + sum(map(len, contents))
+    return len(job.prompt) + turns + len(str((job.sampling.tools, calls)))
 
 
 def answer_rooms(max_tokens: int | None, default: int) -> list[int]:

@@ -37,6 +37,7 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"
     "long",
     [
         GenerationJob("long", (Message("user", TEXT),)),
+        GenerationJob("long", (QUESTION,) * 1000),
         GenerationJob(
             "long",
             (QUESTION,),
@@ -44,10 +45,10 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"
         ),
         GenerationJob("long", (QUESTION, Message("assistant", "", (CALL,)), Message("tool", "1", (), "1"))),
     ],
-    ids=["message", "function", "call"],
+    ids=["message", "messages", "function", "call"],
 )
 def test_a_prompt_that_takes_long_to_tokenise_holds_up_no_other_answer(long: GenerationJob) -> None:
-    engine = ScriptedEngine(features=frozenset({"tools"}))
+    engine = ScriptedEngine(features=frozenset({"tools"}), max_model_len_tokens=8192)
     tokenizer = SlowTokenizer(template=TOOL_TEMPLATE)
     generator = Generator(GeneratorConfig(model="m"), engine, PromptRenderer(tokenizer))
     short = GenerationJob("short", (QUESTION,))
