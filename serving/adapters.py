@@ -14,6 +14,7 @@ from cluster.errors import Unprocessable
 
 # Adapters kept in host memory beside each that runs in a batch; the least recently used leaves first.
 HOST_ADAPTERS_PER_SLOT = 4
+WEIGHTS_FILE = "adapter_model.safetensors"
 # Before the names of a model's own weights in an adapter's file.
 PREFIX = "base_model.model."
 
@@ -27,7 +28,7 @@ def require_fit(make_base: Callable[[], Any], folder: Path, name: str, lacking: 
     from no file, so that the adapter must have them. Of the file, names and shapes are read.
     """
     needed, known = _shapes_for(make_base, folder, name, lacking)
-    held = _shapes_in(folder / "adapter_model.safetensors")
+    held = _shapes_in(folder / WEIGHTS_FILE)
     strange = sorted(key for key, shape in held.items() if known.get(key) != shape)
     if strange:
         raise Unprocessable(

@@ -103,7 +103,7 @@ class TransformersEngine:
     ) -> AsyncGenerator[list[Delta]]:
         with self._held(adapter.name) if adapter else nullcontext():
             if adapter is not None:
-                await self._run(lambda: self._load(adapter))
+                await self._make_ready(adapter)
             running = self._start(prompt_token_ids, max_tokens, sampling, adapter)
             while not running.finished:
                 # A reader that leaves between two steps drops `running`, and with it the cache.
@@ -130,9 +130,16 @@ class TransformersEngine:
         finally:
             self._num_running[name] -= 1
 
-    def _load(self, adapter: Adapter) -> None:
-        if adapter.name not in self._adapters:
-            self._add(adapter)
+    async def _make_ready(self, adapter: Adapter) -> None:
+        """Load an adapter unless it is in memory."""
+        # Fetched beside the engine's thread, on which the steps of the other requests run.
+        is_loaded = adapter.name in self._adapters
+        folder = None if is_loaded else await asyncio.to_thread(local_folder, adapter.weights_uri)
+        await self._run(lambda: self._load(adapter, folder))
+
+    def _load(self, adapter: Adapter, folder: Path | None) -> None:
+        if folder is not None and adapter.name not in self._adapters:
+            self._add(adapter, folder)
         self._adapters.move_to_end(adapter.name)
         self._model.set_adapter(_module_name(adapter.name))  # peft warns of an active one that is deleted
         idle = [name for name in self._adapters if not self._num_running[name]]
@@ -141,8 +148,7 @@ class TransformersEngine:
             self._model.delete_adapter(_module_name(name))
             del self._adapters[name]
 
-    def _add(self, adapter: Adapter) -> None:
-        folder = local_folder(adapter.weights_uri)
+    def _add(self, adapter: Adapter, folder: Path) -> None:
         base = self._model.get_base_model() if self._adapters else self._model
         require_fit(lambda: type(base)(base.config), folder, adapter.name)
         if self._adapters:

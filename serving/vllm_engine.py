@@ -19,7 +19,7 @@ import torch
 
 from cluster.errors import HamletError, InvalidInput, Unavailable
 from cluster.storage import local_folder
-from serving.adapters import HOST_ADAPTERS_PER_SLOT, require_fit
+from serving.adapters import HOST_ADAPTERS_PER_SLOT, WEIGHTS_FILE, require_fit
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, Delta, FinishReason, Sampling, TokenLogprob, weights_dtype
 from serving.metrics import Metrics
@@ -69,6 +69,7 @@ class VllmEngine:
         self._model = model
         self._tools = ToolParsers(config.tool_parser, model) if config.tool_parser else None
         self._llm: Any = AsyncLLM.from_engine_args(arguments)
+        self._adapter_folders: dict[str, Path] = {}
         self._adapter_ids: dict[str, int] = {}
         self._next_adapter_id = count(1)
 
@@ -147,10 +148,13 @@ class VllmEngine:
                 f"{self._config.max_lora_rank}; raise max_lora_rank of its generator",
                 "model",
             )
-        folder = await asyncio.to_thread(local_folder, adapter.weights_uri)
-        if adapter.name not in self._adapter_ids:
+        folder = self._adapter_folders.get(adapter.name)
+        # Storage is asked once: it may be far away, or down. vLLM reads the folder again for one that had left memory.
+        if folder is None or not (folder / WEIGHTS_FILE).is_file():
+            folder = await asyncio.to_thread(local_folder, adapter.weights_uri)
             # vLLM itself would leave out what does not fit, or die of it.
             await asyncio.to_thread(require_fit, lambda: _causal_model(self._model), folder, adapter.name)
+            self._adapter_folders[adapter.name] = folder
         # vLLM tells adapters apart by this number, so a name keeps its own for as long as the process lives.
         number = self._adapter_ids.setdefault(adapter.name, next(self._next_adapter_id))
         return LoRARequest(lora_name=adapter.name, lora_int_id=number, lora_path=str(folder))

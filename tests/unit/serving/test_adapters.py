@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.errors import Unprocessable
+from cluster.errors import Unavailable, Unprocessable
 from cluster.storage import MARKER
 from serving.config import GeneratorConfig
 from serving.engine import Adapter, GenerationEngine, Sampling
@@ -61,7 +61,7 @@ def _vllm(base: Path) -> VllmEngine:
     engine = VllmEngine.__new__(VllmEngine)  # without its process
     engine._config, engine._model, engine._llm = GeneratorConfig(), base, _EngineCore()
     engine._metrics = CountedMetrics()
-    engine._adapter_ids, engine._next_adapter_id = {}, count(1)
+    engine._adapter_folders, engine._adapter_ids, engine._next_adapter_id = {}, {}, count(1)
     return engine
 
 
@@ -82,6 +82,21 @@ def asked(request: pytest.FixtureRequest, base: Path) -> Asked:
 @pytest.mark.parametrize("targets", [(), ("q_proj", "v_proj", "down_proj"), ("embed_tokens",)])
 def test_an_adapter_of_the_base_is_loaded(asked: Asked, tmp_path: Path, targets: tuple[str, ...]) -> None:
     asked(_adapter(tmp_path / "own", _llama(), *targets))
+
+
+def test_an_adapter_that_is_loaded_answers_while_storage_is_away(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(uri: str) -> Path:
+        raise Unavailable(f"cannot read {uri}")
+
+    own, other = _adapter(tmp_path / "own", _llama()), _adapter(tmp_path / "other", _llama())
+    asked(own)
+    for engine in ("vllm_engine", "transformers_engine"):
+        monkeypatch.setattr(f"serving.{engine}.local_folder", away)
+    asked(own)
+    with pytest.raises(Unavailable):
+        asked(other)
 
 
 @pytest.mark.parametrize(

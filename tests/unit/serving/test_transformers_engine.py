@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,31 @@ def test_adapters_leave_memory_by_their_last_use_and_never_while_one_answers(bas
     assert _asked(engine, adapters[1])  # loaded again
     assert loaded() == ["adapter.1", "adapter.3", "adapter.4", "adapter.5"]
     assert _asked(engine, None)
+
+
+def test_an_adapter_that_is_being_fetched_holds_up_no_other_answer(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TransformersEngine(GeneratorConfig(dtype="float32"), base)
+    adapter, fetched = _adapter(base, "far"), threading.Event()
+
+    def fetch(uri: str) -> Path:
+        assert fetched.wait(timeout=10)
+        return Path(uri)
+
+    monkeypatch.setattr("serving.transformers_engine.local_folder", fetch)
+
+    async def first_step(asked: Adapter | None) -> None:
+        await anext(engine.generate("r", [0, 1], 1, Sampling(), asked))
+
+    async def both() -> None:
+        waiting = asyncio.create_task(first_step(adapter))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(first_step(None), 5)
+        fetched.set()
+        await waiting
+
+    asyncio.run(both())
 
 
 def test_a_model_without_some_of_its_weights_is_not_served(base: Path) -> None:
