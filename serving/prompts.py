@@ -125,7 +125,9 @@ def _exchange_starts(messages: Sequence[Message]) -> list[int]:
     ]
 
 
-_WORD = re.compile(r"\w+")
+# Letters of scripts without spaces (Thai, Lao, Burmese, Khmer, Japanese, Chinese): each counts as a word.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 # A follow-up leans on what was said before: it is short, or points back.
 _FOLLOW_UP_WORDS = frozenset(
     """

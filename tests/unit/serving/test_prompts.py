@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from serving.prompts import drop_exchanges, fit, grounded, standalone_query
 from serving.scripted_engine import WordTokenizer
 from serving.scripted_parts import scripted_passage as passage
@@ -110,6 +112,20 @@ def test_a_question_that_stands_alone_is_searched_alone() -> None:
         user("Who repairs broken pumps here?"),
     ]
     assert standalone_query(messages) == "Who repairs broken pumps here?"
+
+
+@pytest.mark.parametrize(
+    ("first", "follow_up", "other"),
+    [
+        ("锅炉的保修期是多久?", "为什么?", "谁负责修理损坏的水泵?"),
+        ("ボイラーの保証期間は?", "なぜ?", "壊れたポンプは誰が直しますか?"),
+    ],
+)
+def test_a_question_in_a_script_without_spaces_is_no_single_word(
+    first: str, follow_up: str, other: str
+) -> None:
+    assert standalone_query([user(first), user(follow_up)]) == f"{first} {follow_up}"
+    assert standalone_query([user(first), user(other)]) == other
 
 
 def test_of_a_very_long_question_the_beginning_tells_whether_it_stands_alone() -> None:
