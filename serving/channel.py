@@ -30,6 +30,7 @@ from serving.generator import Answer, Completion, Progress, PromptReport, ToolCa
 log = logging.getLogger(__name__)
 
 Event = PromptReport | list[Delta] | Progress | Completion
+Connecting = asyncio.Task[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
 KEY_BYTES = 16
 SECRET_BYTES = 32
@@ -157,7 +158,7 @@ class Outbox:
     """A replica's end: one connection to each router that has asked it for something."""
 
     def __init__(self) -> None:
-        self._connections: dict[tuple[str, int], asyncio.Task[asyncio.StreamWriter]] = {}
+        self._connections: dict[tuple[str, int], Connecting] = {}
 
     async def send(self, reply_to: ReplyTo, event: Event) -> None:
         """Pass an event on.
@@ -178,29 +179,47 @@ class Outbox:
             writer.write(frame)
             await writer.drain()
         except OSError as exc:
-            self._connections.pop((reply_to.host, reply_to.port), None)
             raise Unavailable(f"the router at {reply_to.host}:{reply_to.port} cannot be reached") from exc
 
     async def close(self) -> None:
-        for opening in self._connections.values():
-            with contextlib.suppress(
-                OSError
-            ):  # of a router that has gone, and whose request was cancelled meanwhile
-                (await opening).close()
+        for connecting in self._connections.values():
+            with contextlib.suppress(OSError):  # the router has gone, and whoever began to connect has left
+                _, writer = await connecting
+                writer.close()
 
     async def _writer(self, reply_to: ReplyTo) -> asyncio.StreamWriter:
         address = (reply_to.host, reply_to.port)
-        opening = self._connections.get(address)
-        if opening is None or (opening.done() and (opening.exception() or opening.result().is_closing())):
-            opening = self._connections[address] = asyncio.ensure_future(_connect(reply_to))
+        connecting = self._connections.get(address)
+        if connecting is None or _has_ended(connecting):
+            self._forget_ended()
+            connecting = self._connections[address] = asyncio.ensure_future(_connect(reply_to))
         # Shielded: the request that began to connect may be cancelled while others wait for the same.
-        return await asyncio.shield(opening)
+        _, writer = await asyncio.shield(connecting)
+        return writer
+
+    def _forget_ended(self) -> None:
+        """Give the sockets back of routers that have gone: every one that starts has a new port."""
+        for address, connecting in [*self._connections.items()]:
+            if _has_ended(connecting):
+                del self._connections[address]
+                if connecting.exception() is None:
+                    connecting.result()[1].close()
 
 
-async def _connect(reply_to: ReplyTo) -> asyncio.StreamWriter:
-    _, writer = await asyncio.open_connection(reply_to.host, reply_to.port)
+def _has_ended(connecting: Connecting) -> bool:
+    """Whether it failed, or either end was closed since."""
+    if not connecting.done():
+        return False
+    if connecting.exception() is not None:
+        return True
+    reader, writer = connecting.result()
+    return writer.is_closing() or reader.at_eof()  # a router sends nothing but its end
+
+
+async def _connect(reply_to: ReplyTo) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(reply_to.host, reply_to.port)
     writer.write(reply_to.secret)
-    return writer
+    return reader, writer
 
 
 async def received(call: asyncio.Future[int], queue: asyncio.Queue[Any]) -> AsyncGenerator[Event]:

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import InvalidInput, Unavailable
 from serving import channel
-from serving.channel import Event, Inbox, Outbox, decode, encode, received
+from serving.channel import SECRET_BYTES, Event, Inbox, Outbox, ReplyTo, decode, encode, received
 from serving.engine import CallDelta, Delta, TokenLogprob
 from serving.generator import Answer, Completion, Progress, PromptReport, ToolCall
 
@@ -146,5 +146,30 @@ def test_an_outbox_closes_also_while_it_connects_to_a_router_that_has_gone() -> 
         await asyncio.sleep(0)
         sending.cancel()
         await outbox.close()
+
+    run(main())
+
+
+def test_the_socket_to_a_router_that_has_gone_is_given_back_when_others_are_connected_to() -> None:
+    async def main() -> None:
+        outbox, given_back = Outbox(), asyncio.Event()
+
+        async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write_eof()
+            await reader.read()  # until the other end is closed too
+            given_back.set()
+            writer.close()
+
+        server = await asyncio.start_server(leave, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        await outbox.send(ReplyTo("127.0.0.1", port, bytes(SECRET_BYTES), b""), PromptReport(1))
+        while not given_back.is_set():
+            inbox = Inbox("127.0.0.1")
+            async with inbox.open() as (reply_to, queue):
+                await outbox.send(reply_to, PromptReport(1))
+                await queue.get()
+            await inbox.close()
+        await outbox.close()
+        server.close()
 
     run(main())
