@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,26 @@ def test_a_policy_that_cannot_be_read_leaves_the_last_one_in_force(caplog: pytes
     with caplog.at_level(logging.WARNING):
         assert [promoted.read() for _ in range(5)] == [None, POLICY, POLICY, POLICY, None]
     assert len(caplog.records) == 1, "said once, not with every request"
+
+
+@pytest.mark.timeout(30)
+def test_a_storage_that_hangs_is_waited_for_once_and_answers_when_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    is_back, num_read = threading.Event(), 0
+
+    def read() -> RouterPolicy | None:
+        nonlocal num_read
+        num_read += 1
+        is_back.wait()
+        return POLICY
+
+    promoted = PromotedPolicy(read, timeout_s=0.01)
+    assert [promoted.read() for _ in range(3)] == [None, None, None]
+    assert (num_read, len(caplog.records)) == (1, 1)
+    is_back.set()
+    while promoted.read() != POLICY:
+        pass
 
 
 def test_auto_takes_the_promoted_route_and_threshold(
