@@ -11,8 +11,8 @@ from cluster.router_policy import RouterPolicy, read_policy
 
 log = logging.getLogger(__name__)
 
-# How long answers may wait for it; a driver of a remote storage may try for minutes.
-READ_TIMEOUT_S = 1.0
+# How long answers may wait for it: the first reading of a remote storage takes seconds, a driver may try for minutes.
+READ_TIMEOUT_S = 5.0
 
 
 class PromotedPolicy:
