@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from cluster.cards import ModelCard, ModelKind
 from cluster.errors import Unprocessable
@@ -68,6 +68,23 @@ def test_requests_at_the_same_time_do_not_cut_each_others_texts(
         return [(verdict.num_tokens, verdict.truncated) for request in verdicts for verdict in request]
 
     assert set(asyncio.run(together())) == {(MAX_TOKENS, True), (4, False)}
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_texts_are_read_and_cut_as_transformers_does(
+    base: Path, make_card: Callable[..., ModelCard], is_pair: bool
+) -> None:
+    inputs = [("a b",) * (1 + is_pair), ("a " * 30, "b")[: 1 + is_pair], ("a " * 9, "b " * 12)[: 1 + is_pair]]
+    verdicts = asyncio.run(_classifier(make_card, base, is_pair=is_pair).classify(inputs))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = BertForSequenceClassification.from_pretrained(base).eval()
+    for texts, verdict in zip(inputs, verdicts, strict=True):
+        batch = tokenizer(*texts, truncation="longest_first", max_length=MAX_TOKENS, return_tensors="pt")
+        with torch.inference_mode():
+            wanted = model(**batch).logits.softmax(dim=-1)[0].tolist()
+        assert dict(verdict.scores) == pytest.approx(dict(zip(LABELS, wanted, strict=True)), abs=1e-5)
+        assert verdict.num_tokens == batch["input_ids"].shape[1]
+        assert verdict.truncated == (len(tokenizer(*texts)["input_ids"]) > MAX_TOKENS)
 
 
 @pytest.fixture
