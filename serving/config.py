@@ -103,7 +103,12 @@ class GeneratorConfig(ModelDeploymentConfig):
         description="Type of the weights. auto takes bfloat16 where the GPU or processor multiplies it itself, "
         "else float16 on a GPU and float32 on a processor.",
     )
-    max_model_len_tokens: int = Field(2048, ge=64, description="Longest prompt and answer together.")
+    max_model_len_tokens: int = Field(
+        2048,
+        ge=64,
+        description="Longest prompt and answer together. Of a model with fewer positions the transformers engine takes "
+        "these, and vLLM does not start.",
+    )
     max_num_seqs: int = Field(64, ge=1, description="Sequences in one batch of the engine.")
     default_max_tokens: int = Field(
         512, ge=1, description="Answer length when a request names none; less where less is left."

@@ -7,10 +7,10 @@ than the one asked. Fields that only label a request (`user`, `metadata`, …) a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from cluster.errors import InvalidInput
 from cluster.router_policy import AUTO, AnswerRoute
@@ -309,6 +309,17 @@ class ChatRequest(_Generation):
                 f"model {model!r} is a route already; send hamlet.route with model auto", "hamlet.route"
             )
         return value
+
+    @model_validator(mode="after")
+    def _one_place_to_search(self) -> Self:
+        for field in ("collection", "filters"):
+            if self.file_search is not None and getattr(self.hamlet, field) is not None:
+                raise InvalidInput(
+                    f"hamlet.{field} has no effect beside file_search, which has its own stores and filters; send one "
+                    "of them",
+                    f"hamlet.{field}",
+                )
+        return self
 
     @property
     def file_search(self) -> FileSearch | None:

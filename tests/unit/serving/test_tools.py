@@ -154,13 +154,18 @@ def test_an_engine_or_a_template_without_tools_refuses_them(world: ScriptedAppli
     assert "tool_parser" in response.json()["error"]["message"]
 
 
+SEARCH = {"type": "file_search", "vector_store_ids": ["vs_1"]}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"tools": [CLOCK, WEATHER, CLOCK]}, "tools[2].function.name"),
-        ({"tools": [WEATHER, {"type": "file_search", "vector_store_ids": ["vs_1"]}]}, "tools"),
+        ({"tools": [WEATHER, SEARCH]}, "tools"),
+        ({"tools": [SEARCH], "hamlet": {"collection": "handbook"}}, "hamlet.collection"),
+        ({"tools": [SEARCH], "hamlet": {"filters": {"team": "hr"}}}, "hamlet.filters"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": []}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
