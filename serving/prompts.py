@@ -140,18 +140,19 @@ _SHORT_QUESTION_WORDS = 4
 _MAX_CARRIED_WORDS = 40
 # Of a question, to tell whether it leans back: megabytes of words would hold up every other request.
 _MAX_READ_CHARS = 10_000
+# Of what is searched for: more than any embedder reads. Of megabytes the rest would be tokenised all the same.
+MAX_QUERY_CHARS = 40_000
 
 
 def standalone_query(messages: Sequence[Message]) -> str:
-    """What to search for: the last question, with the one before it when it cannot stand alone.
+    """What to search for: the last question, with the one before it when it cannot stand alone; of both the beginning.
 
     >>> standalone_query([Message("user", "How long is the boiler's warranty?"),
     ...                   Message("assistant", "Two years."), Message("user", "And in the other manual?")])
     "How long is the boiler's warranty? And in the other manual?"
     """
-    questions = [message.content for message in messages if message.role == "user"]
-    if not questions:
-        return messages[-1].content
+    asked = [message for message in messages if message.role == "user"] or messages[-1:]
+    questions = [message.content.strip()[:MAX_QUERY_CHARS] for message in asked[-2:]]
     words = [word.lower() for word in _WORD.findall(questions[-1][:_MAX_READ_CHARS])]
     leans_back = len(words) <= _SHORT_QUESTION_WORDS or any(word in _FOLLOW_UP_WORDS for word in words)
     if not leans_back or len(questions) == 1:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from serving.prompts import drop_exchanges, fit, grounded, standalone_query
+from serving.prompts import MAX_QUERY_CHARS, drop_exchanges, fit, grounded, standalone_query
 from serving.scripted_engine import WordTokenizer
 from serving.scripted_parts import scripted_passage as passage
 from serving.tokenizer import Message
@@ -112,6 +112,12 @@ def test_a_question_that_stands_alone_is_searched_alone() -> None:
         user("Who repairs broken pumps here?"),
     ]
     assert standalone_query(messages) == "Who repairs broken pumps here?"
+
+
+def test_of_megabytes_of_a_question_the_beginning_is_searched_for() -> None:
+    long = " " * MAX_QUERY_CHARS + "lorem " * 500_000
+    assert standalone_query([user(long)]) == ("lorem " * 500_000)[:MAX_QUERY_CHARS]
+    assert len(standalone_query([user("x" * 500_000), user("Why?")])) == MAX_QUERY_CHARS + len(" Why?")
 
 
 @pytest.mark.parametrize(
