@@ -31,7 +31,7 @@ from serving.policy import (
     rule_in_force,
     sentence_pair,
 )
-from serving.prompts import Passage, last_user_turn, standalone_query
+from serving.prompts import MAX_QUERY_CHARS, Passage, last_user_turn, standalone_query
 from serving.reranking import find_reranker, relevance
 from serving.responses import TextField, annotation
 from serving.schemas import ChatRequest
@@ -253,8 +253,9 @@ class Answers:
         try:
             model = await self._catalogue.of(tenant).find(rule.route_model, ModelKind.CLASSIFIER)
             assert model.card is not None
+            beginning = prepared.question[:MAX_QUERY_CHARS]
             with prepared.stages.measure("classify"):
-                (verdict,) = await self._backends.classifier.classify(model.card, [(prepared.question,)])
+                (verdict,) = await self._backends.classifier.classify(model.card, [(beginning,)])
         except (NotFound, Conflict, Unavailable) as exc:
             log.warning("request %s: %s gives no route: %s", prepared.job.request_id, rule.route_model, exc)
             return None

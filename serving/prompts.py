@@ -140,7 +140,7 @@ _SHORT_QUESTION_WORDS = 4
 _MAX_CARRIED_WORDS = 40
 # Of a question, to tell whether it leans back: megabytes of words would hold up every other request.
 _MAX_READ_CHARS = 10_000
-# Of what is searched for: more than any embedder reads. Of megabytes the rest would be tokenised all the same.
+# Of a question that is searched or routed by: more than embedders read. Of megabytes all would be tokenised first.
 MAX_QUERY_CHARS = 40_000
 
 
