@@ -167,7 +167,8 @@ async def stream_chat(
     except Unavailable as exc:
         instead, envelope = _instead(prepared, envelope, exc)
         return await stream_chat(backends, request, instead, envelope, metrics, spend, deadline)
-    tracing.tell({"hamlet.first_token_ms": round(times.first(), 3)})
+    if prepared.ready is None:
+        tracing.tell({"hamlet.first_token_ms": round(times.first(), 3)})
 
     def ended(num_tokens: int) -> None:
         if stage:

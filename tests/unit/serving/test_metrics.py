@@ -33,6 +33,14 @@ def test_an_answer_counts_its_route_stages_and_tokens(
     assert (("tpot_ms", "smollm2") in observed) == stream
 
 
+def test_an_answer_that_needs_no_model_has_no_first_token(
+    world: ScriptedApplication, chat: Callable[..., Any]
+) -> None:
+    chat("one two", model="smollm2+rag", stream=True)  # of no documents
+    assert world.metrics.counts["answers", "rag", "false"] == 1
+    assert ("first_token_ms", "smollm2") not in world.metrics.observed
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_bare_completion_counts_its_tokens_as_an_answer_does(
     world: ScriptedApplication, post: Callable[..., Any], stream: bool
