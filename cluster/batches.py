@@ -50,7 +50,7 @@ class Batches:
                 if max_active is not None:
                     require_fewer_active(connection, BATCHES, "batches", tenant, ACTIVE, max_active)
                 connection.execute(insert(BATCHES).values(**vars(request), **values))
-        return self.get(tenant, identity.id)
+            return _require(connection, _batches_of(tenant), identity.id)
 
     def made_before(self, tenant: str, key: IdempotencyKey | None) -> Batch | None:
         """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""

@@ -49,7 +49,7 @@ class StoreFiles:
         with self._engine.begin() as connection:
             self._use(connection, tenant, store_id)
             add_files(connection, tenant, store_id, [file], None, self._clock())
-        return self.get(tenant, store_id, file.id)
+            return StoreFile.of_row(require_file(connection, store_id, file.id))
 
     def get(self, tenant: str, store_id: str, file_id: str) -> StoreFile:
         """Raises NotFound for a store or a file in it that is unknown."""
@@ -127,7 +127,7 @@ class StoreFiles:
             row = require_file(connection, store_id, file_id)
             change = {"attributes": dict(attributes), "version": row.version + 1}
             connection.execute(update(STORE_FILES).where(is_file(store_id, file_id)).values(**change))
-        return self.get(tenant, store_id, file_id)
+            return StoreFile.of_row(require_file(connection, store_id, file_id))
 
     def detach(self, tenant: str, store_id: str, file_id: str) -> None:
         """Hide a file of a store for good; its chunks are to be removed. Raises NotFound."""
@@ -151,7 +151,7 @@ class StoreFiles:
                 self._use(connection, tenant, store_id)
                 connection.execute(insert(FILE_BATCHES).values(**values))
                 add_files(connection, tenant, store_id, files, identity.id, now)
-        return self.batch(tenant, store_id, identity.id)
+            return _batch(connection, tenant, store_id, identity.id)
 
     def batch_made_before(self, tenant: str, store_id: str, key: IdempotencyKey | None) -> FileBatch | None:
         """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
@@ -161,11 +161,7 @@ class StoreFiles:
     def batch(self, tenant: str, store_id: str, batch_id: str) -> FileBatch:
         """Raises NotFound."""
         with reading(self._engine) as connection:
-            require_store(connection, tenant, store_id)
-            row = require_batch(connection, store_id, batch_id)
-            counts = counts_by(connection, STORE_FILES.c.batch_id, [batch_id])
-        file_counts, _ = counts.get(batch_id, (FileCounts(), 0))
-        return FileBatch(row.id, store_id, row.created_at, row.cancelled_at is not None, file_counts)
+            return _batch(connection, tenant, store_id, batch_id)
 
     def cancel_batch(self, tenant: str, store_id: str, batch_id: str) -> FileBatch:
         """End the files of a batch that are not yet read. Again: nothing changes. Raises NotFound."""
@@ -187,13 +183,22 @@ class StoreFiles:
                 if ended.rowcount:
                     done = update(FILE_BATCHES).where(FILE_BATCHES.c.id == batch_id)
                     connection.execute(done.values(cancelled_at=self._clock()))
-        return self.batch(tenant, store_id, batch_id)
+            return _batch(connection, tenant, store_id, batch_id)
 
     def _use(self, connection: Connection, tenant: str, store_id: str) -> None:
         """Note that a store is used. Raises NotFound, and Conflict when it has expired."""
         now = self._clock()
         require_usable(connection, tenant, store_id, now)
         connection.execute(update(STORES).where(STORES.c.id == store_id).values(last_active_at=now))
+
+
+def _batch(connection: Connection, tenant: str, store_id: str, batch_id: str) -> FileBatch:
+    require_store(connection, tenant, store_id)
+    row = require_batch(connection, store_id, batch_id)
+    file_counts, _ = counts_by(connection, STORE_FILES.c.batch_id, [batch_id]).get(
+        batch_id, (FileCounts(), 0)
+    )
+    return FileBatch(row.id, store_id, row.created_at, row.cancelled_at is not None, file_counts)
 
 
 def add_files(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import insert, update
+from sqlalchemy import Connection, insert, update
 from sqlalchemy.engine import Engine
 
 from cluster.database import open_database, reading
@@ -61,7 +61,7 @@ class VectorStores:
             if not is_made(connection, STORES, tenant, identity):
                 connection.execute(insert(STORES).values(**values))
                 add_files(connection, tenant, identity.id, files, None, now)
-        return self.get(tenant, identity.id)
+            return _store(connection, tenant, identity.id)
 
     def made_before(self, tenant: str, key: IdempotencyKey | None) -> VectorStore | None:
         """What this request has made, as it is now; None where it comes for the first time. Raises as `is_made`."""
@@ -71,8 +71,7 @@ class VectorStores:
     def get(self, tenant: str, store_id: str) -> VectorStore:
         """Raises NotFound for an id that is unknown, deleted, or another tenant's."""
         with reading(self._engine) as connection:
-            row = require_store(connection, tenant, store_id)
-            return with_counts(connection, [row])[0]
+            return _store(connection, tenant, store_id)
 
     def require_usable(self, tenant: str, store_id: str) -> None:
         """Raises NotFound, and Conflict when the store has expired and cannot be searched any more."""
@@ -108,7 +107,7 @@ class VectorStores:
             require_store(connection, tenant, store_id)
             values = {**changes, "last_active_at": self._clock()}
             connection.execute(update(STORES).where(STORES.c.id == store_id).values(**values))
-        return self.get(tenant, store_id)
+            return _store(connection, tenant, store_id)
 
     def touch(self, store_ids: Collection[str]) -> None:
         """Note that stores were used, which their expiry counts from."""
@@ -127,3 +126,7 @@ class VectorStores:
             connection.execute(gone.values(deleted_at=self._clock()))
             files = update(STORE_FILES).where(STORE_FILES.c.store_id == store_id)
             connection.execute(files.values(is_removing=True))
+
+
+def _store(connection: Connection, tenant: str, store_id: str) -> VectorStore:
+    return with_counts(connection, [require_store(connection, tenant, store_id)])[0]

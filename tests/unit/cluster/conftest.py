@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from played_clock import Clock
+from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 STEPS_AT_ONCE = 100
@@ -38,3 +39,13 @@ def num_steps() -> Callable[[Engine, Callable[[], object]], int]:
         return ticks * STEPS_AT_ONCE
 
     return count
+
+
+@pytest.fixture
+def right_after() -> Callable[[Engine, Callable[[], object]], None]:
+    """Lets the work of another process come between an engine's next transaction and what follows it there."""
+
+    def come(engine: Engine, work: Callable[[], object]) -> None:
+        event.listen(engine, "checkin", lambda *_: work(), once=True)
+
+    return come

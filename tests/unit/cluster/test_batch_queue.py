@@ -6,7 +6,7 @@ from played_clock import Clock
 from sqlalchemy.engine import Engine
 
 from cluster.batch_queue import BatchQueue
-from cluster.batch_records import BatchRequest
+from cluster.batch_records import BatchRequest, BatchStatus
 from cluster.batches import Batches
 from cluster.database import open_database
 
@@ -30,3 +30,19 @@ def test_the_work_of_a_claim_grows_as_the_batches_that_wait(
 
     few, many = claim_among(40), claim_among(160)
     assert many < 10 * few  # of 5 times as many; 25 times, were each compared with each
+
+
+def test_a_new_batch_is_told_as_it_was_made_though_work_on_it_begins_at_once(
+    right_after: Callable[[Engine, Callable[[], object]], None],
+) -> None:
+    engine, queue = open_database(), BatchQueue(open_database())
+
+    def begin() -> None:
+        work = queue.claim(30)
+        assert work is not None
+        assert queue.begin(work, 5, "minilm")
+
+    right_after(engine, begin)
+    made = Batches(engine).create("ann", REQUEST)
+    assert (made.status, made.num_rows) == (BatchStatus.VALIDATING, None)
+    assert Batches(engine).get("ann", made.id).status is BatchStatus.IN_PROGRESS

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import Engine
 
 from cluster.cards import ModelCard, Parity
+from cluster.database import open_database
 from cluster.errors import Conflict, NotFound, Overloaded
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
@@ -267,6 +269,16 @@ def test_another_tenants_job_is_an_unknown_one(jobs: FineTuningJobs) -> None:
     assert jobs.get("them", job.id).status is JobStatus.VALIDATING_FILES
 
 
+def test_a_new_job_is_told_as_it_was_made_though_it_is_checked_at_once(
+    right_after: Callable[[Engine, Callable[[], object]], None],
+) -> None:
+    engine, other = open_database(), FineTuningJobs()
+    right_after(engine, lambda: other.queue.add(other.queue.unchecked()[0].id, {}))
+    made = _new(FineTuningJobs(engine))
+    assert made.status is JobStatus.VALIDATING_FILES
+    assert other.get("us", made.id).status is JobStatus.QUEUED
+
+
 def test_jobs_are_found_by_their_metadata(jobs: FineTuningJobs) -> None:
     wanted = _new(jobs, team="search", stage="try")
     _new(jobs, team="search")
@@ -276,6 +288,13 @@ def test_jobs_are_found_by_their_metadata(jobs: FineTuningJobs) -> None:
         wanted.id
     ]
     assert jobs.list("us", metadata={"it's": '" OR 1'}).data == []
+
+
+@pytest.mark.parametrize("key", ["équipe", "チーム", 'a "name"', "back\\slash", "a.b[0]", "$", "%", "'"])
+def test_a_label_may_be_called_anything(jobs: FineTuningJobs, key: str) -> None:
+    wanted, _ = _new(jobs, **{key: "x", "team": "docs"}), _new(jobs, **{key: "X"})
+    assert [job.id for job in jobs.list("us", metadata={key: "x"}).data] == [wanted.id]
+    assert jobs.list("us", metadata={key + "\0": "x"}).data == []
 
 
 def test_an_unknown_job_is_told_to_the_run(jobs: FineTuningJobs, make_card: MakeCard) -> None:

@@ -272,6 +272,31 @@ def test_a_deleted_file_leaves_every_store(
     assert [stores.get("ann", store_id).file_counts.total for store_id in ids] == [0, 0]
 
 
+def test_what_is_put_into_a_store_is_told_as_it_was_though_it_is_read_at_once(
+    engine: Engine,
+    stores: VectorStores,
+    files: Files,
+    clock: Clock,
+    right_after: Callable[[Engine, Callable[[], object]], None],
+) -> None:
+    queue = VectorStoreQueue(open_database(), clock)
+
+    def read() -> None:
+        work = queue.claim(30)
+        assert work is not None
+        assert queue.complete(work, 100)
+
+    some = [new(files) for _ in range(3)]
+    right_after(engine, read)
+    store = stores.create("ann", files=some[:1])
+    assert store.file_counts.in_progress == 1
+    right_after(engine, read)
+    assert stores.files.attach("ann", store.id, some[1]).status is FileStatus.IN_PROGRESS
+    right_after(engine, read)
+    assert stores.files.attach_batch("ann", store.id, some[2:]).file_counts.in_progress == 1
+    assert stores.get("ann", store.id).file_counts.completed == 3
+
+
 def test_a_file_attached_again_with_another_cut_loses_its_old_chunks_first(
     stores: VectorStores, queue: VectorStoreQueue, files: Files
 ) -> None:
