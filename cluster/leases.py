@@ -41,7 +41,8 @@ class Leases:
         At least half of that time is left when it is ours: nothing is written while more than half is.
         """
         now = self._clock()
-        if self._held_until.get(name, now) - now > for_s / 2:
+        left_s = self._held_until.get(name, now) - now
+        if for_s / 2 < left_s <= for_s:  # more is left only where the clock was set back
             return True  # nobody else may take it before then
         values = {"owner": self._owner, "expires_at": now + for_s}
         free = (LEASES.c.owner == self._owner) | (LEASES.c.expires_at <= now)

@@ -141,7 +141,7 @@ class Keyring:
         return None
 
     async def _current(self, max_age_s: float) -> dict[str, ApiKey]:
-        if self._clock() >= self._read_at + max_age_s:
+        if not 0 <= self._clock() - self._read_at < max_age_s:  # below 0 where the clock was set back
             # One read for all who wait, and they go on together. Shielded: one of them may leave.
             self._reading = self._reading or asyncio.ensure_future(self._refresh())
             await asyncio.shield(self._reading)

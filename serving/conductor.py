@@ -67,17 +67,25 @@ class Conductor:
         await asyncio.to_thread(self._give_back, duty)
 
     async def _round(self, duty: Duty, threads: Executor) -> None:
+        if not await self._held(duty):
+            return
+        work = asyncio.get_running_loop().run_in_executor(threads, duty.work)
+        while not (await asyncio.wait([work], timeout=LEASE_S / 3))[0]:
+            await self._held(duty)  # if not, the round is finished beside another's: that does no harm
         try:
-            if not await asyncio.to_thread(self._leases.hold, duty.name, LEASE_S):
-                return
-            work = asyncio.get_running_loop().run_in_executor(threads, duty.work)
-            while not (await asyncio.wait([work], timeout=LEASE_S / 3))[0]:
-                await asyncio.to_thread(self._leases.hold, duty.name, LEASE_S)
             await work
         except HamletError as exc:
             log.warning("%s: %s", duty.name, exc)
         except Exception:
             log.exception("%s failed; it is tried again", duty.name)
+
+    async def _held(self, duty: Duty) -> bool:
+        """Take or renew the lease of a duty; whether it is ours."""
+        try:
+            return await asyncio.to_thread(self._leases.hold, duty.name, LEASE_S)
+        except Exception:
+            log.exception("the lease of %s could not be written", duty.name)
+            return False
 
     def _give_back(self, duty: Duty) -> None:
         try:

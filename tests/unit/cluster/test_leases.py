@@ -42,6 +42,16 @@ def test_a_lease_that_is_held_is_written_again_when_half_of_it_has_gone() -> Non
     assert not Leases("two", clock=lambda: now[0]).hold("jobs", 10)  # counted from the second writing
 
 
+def test_a_lease_is_written_again_when_the_clock_was_set_back() -> None:
+    now = [10_000.0]
+    leases = Leases("one", clock=lambda: now[0])
+    assert leases.hold("jobs", 10)
+    now[0] -= 3600
+    assert leases.hold("jobs", 10)
+    now[0] += 10
+    assert Leases("two", clock=lambda: now[0]).hold("jobs", 10)  # the first has stopped renewing
+
+
 def test_the_leases_of_a_kind_are_counted_while_they_are_held() -> None:
     now = [1000.0]
     engine = open_database()

@@ -150,6 +150,20 @@ def test_a_key_made_now_works_and_one_revoked_now_ends_within_the_time_to_live()
     assert asyncio.run(main()) == [False, True, True, False]
 
 
+def test_a_revoked_key_ends_also_when_the_clock_was_set_back() -> None:
+    key, secret = make_key("ann")
+    keys, now = [key], [10_000.0]
+    ring = Keyring(lambda: list(keys), ttl_s=1.0, clock=lambda: now[0])
+
+    async def main() -> list[bool]:
+        seen = [await ring.find(secret) is not None]
+        keys.clear()
+        now[0] -= 3600
+        return [*seen, await ring.find(secret) is not None]
+
+    assert asyncio.run(main()) == [True, False]
+
+
 def test_guessed_keys_cause_few_reads() -> None:
     reads = [0]
     now = [100.0]
