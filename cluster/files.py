@@ -37,7 +37,7 @@ from cluster.database import METADATA, open_database, reading, take_turns
 from cluster.errors import HamletError, NotFound, Overloaded, Unavailable
 from cluster.idempotency import ID_PREFIX, IdempotencyKey, Identity, is_made, made_before
 from cluster.paging import Page, keep_places, page_of_rows
-from cluster.storage import local_copy, storage_uri
+from cluster.storage import storage_uri
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +140,11 @@ class Files:
                         _require_room(connection, file.tenant, file.num_bytes, max_bytes)
                     add_file(connection, file)
         except HamletError:
-            delete_blob(file.uri)
+            discard(file)
             raise
         if not known:
             return file
-        delete_blob(file.uri)
+        discard(file)
         return self.get(file.tenant, file.id)
 
     def made_before(self, tenant: str, key: IdempotencyKey | None) -> File | None:
@@ -205,7 +205,7 @@ class Files:
             if not connection.execute(delete(FILES).where(FILES.c.id == file.id)).rowcount:
                 raise _unknown(file_id)
             keep_places(connection, [(tenant, file.id, file.created_at)], self._clock())
-        delete_blob(file.uri)
+        discard(file)
         return file
 
     def open(self, file: File) -> BinaryIO:
@@ -219,10 +219,6 @@ class Files:
             log.warning("file %s: %s", file.id, exc)
             raise Unavailable(f"the bytes of {file.id} are out of reach; try again later") from exc
 
-    def local_path(self, file: File) -> Path:
-        """Its bytes as a file of this machine: the stored file itself, not to be changed, or a cached copy."""
-        return local_copy(file.uri)
-
     def expired(self) -> Sequence[File]:
         """Files whose time is over, of every tenant."""
         with reading(self._engine) as connection:
@@ -235,7 +231,7 @@ class Files:
             with self._engine.begin() as connection:
                 connection.execute(delete(FILES).where(FILES.c.id == file.id))
                 keep_places(connection, [(file.tenant, file.id, file.created_at)], self._clock())
-            delete_blob(file.uri)
+            discard(file)
 
     def remove_orphans(self, before: float) -> Sequence[str]:
         """Remove bytes that no row names and that were last written before this time (Unix seconds); their URIs.
@@ -261,6 +257,14 @@ class Files:
 def add_file(connection: Connection, file: File) -> None:
     """Make a stored file known, in the caller's transaction."""
     connection.execute(insert(FILES).values(**vars(file)))
+
+
+def discard(file: File) -> None:
+    """Remove the bytes of a file that has no row; where storage is out of reach, `remove_orphans` does it later."""
+    try:
+        delete_blob(file.uri)
+    except Unavailable as exc:
+        log.warning("the bytes of %s stay for now: %s", file.id, exc)
 
 
 def suffix_of(filename: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
@@ -21,6 +20,7 @@ from cluster.errors import HamletError, Overloaded, Unavailable
 from serving.api import READY, Front
 from serving.authentication import Gate
 from serving.batch_input import BODIES, Row
+from serving.error_handlers import DATABASE_AWAY
 from serving.errors import error_body, from_validation, internal_error
 from serving.limits import Allowance
 
@@ -105,7 +105,7 @@ class BatchAnswers:
             error = exc
         except ValidationError as exc:
             error = from_validation(exc.errors())
-        except OperationalError as exc:
+        except DATABASE_AWAY as exc:
             raise Unavailable("the state database does not answer; try again shortly") from exc
         except Exception:
             log.exception("request %s, line %d of %s, failed", request_id, row.line, batch.id)

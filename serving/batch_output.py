@@ -17,7 +17,7 @@ from cluster.batch_queue import BatchQueue
 from cluster.batch_records import Batch, BatchStatus
 from cluster.blobs import open_blob, staging_path
 from cluster.errors import NotFound
-from cluster.files import File, Files
+from cluster.files import File, Files, discard
 from serving.batch_input import Row, rows
 
 OUTPUT_PURPOSE = "batch_output"
@@ -43,7 +43,12 @@ def batch_files(
     """Keep the output and error file of a batch that is to end so, each None where it would be empty."""
     output = _kept(batch, "output", queue.results(batch.id, is_failed=False), files)
     failed = queue.results(batch.id, is_failed=True)
-    return output, _kept(batch, "error", chain(failed, _unanswered(batch, end, queue)), files)
+    try:
+        return output, _kept(batch, "error", chain(failed, _unanswered(batch, end, queue)), files)
+    except BaseException:
+        if output is not None:
+            discard(output)  # it is made anew with the next try
+        raise
 
 
 def _unanswered(batch: Batch, end: BatchStatus, queue: BatchQueue) -> Iterator[str]:

@@ -18,9 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.batch_queue import BatchQueue, Task, Work, end_of
 from cluster.batch_records import BatchStatus
-from cluster.blobs import delete_blob, open_blob
+from cluster.blobs import open_blob
 from cluster.errors import HamletError, NotFound
-from cluster.files import Files
+from cluster.files import Files, discard
 from serving.api import Front
 from serving.authentication import Gate
 from serving.batch_answers import BatchAnswers
@@ -173,4 +173,4 @@ class BatchWork:
         if not self._queue.end(work, end, *kept, faults=faults):
             for file in kept:
                 if file is not None:
-                    delete_blob(file.uri)
+                    discard(file)

@@ -7,6 +7,7 @@ import logging
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # Nobody reads it: the client has closed the connection.
 STATUS_CLIENT_GONE = 499
+# The database does not answer, or all of our connections to it are waiting.
+DATABASE_AWAY = (OperationalError, PoolTimeout)
 # Of a caller's header, in a message.
 MAX_SHOWN_TYPE = 100
 
@@ -37,7 +40,8 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientGone, _on_client_gone)
     app.add_exception_handler(ClientDisconnect, _on_client_gone)
-    app.add_exception_handler(OperationalError, _on_database_error)
+    for away in DATABASE_AWAY:
+        app.add_exception_handler(away, _on_database_error)
     app.add_exception_handler(DataError, _on_database_refusal)
 
 

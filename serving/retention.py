@@ -7,6 +7,7 @@ import time
 
 from cluster.batches import Batches
 from cluster.blobs import remove_staged
+from cluster.errors import Unavailable
 from cluster.files import Files
 from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.registry import Registry
@@ -36,11 +37,16 @@ class Retention:
         self._models = registry
 
     def apply(self) -> None:
+        expired = self._files.expired()  # before what is in use: nothing new is made from an expired file
         in_use = self._jobs.files_in_use() | self._batches.files_in_use()
-        self._files.remove([file for file in self._files.expired() if file.id not in in_use])
+        self._files.remove([file for file in expired if file.id not in in_use])
         for uri in self._models.retired_weights(WEIGHTS_GRACE_S):
             # The folder first: what is noted is tried again.
-            delete_folder(uri)
+            try:
+                delete_folder(uri)
+            except Unavailable as exc:
+                log.warning("the weights stay for now: %s", exc)
+                continue
             self._models.forget_weights(uri)
             log.info("removed the weights in %s", uri)
         remove_staged(before=time.time() - UPLOAD_GRACE_S)

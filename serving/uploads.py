@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from cluster.blobs import staging_path
 from cluster.errors import InvalidInput, TooLarge
 from cluster.files import suffix_of
+from cluster.storage import reaching, storage_uri
 
 # What is gathered before it is written, in a thread: small writes would cost more than the disk.
 WRITE_BYTES = 1024 * 1024
@@ -117,12 +118,12 @@ class _Form:
             self._parser.write(chunk)
 
     def write(self) -> None:
-        """Write what has come; opens the file with the first of it."""
-        if self._path is None:
-            self._path = staging_path(suffix_of(self._filename or ""))
-            self._file = self._path.open("wb")
-        assert self._file is not None
-        self._file.write(self.unwritten)
+        """Write what has come; opens the file with the first of it. Raises Unavailable."""
+        with reaching(storage_uri(), "write"):
+            if self._file is None:
+                self._path = staging_path(suffix_of(self._filename or ""))
+                self._file = self._path.open("wb")
+            self._file.write(self.unwritten)
         self.unwritten.clear()
 
     def finish(self) -> None:
@@ -132,19 +133,21 @@ class _Form:
             raise InvalidInput("missing required parameter 'file'", "file", "missing_required_parameter")
         self.write()
         assert self._file is not None
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with reaching(storage_uri(), "write"):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
 
     def upload(self) -> Upload:
         assert self._path is not None
         return Upload(self._path, self._filename or "", self._fields)
 
     def discard(self) -> None:
-        if self._file is not None:
-            self._file.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            with suppress(OSError):  # on a full disk, where what is still unwritten cannot be written either
+                self._file.close()
 
     def too_large(self) -> TooLarge:
         return TooLarge(

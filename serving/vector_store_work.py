@@ -120,8 +120,10 @@ class VectorStoreWork:
         if work.must_purge:
             self._remove(work)
         stored = self._files.get(file.tenant, file.id)
+        with self._files.open(stored) as stream:
+            content = stream.read()
         document = read_document(
-            self._files.local_path(stored).read_bytes(),
+            content,
             document_id(file.store_id, file.id),
             stored.filename,
             stored_metadata(file.store_id, file.attributes),

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -421,6 +422,31 @@ async def test_a_router_that_leaves_gives_its_batches_back(world: ScriptedApplic
         assert done.status == "completed"
         assert len(embedder.texts) <= 9 + 3  # those that were being answered begin anew
         assert len(await caller.lines(done.output_file_id)) == 9
+
+
+@in_a_loop
+async def test_a_batch_that_cannot_be_closed_yet_leaves_no_bytes_behind(
+    world: ScriptedApplication, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_tries, stored = 0, Files.stored
+
+    def full_at_first(*given: Any, **options: Any) -> Any:
+        nonlocal num_tries
+        if "error" in given[2]:
+            num_tries += 1
+            if num_tries < 3:
+                raise Unavailable("the storage is full")
+        return stored(*given, **options)
+
+    async with calling(world) as caller, worker(world).at_work():
+        monkeypatch.setattr(Files, "stored", full_at_first)
+        some, other = [json.loads(line) for line in texts(2).splitlines()]
+        other["body"]["model"] = "nobody"
+        batch = await caller.create(json.dumps(some).encode() + b"\n" + json.dumps(other).encode())
+        done = await caller.end(batch)
+        assert (done.status, num_tries) == ("completed", 3)
+        kept = {file.name[:29] for file in (home / "storage" / "files").rglob("file-*")}
+        assert kept == {batch.input_file_id, done.output_file_id, done.error_file_id}
 
 
 @in_a_loop

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,34 @@ def test_an_upload_that_breaks_off_keeps_nothing(client: TestClient) -> None:
     )
     assert answer.status_code == 400
     assert "broke off" in answer.json()["error"]["message"]
+
+
+def test_an_upload_for_which_the_disk_has_no_room_is_told_so_and_leaves_nothing(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = tmp_path / "staged"
+    staged.symlink_to("/dev/full")
+    monkeypatch.setattr("serving.uploads.staging_path", lambda _suffix: staged)
+    for content in (b"short", b"long" * 20_000):
+        answer = _upload(client, content, "user_data")
+        assert answer.status_code == 503
+        assert "No space left on device" in answer.json()["error"]["message"]
+        assert not staged.is_symlink()
+        staged.symlink_to("/dev/full")
+
+
+def test_a_wait_in_vain_for_a_connection_to_the_database_may_end_better_the_next_time() -> None:
+    config = ServingConfig(fine_tuning=FineTuningConfig(launcher="local"))
+    platform = Platform.of(config)
+    client = TestClient(ScriptedApplication(config=config, platform=platform).app)
+    pool: Any = platform.engine.pool
+    pool._timeout = 0.01  # of 30 s
+    with ExitStack() as others:
+        for _ in range(pool.size() + pool._max_overflow):
+            others.enter_context(platform.engine.connect())
+        answer = client.get("/v1/files")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert client.get("/v1/files").status_code == 200
 
 
 def test_file_shapes_paging_and_expiry(client: TestClient, validate: Callable[[Any, str], None]) -> None:

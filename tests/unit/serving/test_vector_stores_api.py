@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import fsspec
 import openai
 import pytest
 from starlette.testclient import TestClient
 
 from cluster.files import Files
+from cluster.settings import settings
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
 from retrieval.documents import Content, Document, Section
@@ -295,6 +297,31 @@ def test_a_file_that_cannot_be_read_says_why_and_leaves_no_chunk(
     assert words in file["last_error"]["message"]
     assert client.get(f"{STORES}/{store}").json()["file_counts"]["failed"] == 1
     assert client.get(f"{STORES}/{store}/files/{file_id}/content").json()["data"] == []
+
+
+def test_reading_a_file_from_elsewhere_leaves_no_copy_on_the_machine_that_reads(
+    client: TestClient,
+    upload: Callable[..., str],
+    read_all: Callable[[], None],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HAMLET_STORAGE", "memory://handbooks")
+    settings.cache_clear()
+    file_ids = [upload(LEAVE, "leave.md"), upload(CANTEEN, "canteen.md")]
+    memory: Any = fsspec.filesystem("memory")
+    for path in memory.find("/handbooks/files"):
+        if file_ids[1] in path:
+            memory.rm_file(path)
+    store = client.post(STORES, json={"file_ids": file_ids}).json()["id"]
+    before = set((home / "cache" / "data").rglob("file-*"))
+    read_all()
+    listed = {file["id"]: file for file in client.get(f"{STORES}/{store}/files").json()["data"]}
+    assert listed[file_ids[0]]["status"] == "completed"
+    assert set((home / "cache" / "data").rglob("file-*")) == before
+    error = listed[file_ids[1]]["last_error"]
+    assert error["code"] == "invalid_file"
+    assert error["message"] == f"the bytes of {file_ids[1]} are missing in storage; upload the file again"
 
 
 def test_content_is_the_chunks_in_their_order(
