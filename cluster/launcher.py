@@ -68,9 +68,12 @@ class LocalLauncher:
         if self.look(name).state is not RunState.ABSENT:
             return
         folder = self._folder / name
-        folder.mkdir(parents=True, exist_ok=True)
         runner = [sys.executable, "-m", "cluster.local_run", str(folder), *command]
-        self._children[name] = subprocess.Popen(runner, start_new_session=True, stdin=subprocess.DEVNULL)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._children[name] = subprocess.Popen(runner, start_new_session=True, stdin=subprocess.DEVNULL)
+        except OSError as exc:
+            raise Unavailable(f"{name} cannot be started ({exc.strerror}); see {folder}") from exc
         deadline = time.monotonic() + START_LIMIT_S
         while self.look(name).state is RunState.ABSENT:
             if time.monotonic() > deadline:

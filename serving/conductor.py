@@ -83,7 +83,7 @@ class Conductor:
         """Take or renew the lease of a duty; whether it is ours."""
         try:
             return await asyncio.to_thread(self._leases.hold, duty.name, LEASE_S)
-        except Exception:
+        except (HamletError, SQLAlchemyError):
             log.exception("the lease of %s could not be written", duty.name)
             return False
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import yaml
+from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.blobs import place_bytes
 from cluster.errors import HamletError, InvalidInput, Unavailable
@@ -78,6 +79,10 @@ class JobKeeper:
             work(job)
         except HamletError as exc:
             log.warning("fine-tuning job %s: %s", job.id, exc)
+        except SQLAlchemyError:
+            raise  # so it would be with all
+        except Exception:
+            log.exception("fine-tuning job %s", job.id)
 
     def _check(self, job: FineTuningJob) -> None:
         try:

@@ -55,6 +55,7 @@ BOUNDARIES = {
     "retrieval/readers/parsing.py::parsing": "somebody else's parser, which names no more than some of its errors",
     "serving/requests.py::__call__": "the request: whatever is left becomes a 500 with the request's id",
     "serving/conductor.py::_round": "the background round: the fault is logged and the next round tries again",
+    "serving/job_keeper.py::_for": "one job of the background round: it is logged, and holds up no other",
     "serving/batching.py::_results": "the background task: the fault is told to each waiting request",
     "serving/batch_work.py::_step": "the background work: it is logged, and the batch is tried again",
     "serving/batch_answers.py::_asked": "the row, as a request: whatever is left becomes a 500 with its id",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -54,6 +55,19 @@ def test_a_command_leaves_its_exit_code_and_last_words(launcher: LocalLauncher) 
     assert launcher.look("job-1") == Run(RunState.ABSENT)
     launcher.start("job-1", [sys.executable, "-c", "print('begun'); raise SystemExit('error: no data')"])
     assert _ended(launcher, "job-1") == Run(RunState.ENDED, 1, "error: no data")
+
+
+def test_a_command_that_this_machine_cannot_start_now_may_be_started_later(
+    launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(subprocess, "Popen", no_memory)
+    with pytest.raises(Unavailable, match=r"job-1 cannot be started \(Cannot allocate memory\)"):
+        launcher.start("job-1", SLEEP)
+    monkeypatch.undo()
+    assert launcher.look("job-1").state is RunState.ABSENT
 
 
 def test_a_name_is_started_once_also_by_another_process(launcher: LocalLauncher, tmp_path: Path) -> None:

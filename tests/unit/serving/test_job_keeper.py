@@ -105,6 +105,29 @@ def test_a_job_that_waits_longer_than_it_may_fails_with_the_reason(
     assert jobs.get("us", running.id).status is JobStatus.RUNNING
 
 
+class BreakingLauncher(RememberingLauncher):
+    """Has a fault that shows in what is started under some names."""
+
+    broken = "none"
+
+    def look(self, name: str) -> Run:
+        if name.startswith(self.broken):
+            raise ValueError("nobody has thought of this")
+        return super().look(name)
+
+
+def test_a_job_that_breaks_what_follows_it_holds_up_no_other(jobs: FineTuningJobs, clock: Clock) -> None:
+    launcher, config = BreakingLauncher(), FineTuningConfig(launcher="local", max_running=2)
+    keeper = JobKeeper(jobs, Files(), launcher, TrainingCommands(), config, clock)
+    first, second = queued(jobs), queued(jobs, "them")
+    keeper.keep()
+    launcher.broken = first.id
+    launcher.started.remove(f"{second.id}-1")  # killed
+    clock.now += 60
+    keeper.keep()
+    assert jobs.get("them", second.id).attempt == 2
+
+
 def test_a_pause_does_not_count_as_waiting(jobs: FineTuningJobs, keeper: JobKeeper, clock: Clock) -> None:
     queued(jobs)
     waiting = queued(jobs)
