@@ -23,12 +23,14 @@ from cluster.database import METADATA, open_database, reading
 from cluster.errors import InvalidInput, NotFound, Unavailable
 from cluster.tenants import require_tenant
 
+MAX_NAME = 128
+
 API_KEYS = Table(
     "api_keys",
     METADATA,
     Column("id", String(64), primary_key=True),
     Column("tenant", String(64), nullable=False, index=True),
-    Column("name", String(128), nullable=False),
+    Column("name", String(MAX_NAME), nullable=False),
     Column("scopes", JSON, nullable=False),
     Column("secret_sha256", String(64), nullable=False, unique=True),
     Column("hint", String(8), nullable=False),
@@ -98,9 +100,13 @@ def make_key(
     expires_at: float | None = None,
     now: float | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its secret. Raises InvalidInput for a tenant or scope that cannot be one."""
+    """A new key and its secret. Raises InvalidInput for a tenant, name or scope that cannot be one."""
     require_tenant(tenant)
     chosen = tuple(dict.fromkeys(scopes))
+    if len(name) > MAX_NAME:
+        raise InvalidInput(
+            f"the name has {len(name)} characters; at most {MAX_NAME} are kept: shorten it", "name"
+        )
     unknown = [scope for scope in chosen if scope not in SCOPES]
     if unknown or not chosen:
         what = f"unknown scope {unknown[0]!r}" if unknown else "no scope"

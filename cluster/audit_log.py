@@ -72,6 +72,6 @@ class AuditLog:
 
 
 def _cut(column: str, value: object) -> object:
-    """A text as long as its column bears: paths are the caller's, and may be of any length."""
+    """A text as its column bears it: paths are the caller's, of any length, and PostgreSQL keeps no NUL."""
     length = getattr(AUDIT_EVENTS.c[column].type, "length", None)
-    return value[:length] if isinstance(value, str) and length else value
+    return value[:length].replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value

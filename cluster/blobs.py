@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from cluster.errors import NotFound
+from cluster.errors import NotFound, Unavailable
 from cluster.settings import settings
 from cluster.storage import is_there, reaching, storage_uri
 
@@ -47,10 +47,23 @@ def place(source: Path, uri: str) -> None:
 
 def place_bytes(content: bytes, uri: str) -> None:
     """Make `content` the file at `uri`: a reader sees what was there before, or all of it."""
+    path = staged(content)
+    try:
+        place(path, uri)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def staged(content: bytes) -> Path:
+    """`content` as a file at a `staging_path`. Raises Unavailable."""
     path = staging_path()
-    with reaching(uri, "write"):
-        path.write_bytes(content)
-    place(path, uri)
+    try:
+        with reaching(storage_uri(), "write"):
+            path.write_bytes(content)
+    except Unavailable:
+        path.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def open_blob(uri: str) -> BinaryIO:

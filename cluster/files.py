@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Engine
 
-from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place, staging_path
+from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place, staged
 from cluster.database import METADATA, open_database, reading, take_turns
 from cluster.errors import HamletError, NotFound, Overloaded, Unavailable
 from cluster.idempotency import ID_PREFIX, IdempotencyKey, Identity, is_made, made_before
@@ -106,7 +106,7 @@ class Files:
 
         A path, best one of `staging_path`, is moved away from where it is.
         """
-        source = content if isinstance(content, Path) else _staged(content)
+        source = content if isinstance(content, Path) else staged(content)
         num_bytes = source.stat().st_size
         identity = Identity.of(FILES, tenant, key)
         name = f"{identity.id}-{secrets.token_hex(4)}{suffix_of(filename)}"
@@ -275,12 +275,6 @@ def suffix_of(filename: str) -> str:
     """
     suffix = Path(filename).suffix.lower()
     return suffix if re.fullmatch(r"\.[a-z0-9]{1,10}", suffix) else ""
-
-
-def _staged(data: bytes) -> Path:
-    path = staging_path()
-    path.write_bytes(data)
-    return path
 
 
 def _require_room(connection: Connection, tenant: str, new_bytes: int, max_bytes: int) -> None:

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     qdrant_on_disk: bool = Field(
         False, description="Leave the originals of a new collection's vectors on disk; goes with quantize."
     )
-    webhook_url: str | None = Field(
+    webhook_url: Endpoint | None = Field(
         None, description="URL that is told of each job's and batch's end; nothing is sent by default."
     )
     webhook_secret: str | None = Field(

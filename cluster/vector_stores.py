@@ -102,10 +102,11 @@ class VectorStores:
             return Page(with_counts(connection, rows.data), rows.has_more)
 
     def modify(self, tenant: str, store_id: str, **changes: Any) -> VectorStore:
-        """Set `name`, `labels` or `expires_after_days`. Raises NotFound."""
+        """Set `name`, `labels` or `expires_after_days`. Raises NotFound, and Conflict when the store has expired."""
+        now = self._clock()
         with self._engine.begin() as connection:
-            require_store(connection, tenant, store_id)
-            values = {**changes, "last_active_at": self._clock()}
+            require_usable(connection, tenant, store_id, now)
+            values = {**changes, "last_active_at": now}
             connection.execute(update(STORES).where(STORES.c.id == store_id).values(**values))
             return _store(connection, tenant, store_id)
 

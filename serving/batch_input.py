@@ -27,6 +27,8 @@ BODIES: Mapping[str, type[BaseModel]] = {
 }
 FIELDS = ("custom_id", "method", "url", "body")
 MAX_CUSTOM_ID = 512
+# No model has a longer name.
+MAX_MODEL = 255
 # A line is held in memory as a whole, as the body is that it stands for.
 MAX_LINE_BYTES = MAX_BODY_BYTES
 # More than anyone reads; the last one says how many there are.
@@ -49,7 +51,7 @@ class Row:
 
 @dataclass
 class Checked:
-    """What an input holds. `model` is the one that all rows name, None where they differ."""
+    """What an input holds."""
 
     num_rows: int = 0
     models: set[str] = field(default_factory=set)
@@ -58,7 +60,10 @@ class Checked:
 
     @property
     def model(self) -> str | None:
-        return next(iter(self.models)) if len(self.models) == 1 else None
+        """The one that all rows name, where that can be a model's name at all; None where they differ."""
+        model = next(iter(self.models)) if len(self.models) == 1 else ""
+        is_name = 0 < len(model) <= MAX_MODEL and not text_fault(model, is_kept=True)
+        return model if is_name else None
 
     def find(self, line: int | None, error: InvalidInput) -> None:
         """Add a fault in OpenAI's form."""

@@ -60,7 +60,7 @@ class Webhook:
         headers |= signature_headers(delivery.id, int(time.time()), body, self._key)
         try:
             answer = self._send(self._url, content=body, headers=headers, timeout=TIMEOUT_S)
-        except httpx.HTTPError as exc:
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
             log.warning("webhook %s is not taken: %s", delivery.id, exc)
             return False
         if not answer.is_success:

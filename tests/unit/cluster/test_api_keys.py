@@ -63,6 +63,12 @@ def test_unknown_scopes_are_refused(scopes: list[str]) -> None:
         make_key("ann", scopes)
 
 
+def test_a_note_longer_than_is_kept_is_refused() -> None:
+    assert len(make_key("ann", name="x" * 128)[0].name) == 128
+    with pytest.raises(InvalidInput, match="129 characters"):
+        make_key("ann", name="x" * 129)
+
+
 def test_a_rotated_key_ends_after_its_grace_and_its_successor_lives_as_long(
     keys: ApiKeys, clock: Clock
 ) -> None:
@@ -133,6 +139,13 @@ def test_the_audit_log_says_who_did_what_newest_first() -> None:
     ]
     assert len(log.newest(limit=1)[0].action) == 512
     assert log.newest(limit=1)[0].at > 1_700_000_000
+
+
+def test_what_a_database_cannot_hold_is_left_out_of_the_audit_log() -> None:
+    log = AuditLog(open_database())
+    log.add(AuditEvent("ann", "key_1", "POST /v1/fine_tuning/jobs/a\0b/cancel" + "x" * 512, ""))
+    (event,) = log.newest()
+    assert event.action == ("POST /v1/fine_tuning/jobs/a\N{REPLACEMENT CHARACTER}b/cancel" + "x" * 512)[:512]
 
 
 def test_the_command_line_prints_a_secret_once_and_records_what_was_done(

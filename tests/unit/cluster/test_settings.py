@@ -39,6 +39,7 @@ def test_storage_and_database_can_lie_elsewhere(monkeypatch: pytest.MonkeyPatch)
         ("HAMLET_HOST", "localhost"),
         ("HAMLET_HOME", __file__),
         ("HAMLET_QDRANT_URL", "qdrant:6333"),
+        ("HAMLET_WEBHOOK_URL", "example.org/hook"),
         ("HAMLET_QDRANT_URL", "http://127.0.0.1:99999999"),
         ("HAMLET_HOME", "~nobody-of-that-name/hamlet"),
         ("HAMLET_DASHBOARD_PORT", "6379"),  # Ray's own, by default

@@ -255,6 +255,8 @@ def test_a_store_expires_after_its_last_use_and_its_files_go(
         stores.require_usable("ann", store.id)
     with pytest.raises(Conflict, match="expired"):
         stores.files.attach("ann", store.id, new(files))
+    with pytest.raises(Conflict, match="expired"):  # it would count as used, and live on without its files
+        stores.modify("ann", store.id, name="handbook")
     queue.sweep()
     assert stores.get("ann", store.id).file_counts.total == 0
     work = queue.claim(30)

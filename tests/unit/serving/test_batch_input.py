@@ -98,6 +98,13 @@ def test_rows_keep_the_numbers_of_their_lines_and_one_model_is_named() -> None:
     assert (checked.num_rows, checked.model, checked.faults) == (2, "minilm", [])
 
 
+@pytest.mark.parametrize("name", ["m" * 256, "mini\0lm"])
+def test_what_can_be_no_models_name_is_not_kept_as_one_and_is_answered_by_row(name: str) -> None:
+    row = {**GOOD, "body": {"model": name, "input": "x"}}
+    checked = check(io.BytesIO(json.dumps(row).encode()), EMBED, 10)
+    assert (checked.num_rows, checked.faults, checked.model) == (1, [], None)
+
+
 def test_a_byte_order_mark_before_the_file_changes_nothing_and_one_within_a_text_stays() -> None:
     body = {"model": "minilm", "input": "\ufeffx"}
     lines = [json.dumps({**GOOD, "body": body}, ensure_ascii=False)]

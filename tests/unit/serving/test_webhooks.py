@@ -49,6 +49,11 @@ def test_a_message_is_accepted_by_openais_own_client(outbox: WebhookOutbox) -> N
     assert outbox.due() == []
 
 
+def test_an_address_that_no_client_can_call_is_no_fault_of_ours(outbox: WebhookOutbox) -> None:
+    Webhook(outbox, "http://-ü-/hook").deliver()
+    assert outbox.due() == []  # it is tried again later, and given up in the end
+
+
 @pytest.mark.parametrize("refusal", [0, 500, 404])
 def test_a_message_is_sent_until_it_is_taken_under_the_same_id(outbox: WebhookOutbox, refusal: int) -> None:
     receiver = Receiver(refusal, refusal)
