@@ -66,8 +66,11 @@ def checkpoint_object(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def estimated_finish(job: FineTuningJob) -> float | None:
-    """When a running job will end, in Unix seconds: at the mean speed of this attempt so far, else by its plan."""
-    if job.status is not JobStatus.RUNNING or job.started_at is None:
+    """When a running job will end, in Unix seconds: at the mean speed so far, else by its plan.
+
+    None for a later attempt: from which step it went on is not known, and so neither is its speed.
+    """
+    if job.status is not JobStatus.RUNNING or job.started_at is None or job.attempt > 1:
         return None
     if job.step and job.total_steps and job.progress_at and job.progress_at > job.started_at:
         seconds_per_step = (job.progress_at - job.started_at) / job.step

@@ -14,6 +14,7 @@ from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.fine_tuning_records import FineTuningJob, JobRequest, JobStatus
 from cluster.launcher import Run, RunState
 from serving.config import FineTuningConfig
+from serving.fine_tuning_objects import estimated_finish
 from serving.job_keeper import CHECK_AGAIN_S, CHECK_LIMIT_S, JobKeeper
 from serving.training_commands import TrainingCommands
 
@@ -126,6 +127,26 @@ def test_a_job_that_breaks_what_follows_it_holds_up_no_other(jobs: FineTuningJob
     clock.now += 60
     keeper.keep()
     assert jobs.get("them", second.id).attempt == 2
+
+
+def test_the_end_of_a_job_is_estimated_by_its_speed_while_that_is_known(
+    jobs: FineTuningJobs, keeper: JobKeeper, clock: Clock
+) -> None:
+    job = queued(jobs)
+    keeper.keep()
+    clock.now += 100
+    jobs.post_event(job.id, "a step", type="metrics", data={"step": 90, "total_steps": 100})
+    assert estimated_finish(jobs.get("us", job.id)) == pytest.approx(clock.now + 10 * 100 / 90, abs=0.1)
+    jobs.pause("us", job.id)
+    keeper.keep()  # its process is stopped,
+    keeper.keep()  # and seen to be gone
+    jobs.resume("us", job.id)
+    keeper.keep()
+    clock.now += 10
+    jobs.post_event(job.id, "a step", type="metrics", data={"step": 91, "total_steps": 100})
+    resumed = jobs.get("us", job.id)
+    assert (resumed.attempt, resumed.step) == (2, 91)
+    assert estimated_finish(resumed) is None  # 91 steps in 10 s it is not
 
 
 def test_a_pause_does_not_count_as_waiting(jobs: FineTuningJobs, keeper: JobKeeper, clock: Clock) -> None:
