@@ -73,6 +73,11 @@ class VectorStores:
         with reading(self._engine) as connection:
             return _store(connection, tenant, store_id)
 
+    def is_known(self, tenant: str, store_id: str) -> bool:
+        """Whether `get` would find it; its files, which may be many, are not counted."""
+        with reading(self._engine) as connection:
+            return connection.execute(stores_of(tenant).where(STORES.c.id == store_id)).first() is not None
+
     def require_usable(self, tenant: str, store_id: str) -> None:
         """Raises NotFound, and Conflict when the store has expired and cannot be searched any more."""
         with reading(self._engine) as connection:

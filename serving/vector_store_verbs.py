@@ -15,7 +15,7 @@ from cluster.vector_stores import VectorStores
 from serving.backends import EmbedderBackend
 from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
 from serving.vector_store_requests import AttachFile, PageQuery
-from serving.vector_store_search import VectorStoreSearch, filled_elsewhere, is_collection
+from serving.vector_store_search import VectorStoreSearch, filled_elsewhere
 
 # Documents that are removed from a collection in one call.
 REMOVED_AT_ONCE = 256
@@ -38,21 +38,17 @@ class VectorStoreVerbs:
         if not requests:
             return []
         info = await self._embedder.describe()
-
-        def look_up() -> list[NewFile]:
-            return [
-                NewFile(
-                    request.file_id,
-                    self._files.get(tenant, request.file_id).filename,
-                    chunking_of(
-                        request.chunking_strategy.numbers if request.chunking_strategy else None, info
-                    ),
-                    dict(request.attributes or {}),
-                )
-                for request in {request.file_id: request for request in requests}.values()
-            ]
-
-        return await asyncio.to_thread(look_up)
+        wanted = {request.file_id: request for request in requests}
+        files = await asyncio.to_thread(self._files.some, tenant, list(wanted))
+        return [
+            NewFile(
+                file.id,
+                file.filename,
+                chunking_of(request.chunking_strategy.numbers if request.chunking_strategy else None, info),
+                dict(request.attributes or {}),
+            )
+            for file, request in zip(files, wanted.values(), strict=True)
+        ]
 
     async def listed(self, tenant: str, paging: PageQuery) -> Page[VectorStore]:
         """A page of stores, behind the last of which stand the collections, by name. Raises NotFound as `list`."""
@@ -75,12 +71,16 @@ class VectorStoreVerbs:
         except NotFound:
             return await self.search.collection_store(tenant, store_id)
 
-    async def own(self, tenant: str, store_id: str) -> VectorStore:
-        """A store that can be changed. Raises NotFound, and Conflict for a collection."""
-        store = await self.find(tenant, store_id)
-        if is_collection(store):
+    async def collection(self, tenant: str, store_id: str) -> VectorStore | None:
+        """The collection that an id means; None for a store, whose files are not counted. Raises NotFound."""
+        if await asyncio.to_thread(self.stores.is_known, tenant, store_id):
+            return None
+        return await self.search.collection_store(tenant, store_id)
+
+    async def require_own(self, tenant: str, store_id: str) -> None:
+        """Raises NotFound, and Conflict for a collection, which cannot be changed here."""
+        if await self.collection(tenant, store_id) is not None:
             raise filled_elsewhere(store_id)
-        return store
 
     async def redescribe(self, file: StoreFile) -> StoreFile:
         """Give the chunks of a file its attributes; returns it as it then is. Raises NotFound when it is taken out.

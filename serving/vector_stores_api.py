@@ -34,7 +34,7 @@ from serving.vector_store_requests import (
     UpdateAttributes,
 )
 from serving.vector_store_search import Query as SearchQuery
-from serving.vector_store_search import VectorStoreSearch, is_collection
+from serving.vector_store_search import VectorStoreSearch
 from serving.vector_store_verbs import VectorStoreVerbs
 
 Paging = Annotated[PageQuery, Depends()]
@@ -89,7 +89,7 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     @api.post("/{vector_store_id}", summary="Modify vector store", responses=ONE_STORE)
     async def modify(vector_store_id: str, body: ModifyStore, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        await verbs.own(tenant, vector_store_id)
+        await verbs.require_own(tenant, vector_store_id)
         changed = await asyncio.to_thread(lambda: stores.modify(tenant, vector_store_id, **body.changes))
         return store_object(changed, time.time())
 
@@ -98,7 +98,7 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     )
     async def delete(vector_store_id: str, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        await verbs.own(tenant, vector_store_id)
+        await verbs.require_own(tenant, vector_store_id)
         await verbs.remove_store(tenant, vector_store_id)
         return {"id": vector_store_id, "object": "vector_store.deleted", "deleted": True}
 
@@ -127,7 +127,7 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
     @api.post("/{vector_store_id}/files", summary="Create vector store file", responses=ONE_FILE)
     async def attach(vector_store_id: str, body: AttachFile, request: Request) -> dict[str, Any]:
         tenant = tenant_of(request)
-        await verbs.own(tenant, vector_store_id)
+        await verbs.require_own(tenant, vector_store_id)
         (file,) = await verbs.new_files(tenant, [body])
         return file_object(await asyncio.to_thread(stores.files.attach, tenant, vector_store_id, file))
 
@@ -136,11 +136,10 @@ def _add_files(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         vector_store_id: str, request: Request, paging: Paging, filter: FileStatus | None = None
     ) -> dict[str, Any]:
         tenant = tenant_of(request)
-        store = await verbs.find(tenant, vector_store_id)
-        if is_collection(store):
+        if (collection := await verbs.collection(tenant, vector_store_id)) is not None:
             # Every document of a collection is read.
             is_empty = filter not in (None, FileStatus.COMPLETED)
-            documents = [] if is_empty else await verbs.search.collection_files(tenant, store)
+            documents = [] if is_empty else await verbs.search.collection_files(tenant, collection)
             return list_object(paging.page_of(documents), file_object)
         page = await asyncio.to_thread(
             lambda: stores.files.list(tenant, vector_store_id, status=filter, **paging.arguments())
@@ -205,7 +204,7 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         vector_store_id: str, body: AttachBatch, request: Request, key_name: KeyHeader = None
     ) -> dict[str, Any]:
         tenant, key = tenant_of(request), key_of(key_name, body, vector_store_id)
-        await verbs.own(tenant, vector_store_id)
+        await verbs.require_own(tenant, vector_store_id)
         if made := await asyncio.to_thread(stores.files.batch_made_before, tenant, vector_store_id, key):
             return batch_object(made)
         files = await verbs.new_files(tenant, body.requests)

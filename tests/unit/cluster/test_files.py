@@ -69,6 +69,16 @@ def test_another_tenants_file_is_an_unknown_one(files: Files) -> None:
         files.list("us", after=theirs.id)
 
 
+def test_many_files_are_found_together_in_the_order_asked_for(files: Files) -> None:
+    made = [files.add(files.stored("us", f"{number}.txt", "user_data", b"x")) for number in range(3)]
+    ids = [made[2].id, made[0].id, *[made[1].id] * 600]
+    assert [file.filename for file in files.some("us", ids)] == ["2.txt", "0.txt", *["1.txt"] * 600]
+    with pytest.raises(NotFound, match="'file-0'"):
+        files.some("us", [made[0].id, "file-0", "file-1"])
+    with pytest.raises(NotFound, match=made[0].id):
+        files.some("them", [made[0].id])
+
+
 def test_a_deleted_file_leaves_neither_row_nor_bytes(files: Files) -> None:
     file = _create(files)
     files.delete("us", file.id)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import fsspec
 import openai
 import pytest
+from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from cluster.files import Files
@@ -234,6 +235,26 @@ def test_of_two_changes_that_cross_the_chunks_have_the_later_one(
     raw = {"type": "eq", "key": "team", "value": "late"}
     found = search(client, handbook["store"], "leave", filters=raw)["data"]
     assert [result["file_id"] for result in found] == [handbook["leave"]]
+
+
+def test_the_files_of_a_store_are_not_counted_to_add_list_or_change_one(
+    client: TestClient, world: ScriptedApplication, handbook: dict[str, str], upload: Callable[..., str]
+) -> None:
+    assert world.platform is not None
+    statements: list[str] = []
+    event.listen(
+        world.platform.engine, "before_cursor_execute", lambda _c, _cur, sql, *_: statements.append(sql)
+    )
+    files = f"{STORES}/{handbook['store']}/files"
+    for ask in (
+        lambda: client.post(files, json={"file_id": upload("More.", "more.md")}),
+        lambda: client.get(files, params={"limit": 1}),
+        lambda: client.post(f"{files}/{handbook['leave']}", json={"attributes": {"year": 2025}}),
+    ):
+        assert ask().status_code == 200
+    assert [sql for sql in statements if "sum(vector_store_files" in sql] == []
+    assert client.get(f"{STORES}/{handbook['store']}").json()["file_counts"]["total"] == 3
+    assert [sql for sql in statements if "sum(vector_store_files" in sql]
 
 
 def test_a_removed_file_leaves_no_chunk_behind(
