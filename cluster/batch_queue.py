@@ -22,7 +22,8 @@ from cluster.database import open_database, reading
 from cluster.files import File, add_file
 from cluster.webhook_outbox import announce
 
-RESULTS_AT_ONCE = 500
+# An answer may take megabytes.
+RESULTS_AT_ONCE = 20
 
 
 class Task(StrEnum):

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import islice
 from typing import Any, Self
 
 from sqlalchemy.engine import Engine
@@ -38,7 +37,6 @@ RENEW_EVERY_S = 2.0
 IDLE_S = 0.5
 # After something broke: how long until the batch is tried again.
 PUT_OFF_S = 5.0
-ROWS_READ_AT_ONCE = 100
 # Batches whose rows take turns; more than have a place at a time, so that a tenant with few rows waits for no other.
 MAX_BATCHES_AT_ONCE = 32
 
@@ -151,16 +149,14 @@ class BatchWork:
         answered = await asyncio.to_thread(self._queue.answered, work.batch.id)
         ahead = asyncio.Semaphore(self._config.max_rows_at_once)
         with await asyncio.to_thread(open_blob, work.batch.input_uri) as stream:
-            reading = rows(stream)
+            wanted = (row for row in rows(stream) if row.line not in answered)
             async with asyncio.TaskGroup() as group:
-                while some := await asyncio.to_thread(lambda: list(islice(reading, ROWS_READ_AT_ONCE))):
-                    for row in some:
-                        if row.line in answered:
-                            continue
-                        await ahead.acquire()
-                        allowance = await self._answers.admitted(work.batch)
-                        task = group.create_task(self._answer_row(work, row, allowance))
-                        task.add_done_callback(lambda _: ahead.release())
+                # Not many at once: each may take megabytes.
+                while (row := await asyncio.to_thread(next, wanted, None)) is not None:
+                    await ahead.acquire()
+                    allowance = await self._answers.admitted(work.batch)
+                    task = group.create_task(self._answer_row(work, row, allowance))
+                    task.add_done_callback(lambda _: ahead.release())
         await asyncio.to_thread(self._queue.finalize, work)
 
     async def _answer_row(self, work: Work, row: Row, allowance: Allowance) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 from played_clock import Clock
@@ -46,3 +47,22 @@ def test_a_new_batch_is_told_as_it_was_made_though_work_on_it_begins_at_once(
     made = Batches(engine).create("ann", REQUEST)
     assert (made.status, made.num_rows) == (BatchStatus.VALIDATING, None)
     assert Batches(engine).get("ann", made.id).status is BatchStatus.IN_PROGRESS
+
+
+def test_answers_are_read_a_few_at_a_time_as_each_may_be_large(clock: Clock) -> None:
+    engine = open_database()
+    queue, made = BatchQueue(engine, clock), Batches(engine, clock).create("ann", REQUEST)
+    assert (validation := queue.claim(30)) is not None
+    queue.begin(validation, 100, "minilm")
+    assert (work := queue.claim(30)) is not None
+    large = "x" * 100_000
+    for line in range(1, 101):
+        assert queue.record(work, line, f"{line} {large}", False, (1, 0))
+    tracemalloc.start()
+    try:
+        lines = [int(answer.split()[0]) for answer in queue.results(made.id, is_failed=False)]
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert lines == list(range(1, 101))
+    assert most_bytes < 50 * len(large)

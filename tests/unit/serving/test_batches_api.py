@@ -6,10 +6,10 @@ import asyncio
 import functools
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import httpx
 import openai
@@ -28,6 +28,8 @@ from cluster.fine_tuning_jobs import FineTuningJobs
 from cluster.registry import Registry
 from serving.authentication import Gate, Keyring
 from serving.batch_answers import BatchAnswers
+from serving.batch_input import Row
+from serving.batch_input import rows as input_rows
 from serving.batch_work import BatchWork
 from serving.config import BatchesConfig, FineTuningConfig, LimitsConfig, ServingConfig
 from serving.limits import Limits
@@ -256,6 +258,29 @@ async def test_rows_are_answered_a_few_at_a_time_and_tenants_take_turns(world: S
             await bob.api.batches.create(
                 input_file_id=many[0].input_file_id, endpoint=EMBED, completion_window="24h"
             )
+
+
+@in_a_loop
+async def test_rows_are_read_as_they_are_answered_as_each_may_be_large(
+    world: ScriptedApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_read, embedder = 0, cast(Embedder, world.embedder)
+
+    def counted(stream: BinaryIO) -> Iterator[Row]:
+        nonlocal num_read
+        for row in input_rows(stream):
+            num_read += 1
+            yield row
+
+    monkeypatch.setattr("serving.batch_work.rows", counted)
+    embedder.closes_after = 5
+    async with calling(world) as caller, worker(world).at_work():
+        batch = await caller.create(texts(40))
+        await caller.until(batch, lambda batch: batch.request_counts.completed > 2)  # type: ignore[union-attr]
+        assert num_read <= 5 + 3 + 1  # the answered ones, those in their places, and the next
+        embedder.gate.set()
+        done = await caller.end(batch)
+        assert (done.request_counts.completed, num_read) == (40, 40)  # type: ignore[union-attr]
 
 
 @in_a_loop
