@@ -44,10 +44,12 @@ class CellFigures:
 def cell_figures(
     cell: str, model: str, answers: Sequence[Answer], scores: Sequence[Score], level: Level
 ) -> CellFigures:
-    """All figures of one cell. Raises Conflict when one of its runs was answered by two models."""
-    served: dict[str, set[str]] = {}
+    """All figures of one cell. Raises Conflict when one of its runs was answered by two models on one route."""
+    # By route too: `auto` takes several, each with a model of its own.
+    served: dict[tuple[str, str], set[str]] = {}
     for answer in answers:
-        served.setdefault(answer.variant, set()).add(answer.model)
+        served.setdefault((answer.variant, answer.route), set()).add(answer.model)
+    runs = dict.fromkeys(answer.variant for answer in answers)
     for models in served.values():
         if len(models) > 1:
             raise Conflict(
@@ -60,10 +62,10 @@ def cell_figures(
         cell=cell,
         model=model,
         served_models=tuple(sorted({name for models in served.values() for name in models})),
-        measures={name: _interval(values, len(served), level) for name, values in _measures(scores).items()},
+        measures={name: _interval(values, len(runs), level) for name, values in _measures(scores).items()},
         right_by_run={
             variant: float(np.mean([score.is_right for score in scores if score.variant == variant]))
-            for variant in served
+            for variant in runs
         },
         failures=dict(Counter(score.failure.value for score in scores)),
         ttft=_spread(answer.ttft_ms for answer in answers),

@@ -110,7 +110,7 @@ class Results:
 def collect(config: CompareConfig, measured: Measured, made_at: datetime) -> Results:
     """Score and judge all answers.
 
-    Raises Conflict when one run of a cell was answered by two models, as when an alias was moved meanwhile.
+    Raises Conflict when one run of a cell was answered by two models on one route, as when an alias was moved.
     """
     form = config.form.pattern if config.form else None
     scores = score_all(measured.answers, measured.questions, config.numeric_tolerance, form)

@@ -214,6 +214,21 @@ def test_a_cell_answered_by_two_models_is_refused(tmp_path: Path) -> None:
         results(tmp_path, ("m", "m", "n"))
 
 
+def test_a_router_answers_each_route_by_a_model_of_its_own() -> None:
+    def answer(question: Question, model: str, route: str) -> Answer:
+        asked = {"cell": "auto", "question_id": question.id, "request": "0", "text": "27"}
+        return Answer(**asked, model=model, route=route, ttft_ms=1, total_ms=2)
+
+    answers = [answer(question, "ft:m", "tuned") for question in QUESTIONS[:2]]
+    answers.append(answer(QUESTIONS[2], "m", "plain"))
+    figures = cell_figures("auto", "auto", answers, score_all(answers, QUESTIONS), Level())
+    assert figures.served_models == ("ft:m", "m")
+    assert figures.right_by_run == {"": pytest.approx(2 / 3)}
+    moved = [answer(QUESTIONS[0], "ft:m", "tuned"), answer(QUESTIONS[1], "ft:n", "tuned")]
+    with pytest.raises(Conflict, match="ft:m and ft:n"):
+        cell_figures("auto", "auto", moved, score_all(moved, QUESTIONS), Level())
+
+
 def test_a_difference_is_shown_with_its_sign_and_nothing_as_nothing() -> None:
     assert points(Interval(0.12, -0.03, 0.27)) == "+12 (−3 to +27)"
     assert points(Interval(0.0, -0.001, 0.0)) == "0 (0 to 0)"
