@@ -161,6 +161,9 @@ def node_environment() -> dict[str, str]:
     alone = LOOPBACK_ENVIRONMENT | ONE_NODE_ENVIRONMENT
     reach = alone if config.host.is_loopback else OUTER_ENVIRONMENT
     ours = {**NODE_ENVIRONMENT, **reach, **proxy, "PATH": path}
+    # Paths as they are meant here: relative ones would mean others in the working directory of a job.
+    places = {"HAMLET_HOME": str(config.home_dir), "HAMLET_STORAGE": config.storage_uri}
+    ours |= {name: place for name, place in places.items() if name in inherited}
     return {**DEFAULT_ENVIRONMENT, **inherited, **ours}
 
 

@@ -102,12 +102,23 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _can_be_a_folder(cls, value: Path) -> Path:
-        try:
-            is_file = value.expanduser().is_file()
-        except RuntimeError as exc:
-            raise ValueError("there is no such user; write the path out") from exc
-        if is_file:
+        if (folder := _absolute(value)).is_file():
             raise ValueError("it is a file; name a folder")
+        return folder
+
+    @field_validator("storage")
+    @classmethod
+    def _is_the_same_everywhere(cls, value: str | None) -> str | None:
+        return value if value is None or "://" in value else str(_absolute(Path(value)))
+
+    @field_validator("database_url")
+    @classmethod
+    def _names_one_file(cls, value: str | None) -> str | None:
+        _, is_sqlite, file = (value or "").partition("sqlite:///")
+        if is_sqlite and not file.startswith(("/", ":memory:")):
+            raise ValueError(
+                "each process would have a file of its own; write its path out, behind four slashes"
+            )
         return value
 
     @field_validator("host")
@@ -149,7 +160,7 @@ class Settings(BaseSettings):
 
     @property
     def home_dir(self) -> Path:
-        return self.home.expanduser().resolve()
+        return _absolute(self.home).resolve()
 
     @property
     def storage_uri(self) -> str:
@@ -163,6 +174,14 @@ class Settings(BaseSettings):
     def cache_dir(self) -> Path:
         """Per-node cache of model weights; safe to delete while nothing runs."""
         return self.home_dir / "cache"
+
+
+def _absolute(path: Path) -> Path:
+    """As the process that read it means it: workers have working directories of their own."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as exc:
+        raise ValueError("there is no such user; write the path out") from exc
 
 
 @cache

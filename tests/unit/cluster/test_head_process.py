@@ -66,6 +66,19 @@ def test_a_users_own_thread_and_memory_settings_stay(monkeypatch: pytest.MonkeyP
     assert environment["MALLOC_CONF"] == DEFAULT_ENVIRONMENT["MALLOC_CONF"]
 
 
+def test_jobs_keep_their_state_where_the_head_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HAMLET_HOME", "state")
+    monkeypatch.setenv("HAMLET_STORAGE", "weights")
+    settings.cache_clear()
+    environment = node_environment()
+    assert environment["HAMLET_HOME"] == str(tmp_path / "state")
+    assert environment["HAMLET_STORAGE"] == str(tmp_path / "weights")
+    monkeypatch.delenv("HAMLET_STORAGE")
+    settings.cache_clear()
+    assert "HAMLET_STORAGE" not in node_environment(), "what is not set, a job may still be given"
+
+
 def test_the_head_runs_in_this_environments_python() -> None:
     assert start_command(Settings(), 10001, 4, Path("/tmp/t"))[0] == sys.executable
 

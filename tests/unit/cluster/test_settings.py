@@ -25,6 +25,19 @@ def test_storage_and_database_can_lie_elsewhere(monkeypatch: pytest.MonkeyPatch)
     assert settings().database == "postgresql+psycopg://db/x"
 
 
+def test_a_relative_path_stays_what_it_was_when_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HAMLET_HOME", "state")
+    monkeypatch.setenv("HAMLET_STORAGE", "weights")
+    settings.cache_clear()
+    read = settings()
+    monkeypatch.chdir("/")
+    assert read.home_dir == tmp_path / "state"
+    assert read.storage_uri == str(tmp_path / "weights")
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -42,6 +55,8 @@ def test_storage_and_database_can_lie_elsewhere(monkeypatch: pytest.MonkeyPatch)
         ("HAMLET_WEBHOOK_URL", "example.org/hook"),
         ("HAMLET_QDRANT_URL", "http://127.0.0.1:99999999"),
         ("HAMLET_HOME", "~nobody-of-that-name/hamlet"),
+        ("HAMLET_STORAGE", "~nobody-of-that-name/hamlet"),
+        ("HAMLET_DATABASE_URL", "sqlite:///state.db"),
         ("HAMLET_DASHBOARD_PORT", "6379"),  # Ray's own, by default
     ],
 )
