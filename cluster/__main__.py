@@ -106,9 +106,9 @@ def status() -> None:
     for node in nodes:
         console.print(f"  node         {node['node_ip']}  {node['state']}", markup=False)
     for job in jobs:
-        console.print(
-            f"  job          {job['submission_id']}  {job['status']}  {job['entrypoint']}", markup=False
-        )
+        # A process that connected by itself, such as an ingestion, was not submitted.
+        name = job["submission_id"] or job["job_id"]
+        console.print(f"  job          {name}  {job['status']}  {job['entrypoint']}", markup=False)
     for name, application in serve.get("applications", {}).items():
         console.print(f"  application  {name}  {application['status']}", markup=False)
 

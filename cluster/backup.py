@@ -176,9 +176,12 @@ def _refuse_rows(engine: Engine) -> None:
 
 
 def _moved(lines: Iterable[bytes], storage_before: str) -> Iterator[dict[str, Any]]:
-    """The rows of a table's file, with files named by where storage is now."""
+    """The rows of a table's file, with files named by where storage is now.
+
+    Only where a text begins with the place: "/storage/" may stand in what users wrote, too.
+    """
     before, now = (
-        f"{json.dumps(uri.rstrip('/'))[1:-1]}/".encode() for uri in (storage_before, storage_uri())
+        f'"{json.dumps(uri.rstrip("/"))[1:-1]}/'.encode() for uri in (storage_before, storage_uri())
     )
     for line in lines:
         yield json.loads(line.replace(before, now))

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import aiohttp
 
+from cluster import dashboard
 from cluster.connection import dashboard_url, prepare_client
 from cluster.errors import NotFound, Unavailable
 
@@ -66,17 +67,17 @@ def follow(job_id: str, address: str | None = None, write: Callable[[str], objec
     """Write a job's log as it grows and return its final status: SUCCEEDED, FAILED or STOPPED.
 
     `address` is the dashboard's URL, by default of the head that runs here; `write` gets the text, by
-    default stdout. Raises NotFound for an unknown job, Unavailable when the head is gone.
+    default stdout. Raises NotFound for an unknown job, Unavailable when the head is gone or refuses our token.
     """
+    url = address or dashboard_url()
+    # Ray's client tells silence, a refused token and a foreign server by errors of three kinds.
+    dashboard.ray_version(url, SILENCE_LIMIT_S)
     prepare_client()
     from ray.job_submission import JobSubmissionClient
 
-    url = address or dashboard_url()
+    client = JobSubmissionClient(url)
     try:
-        client = JobSubmissionClient(url)
         client.get_job_status(job_id)
-    except ConnectionError as exc:
-        raise Unavailable(f"nothing answers at {url}; start Ray with python -m cluster up") from exc
     except RuntimeError as exc:
         raise NotFound(f"no job {job_id} at {url}; list them with: ray job list --address {url}") from exc
     return asyncio.run(follow_with(client, job_id, write or _to_stdout))

@@ -12,7 +12,7 @@ from cluster.builtin import BUILTIN_PREFIX, pull_builtin
 from cluster.errors import HubUnreachable, InvalidInput, NotFound
 from cluster.hub import hub_is_reachable
 from cluster.registry import Registry
-from cluster.storage import local_folder
+from cluster.storage import expanded, local_folder
 
 # What a model folder needs. Pickled weights (*.bin, *.pt) are never fetched, so never loaded.
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "1_Pooling/*"]
@@ -22,11 +22,11 @@ def resolve_model(reference: str, registry: Registry | None = None) -> Path:
     """The local folder of a model.
 
     Raises NotFound for a name nobody knows, HubUnreachable when the hub does not answer, and
-    InvalidInput for a folder without safetensors.
+    InvalidInput for a folder without safetensors, or below the home of nobody.
     """
     if reference.startswith(BUILTIN_PREFIX):
         return pull_builtin(reference)
-    folder = Path(reference).expanduser()
+    folder = expanded(reference)
     if folder.is_dir():
         return _require_safetensors(folder, reference)
     if reference.startswith("ft:"):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import fsspec
 
-from cluster.errors import NotFound, Unavailable
+from cluster.errors import InvalidInput, NotFound, Unavailable
 from cluster.settings import settings
 
 MARKER = ".complete"
@@ -67,10 +67,10 @@ def local_copy(location: str) -> Path:
     """A user's file or folder, given as a path or an fsspec URI, on this machine.
 
     What is remote is fetched into the cache, anew when its names, sizes, times or tags have changed.
-    Raises NotFound when nothing is there.
+    Raises NotFound when nothing is there, and what `expanded` raises.
     """
     if "://" not in location:
-        return Path(location).expanduser()
+        return expanded(location)
     with reaching(location, "read", GIVEN_ADDRESS) as (filesystem, path):
         if "file" in _protocols(filesystem):
             return Path(path)
@@ -84,6 +84,14 @@ def local_copy(location: str) -> Path:
         if not target.exists():
             _fetch(filesystem, path, target)
         return target
+
+
+def expanded(path: str | Path) -> Path:
+    """A user's path with `~` written out. Raises InvalidInput for the home of a user that is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as exc:
+        raise InvalidInput(f"{path}: there is no such user; write the path out") from exc
 
 
 def folder_exists(uri: str) -> bool:

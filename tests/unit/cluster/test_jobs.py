@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
+from cluster.dashboard import TokenRefused
 from cluster.errors import Unavailable
-from cluster.jobs import LogCursor, exit_code, follow_with
+from cluster.jobs import LogCursor, exit_code, follow, follow_with
 
 
 class FakeJobs:
@@ -93,3 +95,9 @@ def test_the_cursor_cuts_inside_a_chunk_that_was_half_taken() -> None:
     cursor.restart()
     assert cursor.take("ab") == ""
     assert cursor.take("cdefg") == "fg"
+
+
+def test_a_refused_token_is_told_before_anything_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: httpx.Response(401))
+    with pytest.raises(TokenRefused, match="refuses the token"):
+        follow("job", "http://10.0.0.1:8265")

@@ -86,7 +86,10 @@ def test_status_without_a_head_says_how_to_start_one_and_exits_1() -> None:
 def test_status_asks_the_cluster_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {
         "/api/v0/nodes": {"data": {"result": {"result": [{"node_ip": "10.0.0.2", "state": "ALIVE"}]}}},
-        "/api/jobs/": [{"submission_id": "hamlet-1", "status": "RUNNING", "entrypoint": "python x.py"}],
+        "/api/jobs/": [
+            {"submission_id": "hamlet-1", "status": "RUNNING", "entrypoint": "python x.py"},
+            {"submission_id": None, "job_id": "07000000", "status": "SUCCEEDED", "entrypoint": "python y.py"},
+        ],
         "/api/serve/applications/": {"applications": {"hamlet": {"status": "RUNNING"}}},
     }
 
@@ -98,7 +101,8 @@ def test_status_asks_the_cluster_that_the_environment_names(monkeypatch: pytest.
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://10.0.0.1:8265")
     result = runner.invoke(app, ["status"])
     assert result.exit_code == 0, result.output
-    for text in ("http://10.0.0.1:8265", "10.0.0.2  ALIVE", "hamlet-1  RUNNING", "hamlet  RUNNING"):
+    jobs = ("hamlet-1  RUNNING", "07000000  SUCCEEDED")
+    for text in ("http://10.0.0.1:8265", "10.0.0.2  ALIVE", *jobs, "hamlet  RUNNING"):
         assert text in result.stdout
 
 

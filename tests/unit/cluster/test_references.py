@@ -13,7 +13,7 @@ from cluster.hub import hub_is_reachable
 from cluster.references import pinned_reference, resolve_model
 from cluster.registry import Registry
 from cluster.settings import settings
-from cluster.storage import upload_folder
+from cluster.storage import local_copy, upload_folder
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,12 @@ def test_an_alias_is_pinned_to_the_id_that_it_names_now_and_nothing_else_is_chan
 def test_a_name_that_is_nowhere_is_said_to_be(reference: str) -> None:
     with pytest.raises(NotFound):
         resolve_model(reference)
+
+
+@pytest.mark.parametrize("find", [resolve_model, local_copy])
+def test_the_home_of_nobody_is_refused(find: Callable[[str], Path]) -> None:
+    with pytest.raises(InvalidInput, match="~nobody-of-that-name/model: there is no such user"):
+        find("~nobody-of-that-name/model")
 
 
 def test_without_a_hub_the_remedy_is_a_built_in_model_or_a_folder() -> None:
