@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cluster import cli
 from cluster.api_keys import READ_SUFFIX, ApiKeys, Area
-from cluster.errors import HamletError, NotFound
+from cluster.errors import DataError, HamletError, NotFound
 from cluster.registry import Registry
 from cluster.reports import Report, Reports, ReportStatus
 from cluster.router_policy import remove_policy, write_policy
@@ -98,7 +98,11 @@ def compare(
     loaded = quick_form(loaded) if quick else loaded
     if report is not None:
         write_whole(loaded.output / "run-id", report.encode())
-    with _kept_report(loaded, project) as state, _own_key(state.tenant), TerminalWatcher() as terminal:
+    with (
+        _kept_report(loaded, project) as state,
+        _own_key(state.tenant, loaded.api_key_env),
+        TerminalWatcher() as terminal,
+    ):
         questions = prepare(loaded)
         watcher = ReportWatcher(state, terminal)
         results = run_comparison(loaded, questions, watcher)
@@ -119,7 +123,15 @@ def promote(
 
     Example: [bold]python -m evaluation promote reports/handbook[/]
     """
-    name, policy = chosen_policy(orjson.loads(_results_of(source)), cell)
+    results = _results_of(source)
+    try:
+        name, policy = chosen_policy(orjson.loads(results), cell)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise DataError(
+            f"the results.json of {source} is none of a comparison of this version; compare again"
+        ) from exc
+    if policy.tuned_model is not None:
+        Registry().get(policy.tuned_model)  # it may be deleted since
     if route_model is not None:
         card = Registry().get(route_model)
         require_routes(card)
@@ -250,18 +262,18 @@ def make(
 
 
 @contextmanager
-def _own_key(tenant: str) -> Iterator[None]:
+def _own_key(tenant: str, variable: str = "OPENAI_API_KEY") -> Iterator[None]:
     """A key of this tenant while the questions are asked, where the service asks for keys and none is given."""
     keys = ApiKeys()
-    if "OPENAI_API_KEY" in os.environ or not keys.list():
+    if variable in os.environ or not keys.list():
         yield
         return
     key, secret = keys.create(tenant, KEY_SCOPES, "evaluation", KEY_LIFE_S)
-    os.environ["OPENAI_API_KEY"] = secret
+    os.environ[variable] = secret
     try:
         yield
     finally:
-        del os.environ["OPENAI_API_KEY"]
+        del os.environ[variable]
         keys.revoke(key.id)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.errors import DataError
+from evaluation.kept import writing
 from evaluation.questions import Question
 
 
@@ -95,24 +96,30 @@ class Request(NamedTuple):
 
 
 class AnswerLog:
-    """Answers in a JSONL file. Appending returns when the line is on the disk."""
+    """Answers in a JSONL file. Appending returns when the line is on the disk.
+
+    Raises DataError for another file, ConfigError where nothing can be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._answers = {answer.key: answer for answer in _read(path)}
-        self._file = path.open("ab")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._answers = {answer.key: answer for answer in _read(path)}
+            self._file = path.open("ab")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with writing(self._path):  # what a full disk did not take is tried again
+            self._file.close()
 
     def append(self, answer: Answer) -> None:
-        self._file.write(answer.model_dump_json().encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            self._file.write(answer.model_dump_json().encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._answers[answer.key] = answer
 
     def find(self, request: Request) -> Answer | None:

@@ -16,7 +16,7 @@ from cluster.errors import DataError
 from cluster.reports import Report, Reports, ReportStatus
 from evaluation.adaptability import Adaptability, check_change, measure_adaptability
 from evaluation.answers import Answer, AnswerLog, Request
-from evaluation.asking import ask_all, cell_request, wait_until_ready
+from evaluation.asking import ask_again, ask_all, cell_request, wait_until_ready
 from evaluation.config import CompareConfig, Maker, retrieves
 from evaluation.data_dependency import Point, data_points, data_questions
 from evaluation.indexing import ingest
@@ -109,6 +109,7 @@ def compare(
     if config.making is not None:
         config, questions, made = with_made_training(config, questions, watcher)
     if config.tuned_cells:
+        _try_untrained_cells(config, questions)
         watcher.stage("training")
     trained = train_seeds(config, report_id, trainer)
     with AnswerLog(config.output / "answers.jsonl") as log:
@@ -171,6 +172,13 @@ def _ingest(config: CompareConfig, watcher: Watcher) -> float | None:
     found = Ingested(seconds=done.seconds if done.is_whole else None)
     asked = (config.documents_digest, config.collection)
     return once(config.output, "ingest", asked, Ingested, lambda: found).seconds
+
+
+def _try_untrained_cells(config: CompareConfig, questions: Sequence[Question]) -> None:
+    """A token of each cell that waits for no training: a model that is not served is told before an hour of it."""
+    untrained = {cell: model for cell, model in config.cells.items() if cell not in config.tuned_cells}
+    requests = requests_of(config.model_copy(update={"cells": untrained}), questions[:1])
+    ask_again(config, [request._replace(max_tokens=1) for request in requests], config.concurrency)
 
 
 def _general(config: CompareConfig, trained: Sequence[TrainedModel]) -> tuple[list[Question], list[Request]]:

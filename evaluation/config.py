@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from cluster.errors import ConfigError
 from cluster.router_policy import RAG_SUFFIX
-from cluster.storage import local_copy
+from cluster.storage import expanded, local_copy
 from cluster.yaml_config import Endpoint, Section, load_yaml_config
 from evaluation.indexing import documents_digest
 from evaluation.questions import Text
@@ -21,12 +21,14 @@ from evaluation.questions import Text
 
 def _on_this_machine(location: object) -> object:
     """A file that is given as an fsspec URI is fetched; others are left for pydantic to read."""
-    return local_copy(location) if isinstance(location, str) and "://" in location else location
+    return local_copy(location) if isinstance(location, str) else location
 
 
 Location = Annotated[Path, BeforeValidator(_on_this_machine)]
+LocalPath = Annotated[Path, AfterValidator(expanded)]
 CellName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+.-]{1,40}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
 
 # In a cell's model name: a model that this comparison trains.
 TUNED = "{tuned}"  # on the rows as they are
@@ -71,7 +73,7 @@ class Weights(Section):
 class TuningConfig(Section):
     """The training runs behind the cells that name `{tuned}`, one for each seed."""
 
-    config: Path = Field(description="YAML file for `python -m training run`.")
+    config: LocalPath = Field(description="YAML file for `python -m training run`.")
     seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="One training run for each.")
     overrides: tuple[str, ...] = Field((), description="key=value for every run, such as epochs=3.")
 
@@ -157,9 +159,9 @@ class AdaptabilityConfig(Section):
 class ScalabilityConfig(Section):
     """Throughput against requests at once, and search time against the size of the index."""
 
-    at_once: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1, description="Requests in flight.")
+    at_once: tuple[Count, ...] = Field((1, 2, 4, 8), min_length=1, description="Requests in flight.")
     rounds: int = Field(2, ge=1, description="Answers at each level, in multiples of it.")
-    index_chunks: tuple[int, ...] = Field((), description="Sizes of made-up collections that are searched.")
+    index_chunks: tuple[Count, ...] = Field((), description="Sizes of made-up collections that are searched.")
 
 
 class ServiceConfig(Section):
@@ -238,7 +240,7 @@ class CompareConfig(ServiceConfig):
         description="JSONL that {tuned} and {raft} are trained on, in place of the rows that tuning.config names; "
         "test questions found in it are refused.",
     )
-    documents: Path | None = Field(None, description="Folder that is ingested before anything is asked.")
+    documents: LocalPath | None = Field(None, description="Folder that is ingested before anything is asked.")
     collection: str | None = Field(
         None, pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$", description="Collection that retrieval searches."
     )
@@ -276,7 +278,7 @@ class CompareConfig(ServiceConfig):
     )
     numeric_tolerance: float = Field(0.0, ge=0, description="Relative error allowed in a numeric answer.")
     weights: Weights = Weights()
-    output: Path = Field(description="Folder for answers.jsonl, results.json and report.html.")
+    output: LocalPath = Field(description="Folder for answers.jsonl, results.json and report.html.")
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -296,6 +298,11 @@ class CompareConfig(ServiceConfig):
             for other in others:
                 if getattr(self, part) is not None and getattr(self, other) is None:
                     raise ValueError(f"{part} needs {other} too")
+        if self.documents is not None and self.output.resolve().is_relative_to(self.documents.resolve()):
+            raise ValueError(
+                f"output {self.output} lies in documents {self.documents}: answers would be ingested with them; name "
+                "a folder elsewhere"
+            )
         if self.training is not None and self.making is not None:
             raise ValueError("training and making both give the training rows; leave one of them out")
         if unmeasured := self._weights_without_rows():
@@ -360,7 +367,7 @@ def quick_form(config: CompareConfig) -> CompareConfig:
         "limit_per_kind": min(config.limit_per_kind or 12, 12),
         "data_dependency": None,
         "concurrency": max(config.concurrency, 16),
-        "output": config.output.with_name(config.output.name + "-quick"),
+        "output": Path(f"{config.output}-quick"),
     }
     if config.tuning is not None:
         changes["tuning"] = config.tuning.model_copy(update={"seeds": config.tuning.seeds[:1]})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,10 +41,17 @@ def once(
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is never seen half written. Raises ConfigError where nothing can be written."""
     partial = path.with_name(path.name + ".partial")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         partial.replace(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A block that writes there. Raises ConfigError where it cannot."""
+    try:
+        yield
     except OSError as exc:
         raise ConfigError(
             f"cannot write {path}: {exc.strerror}; name a folder of yours with free space"

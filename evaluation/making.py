@@ -15,6 +15,7 @@ from math import ceil
 from pathlib import Path, PurePosixPath
 
 from cluster.errors import DataError
+from evaluation.adaptability import check_change
 from evaluation.answers import AnswerLog, Request
 from evaluation.asking import ask_all, first_model
 from evaluation.config import CompareConfig, Maker, MakingConfig, ServiceConfig
@@ -152,17 +153,11 @@ def with_made_training(
     passages = passages_of(config.documents)
     made = make_questions(making, config, passages, tests, config.seed, out, watcher)
     require_enough(made, making.min_pairs, out)
-    content = out.read_text(encoding="utf-8")
-    change = config.adaptability
-    if change is not None and change.retrain and change.find not in content:
-        raise DataError(
-            f"no made pair holds {change.find!r}, so re-training cannot teach its change: set "
-            f"adaptability.retrain to false, or change a fact that {out} states",
-            "adaptability.find",
-        )
+    check_change(config.model_copy(update={"training": out}))
+    content = out.read_bytes()
     # Named by its content: other rows are another training.
-    rows = out.with_name(f"training-{hashlib.sha256(content.encode()).hexdigest()[:12]}.jsonl").resolve()
-    write_whole(rows, content.encode())
+    rows = out.with_name(f"training-{hashlib.sha256(content).hexdigest()[:12]}.jsonl").resolve()
+    write_whole(rows, content)
     return config.model_copy(update={"training": rows}), sorted_by_split(questions, made.held_out), made
 
 

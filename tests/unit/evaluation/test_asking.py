@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any, ClassVar
 import openai
 import pytest
 
-from cluster.errors import DataError, InvalidInput, Unavailable
+from cluster.errors import ConfigError, DataError, InvalidInput, Unavailable
 from evaluation import asking
 from evaluation.answers import Answer, AnswerLog, Request
 from evaluation.asking import ask_all, first_model, wait_until_ready
@@ -72,6 +74,32 @@ def test_another_request_is_asked_anew(tmp_path: Path, change: dict[str, Any]) -
     with AnswerLog(tmp_path / "answers.jsonl") as log:
         log.append(answer_to(REQUEST))
         assert log.find(REQUEST._replace(**change)) is None
+
+
+def test_a_disk_that_is_full_is_told_and_what_it_held_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    with AnswerLog(path) as log:
+        log.append(answer_to(REQUEST))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(ConfigError, match=r"answers\.jsonl: No space left.*free space"),
+        AnswerLog(path) as log,
+    ):
+        log.append(answer_to(REQUEST._replace(cell="plain")))
+    with AnswerLog(path) as log:
+        assert log.find(REQUEST) is not None
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot write .*name a folder of yours"):
+        AnswerLog(tmp_path / "file" / "answers.jsonl")
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ConfigError, DataError, HamletError
+from cluster.errors import ConfigError, DataError, HamletError, NotFound
 from evaluation import asking, report
 from evaluation import compare as comparing
 from evaluation.adaptability import Adaptability, Change, Way
@@ -217,6 +217,27 @@ def test_test_questions_in_the_trainings_own_rows_are_refused_too(world: World, 
     tuning = TuningConfig(config=tmp_path / "run.yaml", overrides=(f"data.path={tmp_path / 'own.jsonl'}",))
     with pytest.raises(DataError, match=r"own\.jsonl asks test questions: line 1 \(q3\)"):
         prepare(world.config.model_copy(update={"tuning": tuning}))
+
+
+def test_a_model_that_is_not_served_is_told_before_anything_is_trained(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: ServiceConfig, requests: Sequence[Request], *__: Any) -> None:
+        raise NotFound(f"no model {requests[0].model}", "cells")
+
+    def train(*_: Any) -> tuple[str, float]:
+        raise AssertionError("nothing may be trained")
+
+    monkeypatch.setattr(asking, "_ask", refuse)
+    config = world.config.model_copy(
+        update={
+            "cells": {"tuned": "{tuned}", "plain": "smolm2"},
+            "tuning": TuningConfig(config=EXAMPLE.with_name("smollm2-handbook.yaml")),
+            "adaptability": None,
+        }
+    )
+    with pytest.raises(NotFound, match="no model smolm2"):
+        compare(config, prepare(config), Silent(), train)
 
 
 def test_a_study_that_no_question_is_of_is_refused_before_anything_is_trained(world: World) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, InvalidInput
 from evaluation.config import CompareConfig, Weights, load_config, quick_form
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "compare-handbook.yaml"
@@ -72,11 +72,29 @@ def test_the_quick_form_trains_once_and_leaves_the_whole_report_alone() -> None:
         ("cells={}", "cells"),
         (r"form.pattern='It is (\d+'", r"form\.pattern is no regular expression.*position 6"),
         ("tuning.overrides=[data.path=other.jsonl]", "give those rows as training"),
+        ("scalability.at_once=[0]", r"at_once\.0"),
+        ("scalability.index_chunks=[100, 0]", r"index_chunks\.1"),
+        ("output=examples/handbook/docs/reports", "lies in documents"),
     ],
 )
 def test_a_fault_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(EXAMPLE, [override])
+
+
+def test_paths_below_a_home_are_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = ("questions", "training", "documents", "tuning.config", "output")
+    config = load_config(EXAMPLE, [f"{path}=~/{path}" for path in paths])
+    assert config.tuning is not None
+    found = (config.questions, config.training, config.documents, config.tuning.config, config.output)
+    assert found == tuple(tmp_path / path for path in paths)
+
+
+@pytest.mark.parametrize("key", ["questions", "output"])
+def test_a_path_below_the_home_of_nobody_is_refused(key: str) -> None:
+    with pytest.raises(InvalidInput, match="there is no such user"):
+        load_config(EXAMPLE, [f"{key}=~nobody-of-that-name/x"])
 
 
 def test_weights_on_nothing_that_is_measured_are_refused() -> None:

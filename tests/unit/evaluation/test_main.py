@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cluster.api_keys import DEFAULT_SCOPES, ApiKeys
 from cluster.cards import ModelCard, ModelKind
-from cluster.errors import ConfigError, HamletError, NotFound, Unavailable
+from cluster.errors import ConfigError, DataError, HamletError, NotFound, Unavailable
 from cluster.registry import Registry
 from cluster.reports import Reports, ReportStatus
 from cluster.router_policy import read_policy
@@ -75,6 +75,23 @@ def test_the_own_key_allows_every_path_that_is_asked(
         [_, own] = keys.list()
     access = access_of(method, path)
     assert access.area is None or own.allows(access.area, access.writes)
+
+
+def test_the_own_key_is_that_of_the_variable_which_the_configuration_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[str | None] = []
+
+    def asked(*_: Any) -> None:
+        seen.append(os.environ.get("SERVICE_KEY"))
+        raise Unavailable("nobody serves here")
+
+    monkeypatch.setattr(evaluation, "prepare", asked)
+    ApiKeys().create(DEFAULT_TENANT, DEFAULT_SCOPES, "", None)
+    with pytest.raises(Unavailable):
+        command_line("compare", COMPARISON, f"output={tmp_path}", "api_key_env=SERVICE_KEY")
+    assert seen[0] is not None
+    assert "SERVICE_KEY" not in os.environ
 
 
 @pytest.mark.parametrize(
@@ -204,6 +221,21 @@ def test_what_is_no_address_of_a_service_is_refused_before_it_is_asked(url: str)
     ):
         with pytest.raises(ConfigError, match=r"is no address of a service|Invalid IPv6"):
             command_line(*arguments)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"policies": {}}', '{"policies": {"a": {}}, "winner": "a"}'])
+def test_results_of_something_else_cannot_be_promoted(tmp_path: Path, content: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(DataError, match=r"the results\.json of .* compare again"):
+        command_line("promote", str(tmp_path))
+
+
+def test_a_model_that_was_deleted_since_is_not_promoted(tmp_path: Path) -> None:
+    policy = {"grounded_route": "tuned", "score_threshold": 0.4, "tuned_model": "ft:gone"}
+    (tmp_path / "results.json").write_text(json.dumps({"policies": {"tuned": policy}, "winner": "tuned"}))
+    with pytest.raises(NotFound, match="no model named 'ft:gone' is registered"):
+        command_line("promote", str(tmp_path))
+    assert read_policy() is None
 
 
 def test_what_was_never_compared_cannot_be_promoted(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_comparison_trains_on_the_made_rows_and_is_told_which_questions_they_t
     config = CompareConfig.model_validate(
         {
             "questions": tmp_path / "test.jsonl",
-            "documents": tmp_path,
+            "documents": tmp_path / "docs",
             "collection": "handbook",
             "cells": {"tuned": "{tuned}"},
             "tuning": {"config": tmp_path / "tune.yaml", "overrides": ["epochs=2"]},
@@ -163,6 +163,32 @@ def test_a_comparison_trains_on_the_made_rows_and_is_told_which_questions_they_t
     assert changed.training is not None
     assert len(rows_of(changed.training)) == made.num_kept == 3
     assert {q.document for q in sorted_questions if q.kind is Kind.UNTAUGHT} == set(made.held_out)
+
+
+def test_a_fact_in_quotes_is_found_in_the_made_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passage = Passage("leave.md", "leave", 'The desk is in room "310" of the house. Please knock.')
+    monkeypatch.setattr(making, "passages_of", lambda _: [passage])
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "leave.md").write_text(passage.text)
+    change = {"document": "leave.md", "question": "Where?", "old": ["310"], "new": ["311"]}
+    config = CompareConfig.model_validate(
+        {
+            "questions": tmp_path / "test.jsonl",
+            "documents": tmp_path / "docs",
+            "collection": "handbook",
+            "cells": {"tuned": "{tuned}"},
+            "tuning": {"config": tmp_path / "tune.yaml"},
+            "making": {"maker": "gaps", "min_pairs": 1, "held_out": 0},
+            "adaptability": change | {"find": 'room "310"', "replace": 'room "311"'},
+            "output": tmp_path / "out",
+        }
+    )
+    changed, _, made = with_made_training(config, [], Counting())
+    assert changed.training is not None
+    assert made.num_kept == 1
+    missing = config.adaptability.model_copy(update={"find": "of the house. Please"})  # in no sentence
+    with pytest.raises(DataError, match="re-training cannot teach its change"):
+        with_made_training(config.model_copy(update={"adaptability": missing}), [], Counting())
 
 
 def test_documents_that_leave_nothing_to_ask_about_are_refused(tmp_path: Path) -> None:

@@ -139,10 +139,10 @@ def test_an_ingestion_that_fails_is_not_taken_for_a_change(
     config = adaptability.CompareConfig(
         questions=tmp_path,
         cells={"plain": "m"},
-        documents=tmp_path,
+        documents=tmp_path / "docs",
         collection="c",
         adaptability=CHANGE,
-        output=tmp_path,
+        output=tmp_path / "out",
     )
     with pytest.raises(DataError, match="broken"):
         adaptability._watch(config, CHANGE, {"plain": "27"}, {"plain": "m"}, tmp_path, "c")

@@ -29,7 +29,7 @@ def comparison(tmp_path: Path) -> CompareConfig:
         {
             "questions": tmp_path / "test.jsonl",
             "training": tmp_path / "mine.jsonl",
-            "documents": tmp_path,
+            "documents": tmp_path / "docs",
             "collection": "mine",
             "tuning": {"config": tmp_path / "tune.yaml", "seeds": [1]},
             "cells": {"tuned": "{tuned}", "raft": "{raft}+rag"},
