@@ -86,6 +86,16 @@ def test_every_key_of_a_run_is_documented() -> None:
     assert {key for key in keys if not re.search(rf"`(?:\w+\.)?{key}\b", text)} == set()
 
 
+@pytest.mark.parametrize("file", DOCUMENTS, ids=name_of)
+def test_rows_of_the_readers_are_not_validated_on_those_of_an_example(file: Path) -> None:
+    for example, overrides in re.findall(
+        r"training run (examples/\S+\.yaml)([^`\n]*)", file.read_text("utf-8")
+    ):
+        data = yaml.safe_load((REPOSITORY / example).read_text(encoding="utf-8"))["data"]
+        if " data.path=" in overrides and "validation_path" in data:
+            assert " data.validation_path=" in overrides, f"{example}{overrides}"
+
+
 @pytest.mark.parametrize("file", EXAMPLES, ids=name_of)
 def test_every_example_is_a_valid_configuration(file: Path) -> None:
     if file.name == "serve.yaml":
