@@ -84,12 +84,12 @@ class Registry:
         """The card with this id or alias. Raises NotFound, listing what there is.
 
         `tenant` here and below: of what that tenant has and what is shared; None: of everything. A tenant's own
-        alias goes before a shared one.
+        alias goes before a shared one, but to None the shared one goes before those of tenants.
         """
         target = (
             select(ALIASES.c.card_id)
             .where(ALIASES.c.alias == name, _of(ALIASES, tenant))
-            .order_by(ALIASES.c.tenant.desc())
+            .order_by(ALIASES.c.tenant if tenant is None else ALIASES.c.tenant.desc())  # SHARED sorts first
             .limit(1)
             .scalar_subquery()
         )

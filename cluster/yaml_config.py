@@ -34,6 +34,20 @@ class Section(BaseModel):
 Config = TypeVar("Config", bound=Section)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which PyYAML takes the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value} is given twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml_config(model: type[Config], path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """Read `path`, where one is given, as a `model`, with overrides applied, whose values are YAML too.
 
@@ -56,7 +70,7 @@ def validated(model: type[Config], raw: Mapping[str, Any], where: str = "") -> C
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}; give the path of a YAML file") from exc
     except UnicodeDecodeError as exc:
@@ -82,7 +96,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section", key)
     try:
-        node[leaf] = yaml.safe_load(value) if value else None
+        node[leaf] = yaml.load(value, _Loader) if value else None
     except yaml.YAMLError as exc:
         raise ConfigError(f"override {override!r} is not YAML: {_one_line(exc)}", key) from exc
 

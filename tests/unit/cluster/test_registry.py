@@ -158,6 +158,14 @@ def test_more_cards_are_read_than_a_database_takes_values_in_one_query(
     }
 
 
+def test_the_command_line_means_the_shared_alias(registry: Registry, make_card: MakeCard) -> None:
+    for name, tenant in (("shared", SHARED), ("ours", "us")):
+        registry.register(make_card(id=name), tenant)
+        registry.promote("prod", name, tenant)
+    assert registry.get("prod").id == "shared"
+    assert registry.get("prod", "us").id == "ours"
+
+
 def test_two_tenants_have_an_alias_of_the_same_name(registry: Registry, make_card: MakeCard) -> None:
     for name, tenant in (("ours", "us"), ("theirs", "them")):
         registry.register(make_card(id=name), tenant)

@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster.errors import ConfigError, InvalidInput
+from cluster.yaml_config import _Loader
 from evaluation.config import CompareConfig, Weights, load_config, quick_form
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "compare-handbook.yaml"
@@ -89,6 +91,17 @@ def test_paths_below_a_home_are_found_there(tmp_path: Path, monkeypatch: pytest.
     assert config.tuning is not None
     found = (config.questions, config.training, config.documents, config.tuning.config, config.output)
     assert found == tuple(tmp_path / path for path in paths)
+
+
+def test_a_key_that_is_given_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "compare.yaml"
+    file.write_text("cells: {plain: m}\noutput: here\ncells: {rag: m+rag}\n")
+    with pytest.raises(ConfigError, match=r"cells is given twice .*line 3"):
+        load_config(file, [])
+    with pytest.raises(ConfigError, match="rag is given twice"):
+        load_config(EXAMPLE, ["cells={rag: m, rag: n}"])
+    merged = "base: &base {plain: m, rag: m}\ncells: {<<: *base, rag: m+rag}\n"
+    assert yaml.load(merged, _Loader)["cells"] == {"plain": "m", "rag": "m+rag"}
 
 
 @pytest.mark.parametrize("key", ["questions", "output"])
