@@ -5,14 +5,13 @@ Owns that a file placed there is whole and durable. Which uploaded files there a
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from cluster.errors import NotFound, Unavailable
 from cluster.settings import settings
-from cluster.storage import is_there, reaching, storage_uri
+from cluster.storage import is_there, reaching, storage_uri, sync
 
 STAGING = ".uploads"
 
@@ -39,10 +38,10 @@ def place(source: Path, uri: str) -> None:
             filesystem.put_file(str(source), path)
             source.unlink()
             return
-        _sync(source)
+        sync(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 def place_bytes(content: bytes, uri: str) -> None:
@@ -122,11 +121,3 @@ def _local_path(uri: str) -> Path | None:
     """`uri` as a path of this machine, None when it lies elsewhere."""
     local = uri.removeprefix("file://")
     return None if "://" in local else Path(local).expanduser().resolve()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

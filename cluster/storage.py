@@ -8,6 +8,7 @@ object stores have no rename: a reader that finds the marker finds the whole fol
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -35,7 +36,10 @@ def storage_uri(*parts: str) -> str:
 
 
 def upload_folder(folder: Path, uri: str) -> str:
-    """Copy `folder` to `uri`, marker last; returns `uri`. An earlier folder there is replaced."""
+    """Copy `folder` to `uri`, marker last; returns `uri`. An earlier folder there is replaced.
+
+    On return it outlives a power cut, as does the card that will name it.
+    """
     with reaching(uri, "write") as (filesystem, path):
         _remove(filesystem, path)
         filesystem.makedirs(path, exist_ok=True)
@@ -43,7 +47,13 @@ def upload_folder(folder: Path, uri: str) -> str:
             target = f"{path}/{file.relative_to(folder).as_posix()}"
             filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             filesystem.put_file(str(file), target)
+        if is_local := "file" in _protocols(filesystem):
+            for written in Path(path).rglob("*"):
+                sync(written)
         filesystem.pipe_file(f"{path}/{MARKER}", b"")
+        if is_local:
+            for written in (Path(path, MARKER), Path(path), Path(path).parent):
+                sync(written)
     return uri
 
 
@@ -147,6 +157,15 @@ def appearing_whole(target: Path) -> Iterator[Path]:
         except OSError:
             if not target.exists():
                 raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _fetch(filesystem: fsspec.AbstractFileSystem, path: str, target: Path) -> None:

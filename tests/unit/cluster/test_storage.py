@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from cluster import storage
 from cluster.blobs import blobs_below, delete_blob, modified_at, open_blob, place_bytes, read_blob
 from cluster.errors import NotFound, Unavailable
 from cluster.storage import (
@@ -63,6 +64,22 @@ def test_a_folder_without_its_marker_is_not_there(model: Path, uri: str) -> None
     assert not folder_exists(uri)
     with pytest.raises(NotFound, match="never completely written"):
         local_folder(uri)
+
+
+def test_every_file_is_on_the_disk_before_the_marker_says_so(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+    target = tmp_path / "stored"
+
+    def sync(path: Path) -> None:
+        synced.append((path.name, (target / MARKER).exists()))
+
+    monkeypatch.setattr(storage, "sync", sync)
+    upload_folder(model, str(target))
+    first = {name for name, is_marked in synced if not is_marked}
+    assert first == {path.name for path in model.rglob("*")}
+    assert {name for name, is_marked in synced if is_marked} == {MARKER, "stored", tmp_path.name}
 
 
 def test_an_earlier_folder_is_replaced_whole(model: Path, uri: str) -> None:
