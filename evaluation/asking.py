@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -155,7 +156,7 @@ async def _ask(
     async def work(client: AsyncOpenAI) -> None:
         for request in queue:
             try:
-                keep(await _ask_one(client, request, at_once))
+                keep(await _whole_answer(client, request, at_once))
             except openai.BadRequestError as exc:
                 # The others are not at fault, and asking again would not help.
                 raise InvalidInput(
@@ -183,8 +184,20 @@ async def _at_once(
             await asyncio.gather(*workers, return_exceptions=True)
 
 
+class _BrokenOff(Unavailable):
+    """An answer that began and did not end."""
+
+
+async def _whole_answer(client: AsyncOpenAI, request: Request, at_once: int) -> Answer:
+    """The client asks again by itself where nothing has come yet; this does where the answer broke off."""
+    for _ in range(client.max_retries):
+        with suppress(_BrokenOff):
+            return await _ask_one(client, request, at_once)
+    return await _ask_one(client, request, at_once)
+
+
 async def _ask_one(client: AsyncOpenAI, request: Request, at_once: int) -> Answer:
-    """Ask one question, streamed, since only a stream shows when the first token came."""
+    """Ask one question, streamed, since only a stream shows when the first token came. Raises _BrokenOff."""
     sent_at = time.perf_counter()
     stream: Any = await client.chat.completions.create(
         model=request.model,
@@ -196,9 +209,14 @@ async def _ask_one(client: AsyncOpenAI, request: Request, at_once: int) -> Answe
         stream_options={"include_usage": True},
         extra_body={"hamlet": {"collection": request.collection}} if request.collection else None,
     )
-    heard = _Heard()
-    async for chunk in stream:
-        heard.add(chunk, (time.perf_counter() - sent_at) * 1000)
+    heard, cause = _Heard(), None
+    try:
+        async for chunk in stream:
+            heard.add(chunk, (time.perf_counter() - sent_at) * 1000)
+    except openai.APIConnectionError as exc:
+        cause = exc
+    if cause is not None or not heard.is_whole:
+        raise _BrokenOff(f"{request.base_url} breaks off its answers; {GO_ON}") from cause
     total_ms = (time.perf_counter() - sent_at) * 1000
     return heard.answer(request, total_ms, at_once)
 
@@ -225,7 +243,13 @@ class _Heard:
                 self._parts.append(choice.delta.content)
             self._finish_reason = choice.finish_reason or self._finish_reason
             for note in (choice.delta.model_extra or {}).get("annotations") or []:
-                self._cited.append(note["file_citation"]["filename"])
+                # Other services also cite pages of the web.
+                if "file_citation" in note:
+                    self._cited.append(note["file_citation"]["filename"])
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self._finish_reason)
 
     def answer(self, request: Request, total_ms: float, at_once: int) -> Answer:
         return Answer(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import threading
@@ -169,6 +170,53 @@ def replying(statuses: dict[str, list[int]]) -> Iterator[tuple[ServiceConfig, li
         url = f"http://127.0.0.1:{server.server_port}/v1"
         yield ServiceConfig(base_url=url, ready_timeout_s=0), asked
         server.shutdown()
+
+
+@contextmanager
+def streaming(*answers: list[dict[str, Any]]) -> Iterator[ServiceConfig]:
+    """A service that streams each of the answers in turn, the last for good, and then closes the connection."""
+    left = list(answers)
+
+    class Streams(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for choice in left.pop(0) if len(left) > 1 else left[0]:
+                chunk = {"id": "1", "model": "m", "object": "chat.completion.chunk", "created": 1}
+                self.wfile.write(f"data: {json.dumps(chunk | {'choices': [choice]})}\n\n".encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Streams) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield ServiceConfig(base_url=f"http://127.0.0.1:{server.server_port}/v1", max_retries=1)
+        server.shutdown()
+
+
+BEGUN = {"index": 0, "delta": {"content": "27 "}}
+WEB = {"type": "url_citation", "url_citation": {"url": "https://a"}}
+ENDED = {"index": 0, "delta": {"content": "days", "annotations": [WEB]}, "finish_reason": "stop"}
+
+
+def test_an_answer_that_broke_off_is_asked_again_and_no_part_of_it_is_kept(tmp_path: Path) -> None:
+    with streaming([BEGUN], [BEGUN, ENDED]) as config, AnswerLog(tmp_path / "answers.jsonl") as log:
+        [answer] = ask_all(config, [REQUEST], log, lambda _: None)
+    assert (answer.text, answer.finish_reason, answer.cited) == ("27 days", "stop", ())
+
+
+def test_a_service_that_breaks_off_every_answer_is_given_up(tmp_path: Path) -> None:
+    with (
+        streaming([BEGUN]) as config,
+        AnswerLog(tmp_path / "answers.jsonl") as log,
+        pytest.raises(
+            Unavailable, match=r"breaks off its answers; when it answers, run the same command again"
+        ),
+    ):
+        ask_all(config, [REQUEST], log, lambda _: None)
+    assert log.find(REQUEST) is None
 
 
 @pytest.fixture
