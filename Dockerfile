@@ -8,7 +8,7 @@ FROM python:3.11.14-slim-bookworm AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
     VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH \
     HAMLET_HOME=/var/lib/hamlet \
-    RAY_TRAIN_V2_ENABLED=1 RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token
+    RAY_TRAIN_V2_ENABLED=1 RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_AUTH_MODE=token
 # What cluster/head_process.py says to the processes of a head, which KubeRay starts without it.
 ENV GOMP_SPINCOUNT=10000 RAY_LD_PRELOAD_ON_WORKERS=1 \
     MALLOC_CONF=oversize_threshold:0,dirty_decay_ms:60000,muzzy_decay_ms:60000,background_thread:true \

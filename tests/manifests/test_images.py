@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from ray_rules import Versions
 
 from cluster import constraints
-from cluster.head_process import DEFAULT_ENVIRONMENT
+from cluster.head_process import DEFAULT_ENVIRONMENT, NODE_ENVIRONMENT
 
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 CONSTRAINTS = constraints.FILE.read_text().splitlines()
@@ -47,7 +47,7 @@ def test_processes_of_an_image_share_a_machine_as_those_of_a_local_head_do(targe
     stages = [target]
     while (base := BASES[stages[-1]]) in STAGES:
         stages.append(base)
-    for name, value in DEFAULT_ENVIRONMENT.items():
+    for name, value in (DEFAULT_ENVIRONMENT | NODE_ENVIRONMENT).items():
         assert any(f" {name}={value}" in STAGES[stage] for stage in stages), name
 
 
