@@ -23,11 +23,12 @@ REMEDY = "start one with python -m cluster up, or set RAY_ADDRESS"
 
 def cluster_address() -> str | None:
     """host:port of the cluster to use: RAY_ADDRESS (set inside every Ray job), else the head of this home."""
-    given = os.environ.get("RAY_ADDRESS", "")
+    given, record = os.environ.get("RAY_ADDRESS", ""), living_head()
+    # `auto`, where Ray looks around by itself, does not tell it that our head is a loopback one.
+    is_ours = given == "auto" and record is not None
     # `ray job submit` takes its http:// address from the same variable; ray.init does not.
-    if given and not _is_http(given):
+    if given and not _is_http(given) and not is_ours:
         return given
-    record = living_head()
     return record.address if record is not None else None
 
 

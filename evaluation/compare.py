@@ -175,10 +175,11 @@ def _ingest(config: CompareConfig, watcher: Watcher) -> float | None:
 
 
 def _try_untrained_cells(config: CompareConfig, questions: Sequence[Question]) -> None:
-    """A token of each cell that waits for no training: a model that is not served is told before an hour of it."""
+    """A question for each cell that waits for no training: what is not served is told before an hour of that."""
     untrained = {cell: model for cell, model in config.cells.items() if cell not in config.tuned_cells}
-    requests = requests_of(config.model_copy(update={"cells": untrained}), questions[:1])
-    ask_again(config, [request._replace(max_tokens=1) for request in requests], config.concurrency)
+    ask_again(
+        config, requests_of(config.model_copy(update={"cells": untrained}), questions[:1]), config.concurrency
+    )
 
 
 def _general(config: CompareConfig, trained: Sequence[TrainedModel]) -> tuple[list[Question], list[Request]]:

@@ -93,8 +93,9 @@ def _turns(row: dict[str, Any]) -> set[Words]:
 
 def _replies(row: dict[str, Any]) -> str:
     """What the row teaches to answer."""
-    told = [*(_holder(row).get("messages") or []), *(row.get("preferred_output") or [])]
-    texts = [*_texts_of(told, "assistant"), *(row.get(key) for key in REPLY_KEYS)]
+    told = (_holder(row).get("messages"), row.get("preferred_output"))
+    turns = [turn for messages in told if isinstance(messages, list) for turn in messages]
+    texts = [*_texts_of(turns, "assistant"), *(row.get(key) for key in REPLY_KEYS)]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 

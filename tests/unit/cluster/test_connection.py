@@ -58,6 +58,16 @@ def test_ray_address_goes_before_the_head(head_record: HeadRecord, monkeypatch: 
     assert cluster_address() == "10.0.0.1:6379"
 
 
+def test_auto_is_the_head_of_this_home_where_it_runs(
+    head_record: HeadRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert cluster_address() == "127.0.0.1:1"
+    assert client_environment()["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    write_record(head_record.model_copy(update={"started_at_s": 0.0}))
+    assert cluster_address() == "auto"
+
+
 def test_an_http_ray_address_is_the_dashboards(
     head_record: HeadRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_question_below_a_text_or_with_another_word_is_found(row: dict[str, An
         chat("How many hours of paid leave does everybody get each year?", "31 hours"),
         chat("What amount of vacation may I take in twelve months?", "27 days"),
         chat("How are you? Well, thanks."),
+        chat("Why?") | {"preferred_output": 5},  # which training refuses, with the line
     ],
 )
 def test_another_question_is_no_leak(row: dict[str, Any], tmp_path: Path) -> None:
