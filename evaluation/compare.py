@@ -65,6 +65,7 @@ def prepare(config: CompareConfig) -> list[Question]:
         check_leakage(questions, rows)
     if config.documents is not None:
         check_documents(questions, config.documents)
+        _ = config.documents_digest  # reads them all
     if config.data_dependency is not None and not data_questions(config, questions):
         raise DataError(
             "data_dependency asks taught and untaught questions, of which there are none; leave it out",

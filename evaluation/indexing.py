@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cluster.child import run_module
-from cluster.errors import JobFailed
+from cluster.errors import DataError, JobFailed
 from evaluation.pairs import Passage
 
 log = logging.getLogger(__name__)
@@ -61,13 +61,22 @@ def adds_all(printed: str) -> bool:
 
 
 def documents_digest(folder: Path | None) -> str:
-    """Changes when a file below the folder does, or its name; empty without a folder."""
+    """Changes when a file below the folder does, or its name; empty without a folder.
+
+    Raises DataError for a file that cannot be read.
+    """
     if folder is None:
         return ""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as exc:
+            raise DataError(
+                f"cannot read {path}: {exc.strerror}; make it readable, or take it out of the documents",
+                "documents",
+            ) from exc
         digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()[:16]
 

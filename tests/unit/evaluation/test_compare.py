@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -203,6 +204,15 @@ def test_rows_that_are_not_trained_on_again_need_not_state_the_fact(monkeypatch:
     monkeypatch.chdir(EXAMPLE.parents[1])
     once = ["adaptability.find=Every employee has 27 days", "adaptability.retrain=false"]
     assert prepare(load_config(EXAMPLE, once))
+
+
+def test_a_document_that_cannot_be_read_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
+    with pytest.raises(DataError, match=r"cannot read .*leave\.md: Permission denied; make it readable"):
+        prepare(world.config)
 
 
 def test_a_document_that_is_no_text_is_named(world: World) -> None:
