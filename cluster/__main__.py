@@ -108,7 +108,8 @@ def status() -> None:
     for job in jobs:
         # A process that connected by itself, such as an ingestion, was not submitted.
         name = job["submission_id"] or job["job_id"]
-        console.print(f"  job          {name}  {job['status']}  {job['entrypoint']}", markup=False)
+        command = " ".join(job["entrypoint"].split())
+        console.print(f"  job          {name}  {job['status']}  {command}", markup=False)
     for name, application in serve.get("applications", {}).items():
         console.print(f"  application  {name}  {application['status']}", markup=False)
 

@@ -54,6 +54,9 @@ DEFAULT_ENVIRONMENT = {
     "RAY_JOB_STOP_WAIT_TIME_S": "120",
 }
 
+# In the shell that starts a head they name another one, to which its jobs would be sent.
+OTHER_CLUSTER = frozenset({"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS"})
+
 NODE_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -153,7 +156,7 @@ def log_path() -> Path:
 def node_environment() -> dict[str, str]:
     """The environment of a node's processes, and so of the jobs and replicas on it."""
     config = settings()
-    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    inherited = {name: value for name, value in os.environ.items() if name not in OTHER_CLUSTER}
     # Jobs are run as `python -m training …`: that must be this environment's Python, activated or not.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     # What HAProxy tells about itself is asked for on its own machine only.

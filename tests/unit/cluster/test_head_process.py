@@ -66,6 +66,15 @@ def test_a_users_own_thread_and_memory_settings_stay(monkeypatch: pytest.MonkeyP
     assert environment["MALLOC_CONF"] == DEFAULT_ENVIRONMENT["MALLOC_CONF"]
 
 
+def test_a_head_is_not_told_of_the_cluster_that_its_shell_used_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")
+    for name in names:
+        monkeypatch.setenv(name, "http://10.0.0.9:8265")
+    assert not node_environment().keys() & set(names)
+
+
 def test_jobs_keep_their_state_where_the_head_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HAMLET_HOME", "state")
