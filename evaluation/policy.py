@@ -59,6 +59,17 @@ def best_scores(answers: Sequence[Answer], questions: Sequence[Question]) -> tup
     return of(*COVERED), of(Kind.SMALLTALK)
 
 
+def no_lower_than_told(threshold: float | None, answers: Sequence[Answer]) -> float:
+    """The threshold, but no lower than the weakest passage seen: of weaker ones a service tells none.
+
+    Those 0 of `best_scores` may be anything up to there, and a question that goes to the documents for less finds
+    nothing in them. 0.2 with passages of 0.35 and more -> 0.35
+    """
+    if threshold is None:
+        return DEFAULT_SCORE_THRESHOLD
+    return max(threshold, min(hit.score for answer in answers for hit in answer.hits))
+
+
 def best_trained(trained: Sequence[TrainedModel]) -> TrainedModel | None:
     """The run with the least validation loss: chosen by data that no cell was judged on."""
     return min(
@@ -76,7 +87,7 @@ def policies(
     report: str,
 ) -> dict[str, RouterPolicy]:
     """Cell to the policy that puts it behind `auto`; without cells whose route `auto` cannot take."""
-    threshold = calibrated_threshold(*best_scores(answers, questions))
+    threshold = no_lower_than_told(calibrated_threshold(*best_scores(answers, questions)), answers)
     found = {}
     for answer in answers:
         if answer.cell in found or answer.route not in ANSWER_ROUTES or cells[answer.cell] == AUTO:
@@ -86,7 +97,7 @@ def policies(
         found[answer.cell] = RouterPolicy.model_validate(
             {
                 "grounded_route": answer.route,
-                "score_threshold": DEFAULT_SCORE_THRESHOLD if threshold is None else threshold,
+                "score_threshold": threshold,
                 "tuned_model": tuned,
                 "report": report,
             }

@@ -79,6 +79,14 @@ def test_each_cell_has_the_policy_that_puts_it_behind_auto() -> None:
     assert (found["tuned"].grounded_route, found["tuned"].tuned_model) == ("tuned", "ft:2")
 
 
+def test_what_finds_no_passage_that_is_told_is_not_sent_to_the_documents() -> None:
+    # The small talk found a passage of 0.25, say, which is too weak for the service to tell.
+    more = Question(id="u", question="Weeks?", kind=Kind.UNTAUGHT, answer="4", document="leave.md")
+    told = [answer("rag", "t", "rag", 0.6), answer("rag", "u", "rag", 0.36), answer("rag", "s", "rag")]
+    found = policies({"rag": "m+rag"}, told, [*QUESTIONS, more], [], "eval-1234")
+    assert found["rag"].score_threshold == 0.36
+
+
 def test_a_verdict_without_a_winner_is_not_promoted_by_itself(tmp_path: Path) -> None:
     offered = {
         cell: p.model_dump(mode="json") for cell, p in policies(CELLS, ANSWERS, QUESTIONS, [], "r").items()
