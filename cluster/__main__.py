@@ -284,7 +284,7 @@ def _delete_weights(card: ModelCard) -> None:
 def _print_head(record: HeadRecord) -> None:
     # With these, the commands of Ray find this head and show it the token.
     variables = {
-        **client_environment(),
+        **client_environment(address=record.address),
         "RAY_ADDRESS": record.address,
         "RAY_API_SERVER_ADDRESS": record.dashboard_url,
         "RAY_DASHBOARD_ADDRESS": record.dashboard_url,

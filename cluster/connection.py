@@ -63,13 +63,13 @@ def is_up() -> bool:
     return address is not None and _is_open(address)
 
 
-def client_environment(for_http: bool = False) -> dict[str, str]:
-    """What `ray` and `serve` need in their environment to reach the cluster.
+def client_environment(for_http: bool = False, address: str | None = None) -> dict[str, str]:
+    """What `ray` and `serve` need in their environment to reach the cluster at `address`, or `cluster_address`.
 
     `for_http`: only what their HTTP commands need (`ray job submit`, `serve deploy`), not `ray.init`.
     """
     environment = dict(AUTH_ENVIRONMENT) if read_token() is not None else {}
-    if not for_http and is_loopback(cluster_address() or ""):
+    if not for_http and is_loopback(address or cluster_address() or ""):
         environment |= LOOPBACK_ENVIRONMENT
     return environment
 

@@ -68,6 +68,13 @@ def test_auto_is_the_head_of_this_home_where_it_runs(
     assert cluster_address() == "auto"
 
 
+def test_what_a_client_of_one_head_needs_is_not_told_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in client_environment(address="127.0.0.1:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in client_environment(address="10.0.0.1:6379")
+
+
 def test_an_http_ray_address_is_the_dashboards(
     head_record: HeadRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
