@@ -37,7 +37,7 @@ class StubEngine:
     device = torch.device("cpu")
     weights = "those of the last step"
 
-    def load(self, folder: Path) -> dict[str, Any]:
+    def load(self, folder: Path, scratch: Path) -> dict[str, Any]:
         self.weights = (folder / "weights").read_text()
         return asdict(Progress(step=int(folder.name.removeprefix("step-"))))
 
