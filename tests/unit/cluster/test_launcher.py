@@ -86,6 +86,7 @@ def test_a_run_is_stopped_and_seen_to_end_by_whoever_looks(launcher: LocalLaunch
     launcher.start("job-1", SLEEP)
     other = LocalLauncher(tmp_path)
     assert other.look("job-1").state is RunState.RUNNING
+    _starter(tmp_path / "job-1")
     other.stop("job-1")
     other.stop("job-1")  # asked again, it is left its time
     assert _ended(launcher, "job-1").exit_code is None

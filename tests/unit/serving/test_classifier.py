@@ -175,6 +175,7 @@ def test_a_classifier_that_could_not_be_loaded_is_tried_again_also_when_its_call
         first.cancel()
         while len(asyncio.all_tasks()) > 1:  # the load that it began
             await asyncio.sleep(0.001)
+        await asyncio.sleep(0)  # what is called at its end
         (base / MARKER).touch()
         (verdict,) = await classifier.classify(card, [("a b",)])
         assert verdict.num_tokens == 4
