@@ -54,6 +54,7 @@ def make_card(
         id=model_id,
         kind=KINDS[config.task],
         base_model=config.model,
+        base_revision=prepared.base_revision,
         weights_uri=weights_uri,
         is_adapter=adapter,
         lora_rank=config.lora.rank if adapter else None,

@@ -26,11 +26,12 @@ from training.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows of a run, what its task made of them, and the base model's tokenizer."""
+    """The rows of a run, what its task made of them, and the base model's tokenizer and commit on its hub."""
 
     rows: Rows
     dataset: Dataset
     tokenizer: Any
+    base_revision: str | None = None
 
 
 def pinned(config: FinetuneConfig) -> FinetuneConfig:
@@ -46,7 +47,9 @@ def prepare(config: FinetuneConfig) -> Prepared:
     is_labelled = config.task is TaskName.CLASSIFICATION
     rows = load_rows(config.data, config.data.label_column if is_labelled else None)
     dataset = remembered(config, base, rows.census, lambda: _tokenise(config, base, tables, tokenizer, rows))
-    return Prepared(rows, dataset, tokenizer)
+    # As the hub's cache names its folders: models--org--name/snapshots/<commit>.
+    revision = base.name if base.parent.name == "snapshots" else None
+    return Prepared(rows, dataset, tokenizer, revision)
 
 
 def _tokenise(config: FinetuneConfig, base: Path, tables: Tables, tokenizer: Any, rows: Rows) -> Dataset:

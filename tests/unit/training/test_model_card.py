@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.cards import ModelCard, Parity
+from cluster.storage import upload_folder
+from training import model_card
 from training.config import FinetuneConfig, Precision
-from training.examples import Dataset, Examples
+from training.examples import Dataset, Example, Examples
 from training.loop_state import LoopResult
 from training.model_card import measured, readme
 from training.prepare import Prepared
@@ -78,6 +81,24 @@ def test_the_readme_of_a_classifier_has_its_classes(written: Callable[..., str])
     text = written(labels=("ham", "spam"))
     assert "| ham   |    0.7500 | 1.0000 | 0.8571 |    3 |" in text
     assert "| spam                   |   1 |    0 |" in text
+
+
+def test_the_card_names_the_base_and_its_commit(tmp_path: Path) -> None:
+    values = {"name": "t", "task": "classification", "model": "org/name", "data": {"path": "rows"}}
+    rows = Examples.of([Example([1], [0], [])])
+    prepared = Prepared(Rows(ROWS[:5], ROWS[5:], "rows.tsv"), Dataset(rows, rows, ("a", "b")), None, "5e77")
+    weights = upload_folder(tmp_path / "none", str(tmp_path / "weights"))
+    card = model_card.make_card(
+        FinetuneConfig.model_validate(values),
+        prepared,
+        model_id="ft:name:me:t:1",
+        weights_uri=weights,
+        metrics={},
+        trained_tokens=1,
+        parity=Parity(passed=True, max_metric_difference=0.0),
+    )
+    assert (card.base_model, card.base_revision) == ("org/name", "5e77")
+    assert (card.labels, card.is_pair) == (("a", "b"), False)
 
 
 def test_what_a_run_measured_is_what_a_later_plan_reads() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,13 @@ def test_rows_and_tokenizer_are_ready_for_a_run(model: Path) -> None:
     prepared = prepare(config_of(model, ["the cat", "the dog"]))
     assert len(prepared.dataset.train) == 2
     assert prepared.tokenizer.decode(prepared.dataset.validation[0].input_ids) == "[CLS] the cat [SEP]"
+
+
+def test_the_commit_of_a_base_from_the_hub_is_known_and_another_folder_has_none(model: Path) -> None:
+    fetched = model.parent / "models--org--name" / "snapshots" / "5e77"
+    shutil.copytree(model, fetched)
+    assert prepare(config_of(model, ["the cat", "the dog"])).base_revision is None
+    assert prepare(config_of(fetched, ["the cat", "the dog"])).base_revision == "5e77"
 
 
 def test_a_run_takes_what_validate_passes_though_its_rare_classes_would_all_be_held_out(
