@@ -249,7 +249,7 @@ class _Run:
         if card.labels:
             self._folder.write_json("report.json", report_json(result.confusion, card.labels))
         text = readme(card, self._config, self._prepared, result, plots)
-        (self._folder.path / "README.md").write_text(text, encoding="utf-8")
+        self._folder.write_text("README.md", text)
 
     def _adapter_card(self, event: AdapterEvent) -> ModelCard:
         """The card of an epoch's adapter, `<model>:ckpt-step-N`."""

@@ -11,6 +11,8 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import orjson
 import yaml
 from filelock import FileLock, Timeout
 
-from cluster.errors import Conflict
+from cluster.errors import Conflict, Unavailable
 from cluster.settings import settings
 from cluster.versions import installed_version
 from training.config import FinetuneConfig
@@ -49,7 +51,7 @@ class RunFolder:
         except Timeout as exc:
             raise Conflict(f"the run {self.name} is running already; wait for it, or end it first") from exc
         resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        (self.path / "config.yaml").write_text(resolved, encoding="utf-8")
+        self.write_text("config.yaml", resolved)
         self.write_json("environment.json", environment())
         self._drop_cut_off_line()
 
@@ -57,19 +59,32 @@ class RunFolder:
         self._lock.release()
 
     def write_json(self, name: str, value: Any) -> None:
-        (self.path / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        with self._writing():
+            (self.path / name).write_text(text, encoding="utf-8")
 
     def write_event(self, event: Event) -> None:
         """Append one event to `metrics.jsonl`. A sink."""
         # Not by json, whose NaN and Infinity, which a run that diverges has, are no JSON; here they are null.
         line = orjson.dumps({"time": time.time(), **asdict(event)}, option=orjson.OPT_APPEND_NEWLINE)
-        with self._metrics.open("ab") as file:
+        with self._writing(), self._metrics.open("ab") as file:
             file.write(line)
 
     def events(self) -> list[dict[str, Any]]:
         """The events written so far, without a last line that was cut off."""
         lines = self._metrics.read_bytes().splitlines(keepends=True) if self._metrics.exists() else []
         return [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise Unavailable(
+                f"cannot write to {self.path} ({exc.strerror}); free room there, then go on with --resume {self.name}"
+            ) from exc
 
     def _drop_cut_off_line(self) -> None:
         """A run that was killed, or met a full disk, may have left half a line; the next would be written behind it."""

@@ -99,7 +99,7 @@ def sweep(trials: list[Trial], name: str, *, keep_best: bool = False) -> list[Ou
         data = _prepared_once(trials)
         outcomes = _run_all(trials, data, name)
         outcomes.sort(key=_rank)
-        (folder.path / "sweep.txt").write_text(table(outcomes) + "\n", encoding="utf-8")
+        folder.write_text("sweep.txt", table(outcomes) + "\n")
         draw(trials, name, folder.path)
     finally:
         folder.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.errors import Unavailable
 from training.config import FinetuneConfig
 from training.plots import LOSS, PLOTS, plot_curves, plot_run, points
 from training.progress import EpochEvent, NoticeEvent, StepEvent
@@ -81,6 +82,14 @@ def test_a_run_that_goes_on_behind_a_cut_off_line_keeps_what_it_writes(folder: R
     again.write_event(STEPS[1])
     again.close()
     assert [event["step"] for event in again.events()] == [STEPS[0].step, STEPS[1].step]
+
+
+def test_a_full_disk_is_told_with_what_goes_on(folder: RunFolder) -> None:
+    for name in ("metrics.jsonl", "README.md"):
+        (folder.path / name).symlink_to("/dev/full")
+    for write in (lambda: folder.write_event(STEPS[0]), lambda: folder.write_text("README.md", "a")):
+        with pytest.raises(Unavailable, match=r"\(No space left on device\); .* go on with --resume one"):
+            write()
 
 
 def test_a_figure_that_is_no_number_is_null_in_the_metrics_and_no_point(folder: RunFolder) -> None:
