@@ -29,6 +29,17 @@ DEFAULT_TEMPLATE = "default"
 
 def load_tokenizer(folder: Path, model: str) -> Any:
     """The tokenizer of `model`, whose files are in `folder`. Raises InvalidInput for one that knows no words."""
+    tokenizer = _of_transformers(folder, model)
+    if isinstance(tokenizer.chat_template, dict):
+        # A ModelCard has one, and serving renders all requests with it; transformers would choose by the tools.
+        tokenizer.chat_template = tokenizer.chat_template.get(DEFAULT_TEMPLATE)
+    end_token = _end_token(tokenizer, folder)
+    if end_token != tokenizer.eos_token:
+        tokenizer.eos_token = end_token
+    return tokenizer
+
+
+def _of_transformers(folder: Path, model: str) -> Any:
     from transformers import AutoTokenizer
 
     reason = "it knows no words"
@@ -36,12 +47,6 @@ def load_tokenizer(folder: Path, model: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         # Of a BERT without tokenizer files transformers makes one of special tokens alone.
         if len(tokenizer) > len(set(tokenizer.all_special_ids)):
-            if isinstance(tokenizer.chat_template, dict):
-                # A ModelCard has one, and serving renders all requests with it; transformers would choose by the tools.
-                tokenizer.chat_template = tokenizer.chat_template.get(DEFAULT_TEMPLATE)
-            end_token = _end_token(tokenizer, folder)
-            if end_token != tokenizer.eos_token:
-                tokenizer.eos_token = end_token
             return tokenizer
     except (OSError, ValueError) as exc:
         reason = str(exc).splitlines()[0]
