@@ -121,8 +121,15 @@ class Chunker:
             yield start, end, ""
             return
         for piece_start, piece_end, table in _pieces(section):
+            # Once for a table: a header of hundreds of columns takes as long to clip as a chunk to embed.
+            first, later = (
+                self._counter.clip(table.shown_before(is_beginning=is_beginning), self._context_tokens)
+                if table
+                else ""
+                for is_beginning in (True, False)
+            )
             for number, span in enumerate(self._split(text, piece_start, piece_end)):
-                yield *span, table.shown_before(is_beginning=number == 0) if table else ""
+                yield *span, later if number else first
 
     def _fits(self, text: str) -> bool:
         limit = self._chunk_tokens
@@ -148,8 +155,7 @@ class Chunker:
         return self._by_characters.chunk_indices(piece)
 
     def _context(self, title: str, headings: Sequence[str], header: str, text: str) -> str:
-        """Title, headings and table header, as far as `context_tokens` reach; the header first."""
-        header = self._counter.clip(header, self._context_tokens)
+        """Title, headings and table header, which is clipped already, as far as `context_tokens` reach."""
         room = self._context_tokens - self.count(header)
         # A chunk that begins with its heading need not be told it, nor one whose table has its name.
         known = {"", text.split("\n", 1)[0].lstrip("# ").strip(), header.split("\n", 1)[0]}

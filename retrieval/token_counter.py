@@ -23,7 +23,8 @@ class TokenCounter:
     def count(self, text: str) -> int:
         if self._words is None:
             return _encoded(self._tokenizer, text)
-        return sum(map(self._words.__getitem__, text.replace("\n", " ").split(" ")))
+        # Commas are words of their own: the cells of a row come again, the row does not.
+        return sum(map(self._words.__getitem__, text.replace("\n", " ").replace(",", " , ").split(" ")))
 
     def clip(self, text: str, limit: int) -> str:
         """The text's first `limit` tokens."""
@@ -50,16 +51,17 @@ class _Words(dict[str, int]):
 
 
 def counts_add_up(tokenizer: Tokenizer) -> bool:
-    """Whether a text has as many tokens as the words between its spaces and line feeds, each by itself.
+    """Whether a text has as many tokens as its words and commas, each by itself; what parts words is no token.
 
-    It does where BERT's rules drop white space before anything is looked up. Others make it a part of tokens.
+    It does where BERT's rules drop white space and part words at commas before anything is looked up. Others make white
+    space a part of tokens.
     """
     rules = json.loads(tokenizer.to_str())
     kinds = {step: (rules[step] or {}).get("type") for step in ("normalizer", "pre_tokenizer")}
     return (
         kinds["pre_tokenizer"] == "BertPreTokenizer"
         and kinds["normalizer"] in (None, "BertNormalizer")
-        and not any(set(token["content"]) & {" ", "\n"} for token in rules["added_tokens"])
+        and not any(set(token["content"]) & {" ", "\n", ","} for token in rules["added_tokens"])
     )
 
 

@@ -40,7 +40,22 @@ def byte_level() -> Tokenizer:
 any_text = st.lists(
     st.one_of(
         st.sampled_from(
-            ["the", "abab ", " ", "\n", "\t", "\x0c", "\x85", "\u2028", "\u0301", "\u200b", "İ", "[SEP]"]
+            [
+                "the",
+                "abab ",
+                " ",
+                "\n",
+                "\t",
+                "\x0c",
+                "\x85",
+                "\u2028",
+                "\u0301",
+                "\u200b",
+                "İ",
+                ",",
+                "a,b",
+                "[SEP]",
+            ]
         ),
         st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
     ),
@@ -78,10 +93,13 @@ def test_more_words_than_are_kept_are_counted_right(monkeypatch: pytest.MonkeyPa
         assert counter.count(text) == len(tokenizer.encode(text, add_special_tokens=False))
 
 
-def test_words_add_up_only_where_no_token_has_white_space_in_it() -> None:
+def test_words_add_up_only_where_no_token_has_white_space_or_commas_in_it() -> None:
     with_two_words = bert()
     with_two_words.add_tokens([AddedToken("new york")])
+    with_a_comma = bert()
+    with_a_comma.add_tokens([AddedToken("1,000")])
     assert counts_add_up(bert())
+    assert not counts_add_up(with_a_comma)
     assert not counts_add_up(with_two_words)
     assert not counts_add_up(byte_level())
     assert TokenCounter(with_two_words).count("to new york") == 3
