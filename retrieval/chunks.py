@@ -22,6 +22,10 @@ from retrieval.token_counter import TokenCounter
 # A tokenizer may take a run of any length for one token (BERT: `[UNK]` for a word above 100 characters).
 # Prompts are built from chunks with other tokenizers, so a chunk is bounded in characters too.
 MAX_CHARACTERS_PER_TOKEN = 16
+# Where no sentence ends for long, the splitter reads all that is left of a text for each chunk: 4 MB of a transcript
+# without punctuation took a minute. So it reads windows, of so many of the longest chunks each. None of them ends where
+# the text does, so that its last chunks are cut again in the next one.
+WINDOW_CHUNKS, UNSURE_CHUNKS = 64, 8
 # Context lines and text are joined by at most two line feeds, a token each in some vocabularies.
 LINE_FEEDS = 2
 
@@ -138,7 +142,7 @@ class Chunker:
     def _split(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
         """(start, end) of each chunk of a span, in order, none inside another."""
         spans: list[tuple[int, int]] = []
-        for offset, piece in self._by_tokens.chunk_indices(text[start:end]):
+        for offset, piece in self._fitting(text[start:end]):
             # Where tokens are very long, what neighbouring pieces share may be longer than a chunk.
             for inner, part in self._cut_long(piece):
                 first = start + offset + inner
@@ -148,6 +152,17 @@ class Chunker:
                 if not spans or last > spans[-1][1]:
                     spans.append((first, last))
         return spans
+
+    def _fitting(self, text: str) -> Iterator[tuple[int, str]]:
+        """What the splitter makes of a text, of which it is given a window at a time."""
+        offset, window = 0, WINDOW_CHUNKS * self._chunk_tokens * MAX_CHARACTERS_PER_TOKEN
+        while len(text) - offset > window:
+            found = self._by_tokens.chunk_indices(text[offset : offset + window])
+            if len(found) <= UNSURE_CHUNKS:
+                break
+            yield from ((offset + start, piece) for start, piece in found[:-UNSURE_CHUNKS])
+            offset += found[-UNSURE_CHUNKS][0]
+        yield from ((offset + start, piece) for start, piece in self._by_tokens.chunk_indices(text[offset:]))
 
     def _cut_long(self, piece: str) -> Sequence[tuple[int, str]]:
         if len(piece) <= self._chunk_tokens * MAX_CHARACTERS_PER_TOKEN:

@@ -88,6 +88,18 @@ def test_text_without_spaces_is_cut() -> None:
         assert len(chunks) > 1
 
 
+def test_a_text_without_sentences_is_cut_in_windows_as_it_is_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoken = document(" ".join(f"word{n % 97}" for n in range(10_000)))
+    monkeypatch.setattr("retrieval.chunks.WINDOW_CHUNKS", 10_000)
+    whole = chunker().cut(spoken)
+    monkeypatch.setattr("retrieval.chunks.WINDOW_CHUNKS", 8)
+    in_windows = chunker().cut(spoken)
+    assert in_windows == whole
+    require_sound(spoken, in_windows)
+
+
 def test_lines_of_hashes_are_cut_into_no_more_chunks_than_they_fill() -> None:
     sums = document("\n".join(f"{n:0128x}  file{n}" for n in range(200)))
     chunks = chunker().cut(sums)
