@@ -296,7 +296,7 @@ def migrate(
         count = migrate_collection(
             collections, collection, Embedder(embedder), lambda n: progress.advance(task, n)
         )
-    console.print(f"{collection} uses {embedder}; {count} chunks were embedded again")
+    console.print(f"{collection} uses {embedder}; {count} chunks were embedded again", markup=False)
 
 
 @app.command()
@@ -328,7 +328,7 @@ def backup(
             console.print(f"collections: {len(written)} with {sum(written.values())} chunks")
             return
         count = back_up(collections, collection, target)
-    console.print(f"{count} chunks of {collection} are in {target}")
+    console.print(f"{count} chunks of {collection} are in {target}", markup=False)
 
 
 @app.command()

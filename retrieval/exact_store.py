@@ -98,7 +98,8 @@ class ExactStore:
     ) -> list[Scored]:
         allowed = self._matching(name, where)
         if ids is not None:
-            allowed = [point for point in allowed if point.id in set(ids)]
+            wanted = set(ids)
+            allowed = [point for point in allowed if point.id in wanted]
         if isinstance(query, SparseVector):
             idf = _inverse_document_frequencies(query, list(self._get(name).points.values()))
             scores = [_overlap(point.sparse, idf) for point in allowed]

@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cluster.errors import InvalidInput, NotFound
 from retrieval import __main__ as commands
-from retrieval.__main__ import _embedder_by_name, _key_value, delete, explain, search
+from retrieval.__main__ import _embedder_by_name, _key_value, backup, delete, explain, search
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
 from retrieval.documents import Content, Document, Section
@@ -124,6 +125,13 @@ def test_a_document_that_is_not_there_is_said_to_be_none_and_where_they_are_list
     with pytest.raises(NotFound, match=remedy):
         explain("paid leave", "laeve.md", "a")
     assert loads.num_loaded == 0
+
+
+def test_brackets_in_a_path_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "[old]" / "[" / "]" / "a.parquet"
+    target.parent.mkdir(parents=True)
+    backup(str(target), "a")
+    assert f"are in {target}" in capsys.readouterr().out
 
 
 def test_what_a_killed_ingestion_left_of_a_document_can_be_deleted(
