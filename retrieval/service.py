@@ -149,12 +149,13 @@ class Collections:
 
         Raises as `upsert`. Ingesting the document afterwards writes it anew, whatever it holds.
         """
-        fingerprint = self._store.describe(collection).spec.fingerprint
+        info = self._store.describe(collection)
+        joined_fields(info.fields, document_id, metadata)  # what is refused must leave the document as it is
         found = list(self._scrolled(collection, _of(tenant, document_id), with_vectors=True))
         # Position 0 last, as in ingestion: with it the document has its new metadata as a whole.
         found.sort(key=lambda stored: -stored.payload["position"])
         self.mark_unfinished(collection, document_id, tenant)
-        self.upsert(collection, [redescribed(stored, metadata) for stored in found], fingerprint)
+        self.upsert(collection, [redescribed(stored, metadata) for stored in found], info.spec.fingerprint)
         return len(found)
 
     def count(self, collection: str, tenant: str = DEFAULT_TENANT) -> int:

@@ -248,6 +248,14 @@ def test_a_metadata_key_keeps_its_type() -> None:
         ingestor.add([document("b", "Two.", {"year": "2024"})])
 
 
+def test_metadata_that_are_refused_leave_the_document_as_it_was() -> None:
+    client = filled(Distance.COSINE)
+    before = client.document("handbook", "leave", "ann")
+    with pytest.raises(DataError, match="holds numbers"):
+        client.set_metadata("handbook", "leave", {"year": "last"}, "ann")
+    assert client.document("handbook", "leave", "ann") == before
+
+
 @pytest.mark.parametrize(
     "metadata", [{"a b": 1}, {"": 1}, {"a.b": 1}, {"x": None}, {"x": float("nan")}, {"x": {}}]
 )
