@@ -24,7 +24,8 @@ class TokenCounter:
         if self._words is None:
             return _encoded(self._tokenizer, text)
         # Commas are words of their own: the cells of a row come again, the row does not.
-        return sum(map(self._words.__getitem__, text.replace("\n", " ").replace(",", " , ").split(" ")))
+        parted = text.replace("\n", " ").replace("\t", " ").replace(",", " , ")
+        return sum(map(self._words.__getitem__, parted.split(" ")))
 
     def clip(self, text: str, limit: int) -> str:
         """The text's first `limit` tokens."""
@@ -51,7 +52,7 @@ class _Words(dict[str, int]):
 
 
 def counts_add_up(tokenizer: Tokenizer) -> bool:
-    """Whether a text has as many tokens as its words and commas, each by itself; what parts words is no token.
+    """Whether a text has as many tokens as its words and commas, each by itself; what else parts words is no token.
 
     It does where BERT's rules drop white space and part words at commas before anything is looked up. Others make white
     space a part of tokens.
@@ -61,7 +62,7 @@ def counts_add_up(tokenizer: Tokenizer) -> bool:
     return (
         kinds["pre_tokenizer"] == "BertPreTokenizer"
         and kinds["normalizer"] in (None, "BertNormalizer")
-        and not any(set(token["content"]) & {" ", "\n", ","} for token in rules["added_tokens"])
+        and not any(set(token["content"]) & set(" \n\t,") for token in rules["added_tokens"])
     )
 
 
