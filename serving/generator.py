@@ -47,7 +47,7 @@ TOLD_EVERY_TOKENS = 16
 FEATURES = {
     "logprobs": ("logprobs", "leave it out"),
     "json_schema": ("response_format", "leave it out"),
-    "tools": ("tools", "leave it out, or set the generator's tool_parser"),
+    "tools": ("tools", "leave it out, or set tool_parser of a generator that runs vLLM"),
 }
 
 
