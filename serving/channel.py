@@ -225,14 +225,9 @@ async def _connect(reply_to: ReplyTo) -> tuple[asyncio.StreamReader, asyncio.Str
 async def received(call: asyncio.Future[int], queue: asyncio.Queue[Any]) -> AsyncGenerator[Event]:
     """The events of one request, until as many have come as `call` says were sent.
 
-    Raises what `call` raises, and Unavailable when events are lost.
+    Raises what `call` raises, and Unavailable when it is given up or events are lost.
     """
-
-    def ended(finished: asyncio.Future[int]) -> None:
-        if not finished.cancelled():
-            queue.put_nowait(finished)
-
-    call.add_done_callback(ended)
+    call.add_done_callback(queue.put_nowait)
     num_received, num_sent = 0, -1
     while num_received != num_sent:
         try:
@@ -242,6 +237,8 @@ async def received(call: asyncio.Future[int], queue: asyncio.Queue[Any]) -> Asyn
         except TimeoutError as exc:
             raise Unavailable("the answer was lost on its way to the router") from exc
         if item is call:
+            if call.cancelled():  # by Ray Serve: whoever reads here would have been cancelled too
+                raise Unavailable("the answer was given up; try again", retry_after_s=1)
             num_sent = call.result()
         else:
             num_received += 1

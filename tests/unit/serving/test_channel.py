@@ -108,6 +108,19 @@ def test_events_that_never_come_are_an_error_and_no_wait_for_ever(monkeypatch: p
     run(main())
 
 
+def test_a_call_that_is_given_up_is_an_error_and_no_wait_for_ever() -> None:
+    async def main() -> None:
+        call: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        events = received(call, asyncio.Queue())
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(Unavailable, match="given up"):
+            await waiting
+
+    run(main())
+
+
 def test_a_stranger_without_the_secret_is_not_listened_to() -> None:
     async def main() -> None:
         inbox = Inbox("127.0.0.1")
