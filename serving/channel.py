@@ -237,7 +237,7 @@ async def received(call: asyncio.Future[int], queue: asyncio.Queue[Any]) -> Asyn
         except TimeoutError as exc:
             raise Unavailable("the answer was lost on its way to the router") from exc
         if item is call:
-            if call.cancelled():  # by Ray Serve: whoever reads here would have been cancelled too
+            if call.cancelled():  # by Ray Serve: a reader who cancels it is gone
                 raise Unavailable("the answer was given up; try again", retry_after_s=1)
             num_sent = call.result()
         else:
