@@ -12,12 +12,12 @@ import orjson
 from cluster.errors import HamletError, Unavailable
 from serving import tracing
 from serving.admission import Deadline
-from serving.answers import Prepared
 from serving.backends import Backends
 from serving.engine import Delta
 from serving.errors import error_body, internal_error
 from serving.generator import Answer, Completion, PromptReport, Spend
 from serving.metrics import Metrics, TokenTimes, count_tokens
+from serving.prepared import Prepared
 from serving.responses import (
     Envelope,
     chat_chunk,
