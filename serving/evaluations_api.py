@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from cluster.blobs import place_bytes
-from cluster.errors import HamletError, Unavailable
+from cluster.errors import HamletError, NotFound, Unavailable
 from cluster.files import Files
 from cluster.launcher import Launcher, RunState
 from cluster.reports import Report, Reports, ReportStatus, new_report_id, report_uri
@@ -24,6 +24,7 @@ from serving import object_schemas as shapes
 from serving.authentication import tenant_of
 from serving.bodies import KeptBody
 from serving.config import ServingConfig
+from serving.errors import renamed
 from serving.job_policy import reason_of
 from serving.openapi import answers, routes_of
 
@@ -114,7 +115,10 @@ def job_config(
     asked = body.model_dump(exclude_none=True)
     for name in ("questions", "training"):
         if name in asked:
-            asked[name] = files.get(tenant, asked[name]).uri
+            try:
+                asked[name] = files.get(tenant, asked[name]).uri
+            except NotFound as exc:
+                raise renamed(exc, {"file_id": name}) from exc
     return asked | {
         "base_url": config.router.base_url.rstrip("/") + "/v1",
         "output": str(settings().home_dir / "evaluations" / report_id),

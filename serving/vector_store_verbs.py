@@ -13,6 +13,7 @@ from cluster.vector_store_queue import VectorStoreQueue
 from cluster.vector_store_records import FileStatus, NewFile, StoreFile, VectorStore
 from cluster.vector_stores import VectorStores
 from serving.backends import EmbedderBackend
+from serving.errors import renamed
 from serving.vector_store_index import chunking_of, collection_of, document_id, stored_metadata
 from serving.vector_store_requests import AttachFile, PageQuery
 from serving.vector_store_search import VectorStoreSearch, filled_elsewhere
@@ -33,13 +34,21 @@ class VectorStoreVerbs:
         self._queue = queue
         self._embedder = embedder
 
-    async def new_files(self, tenant: str, requests: Sequence[AttachFile]) -> list[NewFile]:
-        """Files to attach, each once. Raises NotFound, and InvalidInput for chunks that do not fit the embedder."""
+    async def new_files(
+        self, tenant: str, requests: Sequence[AttachFile], param: str = "file_id"
+    ) -> list[NewFile]:
+        """Files to attach, each once; `param` is the field that names them.
+
+        Raises NotFound, and InvalidInput for chunks that do not fit the embedder.
+        """
         if not requests:
             return []
         info = await self._embedder.describe()
         wanted = {request.file_id: request for request in requests}
-        files = await asyncio.to_thread(self._files.some, tenant, list(wanted))
+        try:
+            files = await asyncio.to_thread(self._files.some, tenant, list(wanted))
+        except NotFound as exc:
+            raise renamed(exc, {"file_id": param}) from exc
         return [
             NewFile(
                 file.id,

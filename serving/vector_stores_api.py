@@ -63,7 +63,7 @@ def _add_stores(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         wanted = [
             AttachFile(file_id=file_id, chunking_strategy=body.chunking_strategy) for file_id in body.file_ids
         ]
-        files = await verbs.new_files(tenant, wanted)
+        files = await verbs.new_files(tenant, wanted, "file_ids")
         store = await asyncio.to_thread(
             stores.create,
             tenant,
@@ -207,7 +207,7 @@ def _add_batches(api: APIRouter, verbs: VectorStoreVerbs) -> None:
         await verbs.require_own(tenant, vector_store_id)
         if made := await asyncio.to_thread(stores.files.batch_made_before, tenant, vector_store_id, key):
             return batch_object(made)
-        files = await verbs.new_files(tenant, body.requests)
+        files = await verbs.new_files(tenant, body.requests, "files" if body.files else "file_ids")
         return batch_object(
             await asyncio.to_thread(stores.files.attach_batch, tenant, vector_store_id, files, key)
         )

@@ -52,9 +52,11 @@ def test_a_new_batch_is_told_as_it_was_made_though_work_on_it_begins_at_once(
 def test_answers_are_read_a_few_at_a_time_as_each_may_be_large(clock: Clock) -> None:
     engine = open_database()
     queue, made = BatchQueue(engine, clock), Batches(engine, clock).create("ann", REQUEST)
-    assert (validation := queue.claim(30)) is not None
+    validation = queue.claim(30)
+    assert validation is not None
     queue.begin(validation, 100, "minilm")
-    assert (work := queue.claim(30)) is not None
+    work = queue.claim(30)
+    assert work is not None
     large = "x" * 100_000
     for line in range(1, 101):
         assert queue.record(work, line, f"{line} {large}", False, (1, 0))

@@ -95,6 +95,8 @@ def test_a_comparison_is_started_as_a_job_with_the_callers_file(world: World) ->
 
 def test_a_path_of_the_server_or_a_file_of_another_is_no_file(world: World) -> None:
     assert world.create(questions="/etc/passwd").status_code == 404
+    for name in ("questions", "training"):
+        assert world.create(**{name: "file-0"}).json()["error"]["param"] == name
     assert world.create(documents="/etc").status_code in (400, 422)
     body = {"questions": world.questions, "cells": {"rag": "m+rag"}}
     other = world.client.post("/v1/evaluations", json=body, headers={"x-tenant": "other"})

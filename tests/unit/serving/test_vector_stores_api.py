@@ -403,6 +403,17 @@ def test_a_bad_request_names_its_field(
     assert (response.json()["error"]["param"] or "").startswith(param), response.text
 
 
+@pytest.mark.parametrize("field", ["file_ids", "files"])
+def test_an_unknown_file_among_many_names_the_field_of_all(client: TestClient, field: str) -> None:
+    store = client.post(STORES, json={}).json()["id"]
+    named: Any = ["file-0"] if field == "file_ids" else [{"file_id": "file-0"}]
+    asked = [(f"{STORES}/{store}/file_batches", {field: named})]
+    asked += [(STORES, {field: named})] if field == "file_ids" else []
+    for path, body in asked:
+        answer = client.post(path, json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (404, field)
+
+
 def test_an_expired_store_is_shown_and_answers_no_search(
     client: TestClient, handbook: dict[str, str], world: ScriptedApplication, monkeypatch: pytest.MonkeyPatch
 ) -> None:
