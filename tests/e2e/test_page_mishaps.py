@@ -159,6 +159,15 @@ def test_a_service_that_is_away_for_a_moment_does_not_fail_a_file(
     expect(uploads.get_by_role("alert")).to_have_count(0)
 
 
+def test_a_file_is_sent_while_the_one_before_it_is_indexed(open_page: OpenPage) -> None:
+    page = open_page("/#/documents")
+    make_collection(page, "Canteen")
+    page.get_by_label("Add files").set_input_files(FILES)  # which nobody reads
+    uploads = page.get_by_role("list", name="Uploads").get_by_role("listitem")
+    for number in range(len(FILES)):
+        expect(uploads.nth(number)).to_contain_text("is indexed")
+
+
 def test_leaving_the_page_while_a_file_is_on_its_way_is_asked_about(open_page: OpenPage) -> None:
     page = open_page("/#/documents")
     make_collection(page, "Canteen")

@@ -21,9 +21,11 @@ const INDEXING_LIMIT_MS = 10 * 60 * 1000;
 export const uploads = createStore(/** @type {Sending[]} */ ([]));
 
 let lastId = 0;
-let line = Promise.resolve();
+let sent = Promise.resolve();
+// Files are read in the order in which they came: only the first that is not read yet is asked after.
+let read = Promise.resolve();
 
-/** Put files into a collection, one after the other. */
+/** Put files into a collection: sent one after the other, and read while the next are sent. */
 export function addFiles(storeId, files) {
   const added = files.map((file) => ({ id: (lastId += 1), storeId, file, status: "waiting", share: 0, error: null, stopping: new AbortController() }));
   uploads.update((all) => [...all, ...added]);
@@ -67,19 +69,30 @@ addEventListener("beforeunload", (event) => {
 });
 
 function queue(sending) {
-  line = line.then(() => send(sending));
+  sent = sent.then(() => unlessStopped(sending, send));
 }
 
-async function send({ id, storeId, file, stopping: { signal } }) {
-  if (signal.aborted) return;
-  try {
-    change(id, { status: "sending" });
-    const { id: fileId } = await upload(file, "assistants", (share) => change(id, { share }), signal);
-    await call(`v1/vector_stores/${storeId}/files`, { method: "POST", json: { file_id: fileId }, signal, timeoutMs: 120_000 });
-    change(id, { status: "indexing" });
-    await indexed(`v1/vector_stores/${storeId}/files/${fileId}`, signal);
+async function send(sending) {
+  const { id, storeId, file, stopping: { signal } } = sending;
+  change(id, { status: "sending" });
+  const { id: fileId } = await upload(file, "assistants", (share) => change(id, { share }), signal);
+  const files = `v1/vector_stores/${storeId}/files`;
+  await call(files, { method: "POST", json: { file_id: fileId }, signal, timeoutMs: 120_000 });
+  change(id, { status: "indexing" });
+  const seeRead = async () => {
+    await indexed(`${files}/${fileId}`, signal);
     change(id, { status: "done" });
     announce(`${file.name} is indexed`);
+  };
+  read = read.then(() => unlessStopped(sending, seeRead));
+}
+
+/** Do a step of a file on its way, and tell where it fails. */
+async function unlessStopped(sending, step) {
+  const { id, file, stopping: { signal } } = sending;
+  if (signal.aborted) return;
+  try {
+    await step(sending);
   } catch (error) {
     if (signal.aborted) return;
     change(id, { status: "failed", error });
