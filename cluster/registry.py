@@ -121,8 +121,9 @@ class Registry:
                 ids = missing[start : start + IDS_AT_ONCE]
                 bodies = connection.execute(select(CARDS.c.id, CARDS.c.body).where(CARDS.c.id.in_(ids)))
                 self._cards |= {id_: ModelCard.model_validate_json(body) for id_, body in bodies}
-        self._cards = {id_: self._cards[id_] for id_, _ in rows}
-        return [(tenant, self._cards[id_]) for id_, tenant in rows]
+        # One may have been deleted between the two looks.
+        self._cards = {id_: self._cards[id_] for id_, _ in rows if id_ in self._cards}
+        return [(tenant, self._cards[id_]) for id_, tenant in rows if id_ in self._cards]
 
     def aliases(self, tenant: str = SHARED) -> dict[str, str]:
         """Alias -> card id, of one tenant; by default the shared ones."""

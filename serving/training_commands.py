@@ -90,6 +90,10 @@ class TrainingCommands:
             raise Unavailable(
                 f"training {arguments[0]} took longer than {self.timeout_s:g} s; send a smaller file"
             ) from exc
+        except OSError as exc:
+            raise Unavailable(
+                f"training {arguments[0]} cannot be started ({exc.strerror}); try again later"
+            ) from exc
         if was_killed(done.returncode):  # mostly for want of memory, which says nothing of the file
             raise Unavailable(f"training {arguments[0]} was killed; try again later")
         error = _told_error(done)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import Connection, event
 
 from cluster.cards import ModelCard, ModelKind, Parity
+from cluster.database import open_database
 from cluster.errors import Conflict, HamletError, InvalidInput, NotFound
 from cluster.registry import SHARED, Registry
 
@@ -217,4 +219,19 @@ def test_all_cards_are_read_once_and_again_only_what_is_new(registry: Registry, 
     assert {(tenant, card.id) for tenant, card in registry.owned()} == {("", "one"), ("us", "two")}
     assert any(card is first for _, card in registry.owned())
     registry.delete("one")
+    assert [card.id for _, card in registry.owned()] == ["two"]
+
+
+def test_a_card_that_is_deleted_while_all_are_listed_is_left_out(make_card: MakeCard) -> None:
+    engine = open_database()
+    registry = Registry(engine)
+    registry.register(make_card(id="one"))
+    registry.register(make_card(id="two"))
+
+    def deleted(connection: Connection, _cursor: object, sql: str, *_: object) -> None:
+        if sql.startswith("SELECT model_cards.id, model_cards.tenant"):
+            connection.exec_driver_sql("DELETE FROM model_cards WHERE id = 'one'")
+
+    # As PostgreSQL shows it to a transaction that reads in two steps.
+    event.listen(engine, "after_cursor_execute", deleted)
     assert [card.id for _, card in registry.owned()] == ["two"]

@@ -134,6 +134,14 @@ def test_a_check_that_was_killed_is_no_fault_of_the_file(ending: str) -> None:
     assert "was killed" in answer.json()["error"]["message"]
 
 
+def test_a_check_that_this_machine_cannot_start_is_no_fault_of_ours() -> None:
+    config = ServingConfig(fine_tuning=FineTuningConfig(launcher="local"))
+    platform = Platform.of(config, TrainingCommands(("/nowhere/python",)))
+    answer = _upload(TestClient(ScriptedApplication(config=config, platform=platform).app))
+    assert answer.status_code == 503
+    assert "training validate cannot be started" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("files", "data", "status", "param"),
     [
