@@ -7,6 +7,8 @@ const TIMEOUT_MS = 20_000;
 const STREAM_SILENCE_MS = 150_000;
 // An upload may stand still while a weak line recovers, and while the service checks a large file.
 const UPLOAD_SILENCE_MS = 300_000;
+// Of a list that may be of any length.
+export const MOST_LISTED = 500;
 
 /** A request that failed. `remedy` is one sentence for the reader. */
 export class ApiError extends Error {
@@ -80,7 +82,7 @@ async function send(path, timeoutMs, { method = "GET", json, query, signal }) {
 }
 
 /** Every object of a paged list, at most `most`. */
-export async function callAll(path, { query = {}, most = 500, ...options } = {}) {
+export async function callAll(path, { query = {}, most = MOST_LISTED, ...options } = {}) {
   const found = [];
   let after;
   do {

@@ -11,6 +11,9 @@ import pytest
 from page_service import HANDBOOK, PageService
 from page_steps import answer_of, answers_in, ask, expect
 
+from cluster.vector_store_records import Chunking, NewFile
+from cluster.vector_stores import VectorStores
+
 OpenPage = Callable[..., Any]
 QUESTION = "How expensive is a hot lunch?"
 FILES = [HANDBOOK / "train.jsonl", HANDBOOK / "test.jsonl"]
@@ -157,6 +160,15 @@ def test_a_service_that_is_away_for_a_moment_does_not_fail_a_file(
     uploads = page.get_by_role("list", name="Uploads")
     expect(uploads).to_contain_text("done")
     expect(uploads.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_table_of_files_that_is_not_whole_says_so(open_page: OpenPage, service: PageService) -> None:
+    assert service.parts.platform is not None
+    files = [NewFile(f"file-{number}", f"{number}.md", Chunking(100, 0), {}) for number in range(501)]
+    store = VectorStores(service.parts.platform.engine).create("default", "Letters", files=files)
+    page = open_page(f"/#/documents/{store.id}")
+    expect(page.get_by_text("The newest 500 of 501 files.")).to_be_visible()
+    expect(page.get_by_role("row")).to_have_count(501)
 
 
 def test_a_file_is_sent_while_the_one_before_it_is_indexed(open_page: OpenPage) -> None:

@@ -46,7 +46,7 @@ function Contents({ store, onChange }) {
       <${Dropzone} label="Add files" multiple hint="Drop them here, or press to choose. Each is read, cut into chunks and indexed."
         onFiles=${(chosen) => addFiles(store.id, chosen)} />
       <${Sendings} storeId=${store.id} sending=${sending} />
-      <${Shown} of=${files} what="files">${(list) => html`<${Files} storeId=${store.id} files=${list} onChange=${changed} />`}<//>
+      <${Shown} of=${files} what="files">${(list) => html`<${Files} store=${store} files=${list} onChange=${changed} />`}<//>
     </section>
   `;
 }

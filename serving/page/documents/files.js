@@ -1,16 +1,16 @@
 // The files of a collection: what became of each, its chunks, and taking it away.
 import { html, useState } from "../vendor/preact-htm.js";
-import { call, callAll } from "../api.js";
+import { MOST_LISTED, call, callAll } from "../api.js";
 import { Confirm, Dialog } from "../dialog.js";
-import { bytes, day, plural } from "../format.js";
+import { bytes, count, day, plural } from "../format.js";
 import { Icon } from "../icon.js";
 import { useAction, useLoad } from "../load.js";
 import { ErrorNote, Shown } from "../notice.js";
 
 const TONES = { completed: "good", in_progress: "busy", failed: "bad", cancelled: "warn" };
 
-/** @param {{storeId: string, files: any[], onChange: () => void}} props */
-export function Files({ storeId, files, onChange }) {
+/** @param {{store: any, files: any[], onChange: () => void}} props */
+export function Files({ store: { id: storeId, file_counts: counts }, files, onChange }) {
   const [read, setRead] = useState(null);
   const [doomed, setDoomed] = useState(null);
   const remove = useAction(async (file) => {
@@ -33,6 +33,7 @@ export function Files({ storeId, files, onChange }) {
         </td>
       </tr>`)}</tbody>
     </table></div>
+    ${files.length === MOST_LISTED && counts.total > MOST_LISTED && html`<p class="muted small-text">The newest ${count(files.length)} of ${count(counts.total)} files.</p>`}
     ${read && html`<${Chunks} storeId=${storeId} file=${read} onClose=${() => setRead(null)} />`}
     ${doomed && html`<${Confirm} title="Remove this file?" action="Remove" onClose=${() => setDoomed(null)}
       onYes=${() => { remove.run(doomed); setDoomed(null); }}>
