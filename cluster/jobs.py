@@ -9,7 +9,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -63,11 +64,10 @@ class LogCursor:
         return chunk[start:]
 
 
-def follow(job_id: str, address: str | None = None, write: Callable[[str], object] | None = None) -> str:
-    """Write a job's log as it grows and return its final status: SUCCEEDED, FAILED or STOPPED.
+def job_client(address: str | None = None) -> Any:
+    """Ray's JobSubmissionClient, by default of the head that runs here, of which no call waits for ever.
 
-    `address` is the dashboard's URL, by default of the head that runs here; `write` gets the text, by
-    default stdout. Raises NotFound for an unknown job, Unavailable when the head is gone or refuses our token.
+    Raises Unavailable when nothing answers there, or it refuses our token.
     """
     url = address or dashboard_url()
     # Ray's client tells silence, a refused token and a foreign server by errors of three kinds.
@@ -76,6 +76,19 @@ def follow(job_id: str, address: str | None = None, write: Callable[[str], objec
     from ray.job_submission import JobSubmissionClient
 
     client = JobSubmissionClient(url)
+    # It sets no limit of its own, and a head that hangs closes no connection.
+    client._do_request = partial(client._do_request, timeout=SILENCE_LIMIT_S)
+    return client
+
+
+def follow(job_id: str, address: str | None = None, write: Callable[[str], object] | None = None) -> str:
+    """Write a job's log as it grows and return its final status: SUCCEEDED, FAILED or STOPPED.
+
+    `address` is the dashboard's URL, by default of the head that runs here; `write` gets the text, by
+    default stdout. Raises NotFound for an unknown job, Unavailable when the head is gone or refuses our token.
+    """
+    url = address or dashboard_url()
+    client = job_client(url)
     try:
         client.get_job_status(job_id)
     except RuntimeError as exc:

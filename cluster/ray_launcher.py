@@ -6,9 +6,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.connection import dashboard_url, prepare_client
 from cluster.errors import Unavailable
-from cluster.jobs import FIRST_LINE, OUT_OF_REACH, TERMINAL
+from cluster.jobs import FIRST_LINE, OUT_OF_REACH, TERMINAL, job_client
 from cluster.last_words import last_line
 from cluster.launcher import Run, RunState
 
@@ -69,13 +68,7 @@ class RayLauncher:
 
     def _jobs(self) -> Any:
         if self._client is None:
-            prepare_client()
-            from ray.job_submission import JobSubmissionClient
-
-            try:
-                self._client = JobSubmissionClient(dashboard_url())
-            except OUT_OF_REACH as exc:
-                raise Unavailable(f"Ray's jobs API does not answer: {_first_line(exc)}") from exc
+            self._client = job_client()
         return self._client
 
     def _environment(self) -> dict[str, Any]:

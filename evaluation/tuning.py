@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster import jobs
-from cluster.connection import dashboard_url, prepare_client
 from cluster.errors import ConfigError, JobFailed, NotFound
 from cluster.registry import Registry
 from cluster.reports import new_report_id
@@ -198,10 +197,7 @@ def _finished_job(entrypoint: Sequence[str], run_id: str) -> str:
 
 
 def _seconds(job_id: str) -> float:
-    prepare_client()
-    from ray.job_submission import JobSubmissionClient
-
-    info = JobSubmissionClient(dashboard_url()).get_job_info(job_id)
+    info = jobs.job_client().get_job_info(job_id)
     return (int(info.end_time) - int(info.start_time)) / 1000
 
 

@@ -6,10 +6,13 @@ import json
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from cluster import jobs
 from cluster.errors import NotFound, Unavailable
 from cluster.head_record import HeadRecord
 from cluster.jobs import exit_code, follow
@@ -96,3 +99,31 @@ def test_a_head_that_is_not_there_is_named(project: Path) -> None:
         submit(command)
     with pytest.raises(Unavailable, match="nothing answers at"):
         follow("job", "http://127.0.0.1:1")
+
+
+def test_a_head_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+
+    class Hanging(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/api/version":
+                is_over.wait(30)
+            body = b'{"ray_version": "2.60.0"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(jobs, "SILENCE_LIMIT_S", 0.5)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hanging) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        client = jobs.job_client(f"http://127.0.0.1:{server.server_port}")
+        try:
+            with pytest.raises(jobs.OUT_OF_REACH, match="Read timed out"):
+                client.get_job_status("job")
+        finally:
+            is_over.set()
+            server.shutdown()
