@@ -209,14 +209,14 @@ async def _ask_one(client: AsyncOpenAI, request: Request, at_once: int) -> Answe
         stream_options={"include_usage": True},
         extra_body={"hamlet": {"collection": request.collection}} if request.collection else None,
     )
-    heard, cause = _Heard(), None
+    heard = _Heard()
     try:
         async for chunk in stream:
             heard.add(chunk, (time.perf_counter() - sent_at) * 1000)
     except openai.APIConnectionError as exc:
-        cause = exc
-    if cause is not None or not heard.is_whole:
-        raise _BrokenOff(f"{request.base_url} breaks off its answers; {GO_ON}") from cause
+        raise _BrokenOff(f"{request.base_url} breaks off its answers: {exc.message}; {GO_ON}") from exc
+    if not heard.is_whole:
+        raise _BrokenOff(f"{request.base_url} breaks off its answers: no finish_reason came; {GO_ON}")
     total_ms = (time.perf_counter() - sent_at) * 1000
     return heard.answer(request, total_ms, at_once)
 
