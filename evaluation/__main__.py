@@ -265,7 +265,7 @@ def make(
 def _own_key(tenant: str, variable: str = "OPENAI_API_KEY") -> Iterator[None]:
     """A key of this tenant while the questions are asked, where the service asks for keys and none is given."""
     keys = ApiKeys()
-    if variable in os.environ or not keys.list():
+    if not variable or variable in os.environ or not keys.list():  # without a name none is sent
         yield
         return
     key, secret = keys.create(tenant, KEY_SCOPES, "evaluation", KEY_LIFE_S)
