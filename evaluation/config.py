@@ -298,11 +298,13 @@ class CompareConfig(ServiceConfig):
             for other in others:
                 if getattr(self, part) is not None and getattr(self, other) is None:
                     raise ValueError(f"{part} needs {other} too")
-        if self.documents is not None and self.output.resolve().is_relative_to(self.documents.resolve()):
-            raise ValueError(
-                f"output {self.output} lies in documents {self.documents}: answers would be ingested with them; name "
-                "a folder elsewhere"
-            )
+        for key in ("questions", "output"):
+            place, documents = getattr(self, key), self.documents
+            if documents is not None and place.resolve().is_relative_to(documents.resolve()):
+                raise ValueError(
+                    f"{key} {place} lies in documents {documents}: the answers would be ingested, and found; put it "
+                    "elsewhere"
+                )
         if self.training is not None and self.making is not None:
             raise ValueError("training and making both give the training rows; leave one of them out")
         if unmeasured := self._weights_without_rows():

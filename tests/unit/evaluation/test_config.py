@@ -76,7 +76,8 @@ def test_the_quick_form_trains_once_and_leaves_the_whole_report_alone() -> None:
         ("tuning.overrides=[data.path=other.jsonl]", "give those rows as training"),
         ("scalability.at_once=[0]", r"at_once\.0"),
         ("scalability.index_chunks=[100, 0]", r"index_chunks\.1"),
-        ("output=examples/handbook/docs/reports", "lies in documents"),
+        ("output=examples/handbook/docs/reports", "output .* lies in documents"),
+        ("documents=examples/handbook", "questions .* lies in documents .* the answers would be ingested"),
     ],
 )
 def test_a_fault_is_named(override: str, message: str) -> None:
