@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, Engine, MetaData, Table, func, insert, inspect, select, text
 
 from cluster.blobs import STAGING
-from cluster.child import run_module
+from cluster.child import reason_of, run_module
 from cluster.database import VERSION_TABLE, newest_revision, open_database, reading
 from cluster.errors import Conflict, DataError, HamletError, NotFound
 from cluster.head_record import living_head
@@ -271,7 +271,7 @@ def _retrieval(*arguments: str) -> str:
     """Collections belong to `retrieval`, which stands on this package: its command does them."""
     done = run_module("retrieval", *arguments)
     if done.returncode:
-        raise HamletError(done.stderr.strip() or f"python -m retrieval {' '.join(arguments)} failed")
+        raise HamletError(f"python -m retrieval {arguments[0]} failed: {reason_of(done)}")
     return done.stdout.strip()
 
 

@@ -20,7 +20,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.child import run_module
+from cluster.child import reason_of, run_module
 from cluster.errors import HubUnreachable, InvalidInput, NotFound
 from cluster.last_words import last_line
 from cluster.settings import settings
@@ -131,9 +131,8 @@ def _convert_gguf(gguf: Path, folder: Path, package: Package) -> None:
     # In a process of its own: the libraries draw bars and give advice, in the middle of a first run's output.
     result = run_module("cluster.gguf", gguf, folder)
     if result.returncode:
-        reason = last_line(result.stderr, f"exit code {result.returncode}")
         raise InvalidInput(
-            f"{package.requirement}: {package.weights} cannot be converted ({reason}); "
+            f"{package.requirement}: {package.weights} cannot be converted ({reason_of(result)}); "
             "see `python -m cluster doctor` for memory and versions",
             "model",
         )

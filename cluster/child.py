@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cluster.last_words import last_line
+
 
 def run_module(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """`python -m module arguments…` with this checkout's packages, wherever it is called from; waits for its end."""
@@ -17,3 +19,11 @@ def run_module(module: str, *arguments: object) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
     )
+
+
+def reason_of(failed: subprocess.CompletedProcess[str]) -> str:
+    """Why a module failed: the last line that it said, which of our commands is the whole error.
+
+    Log lines before it are left out.
+    """
+    return last_line(failed.stderr, f"exit code {failed.returncode}").removeprefix("error: ")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from cluster.child import run_module
+from cluster.child import reason_of, run_module
 from cluster.errors import DataError, JobFailed
 from evaluation.pairs import Passage
 
@@ -93,8 +93,7 @@ def _retrieval(*arguments: str) -> str:
     """What the command prints."""
     result = run_module("retrieval", *arguments)
     if result.returncode:
-        words = " ".join((result.stderr or result.stdout).split())[-500:]
-        raise JobFailed(f"python -m retrieval {arguments[0]} failed: {words}")
+        raise JobFailed(f"python -m retrieval {arguments[0]} failed: {reason_of(result)}")
     for line in result.stderr.splitlines():
         if line.startswith("skipped "):
             log.warning("%s", line)

@@ -6,6 +6,7 @@ import json
 from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -247,6 +248,15 @@ def test_only_an_ingestion_of_every_document_is_timed_as_one(
 ) -> None:
     print_report("handbook", report)
     assert adds_all(capsys.readouterr().out) is is_whole
+
+
+def test_a_command_that_fails_is_told_by_its_own_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "12:00:00 INFO retrieval: converting the model\nerror: no file at docs; give a folder\n"
+    ended = CompletedProcess([], 2, stdout="", stderr=said)
+    monkeypatch.setattr(indexing, "run_module", lambda *_: ended)
+    with pytest.raises(JobFailed) as failed:
+        indexing.passages_of(Path("docs"))
+    assert failed.value.message == "python -m retrieval chunks failed: no file at docs; give a folder"
 
 
 def test_the_digest_of_documents_changes_with_their_names_and_content(tmp_path: Path) -> None:
