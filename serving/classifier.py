@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Encoding, Tokenizer
+from typing import Any, NamedTuple
 
 from cluster.cards import ModelCard
 from cluster.errors import Unprocessable
@@ -29,8 +28,13 @@ from serving.config import ClassifierConfig
 log = logging.getLogger(__name__)
 
 
-# What a model may take, and what it is called by the tokenizer.
-ENCODED = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}
+class _Encoded(NamedTuple):
+    token_ids: dict[str, list[int]]  # model input name -> ids of one text or pair, without padding
+    truncated: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids["input_ids"])
 
 
 class SequenceClassifier:
@@ -42,20 +46,15 @@ class SequenceClassifier:
 
         folder = local_folder(card.weights_uri)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        # It keeps the bound of a call in itself, where another thread's call would change it.
+        self._tokenizing = threading.Lock()
         model = _load(card, folder).to(device, getattr(torch, config.dtype)).eval()
         positions = getattr(model.config, "max_position_embeddings", card.max_length_tokens)
-        # Not by transformers, which reads text by text, and twice where one has to be cut and it must be told.
-        self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
-        self._tokenizer.enable_truncation(
-            min(card.max_length_tokens, positions),
-            strategy="longest_first",
-            direction=tokenizer.truncation_side,
-        )
-        self._tokenizer.no_padding()
+        self._max_tokens = min(card.max_length_tokens, positions)
         self._labels = card.labels
         # Of the model and not of this object, which would then hold itself and stay in memory until a look for garbage.
-        forward = partial(_probabilities, model, tokenizer)
+        forward = partial(_probabilities, model, self._tokenizer)
         pass_tokens = bounds_of(on_gpu=device == "cuda").pass_tokens
         self._batcher = Batcher(on_a_thread(forward), config.max_batch_tokens, pass_tokens, on_batch=on_batch)
 
@@ -63,26 +62,39 @@ class SequenceClassifier:
         """The verdict on each text or pair of texts."""
         # On a thread of its own, so that the next batch is tokenised while one is computed.
         encoded = await asyncio.to_thread(self._encode, inputs)
-        scores = await self._batcher.submit(encoded, [len(encoding) for encoding in encoded])
+        scores = await self._batcher.submit(encoded, [item.num_tokens for item in encoded])
         return [
-            Classified(self._ranked(row), len(encoding), truncated=bool(encoding.overflowing))
-            for row, encoding in zip(scores, encoded, strict=True)
+            Classified(self._ranked(row), item.num_tokens, item.truncated)
+            for row, item in zip(scores, encoded, strict=True)
         ]
 
-    def _encode(self, inputs: Sequence[tuple[str, ...]]) -> list[Encoding]:
-        return self._tokenizer.encode_batch([texts if len(texts) == 2 else texts[0] for texts in inputs])
+    def _encode(self, inputs: Sequence[tuple[str, ...]]) -> list[_Encoded]:
+        """All texts of a call at once, and once more those that have to be cut."""
+        with self._tokenizing:
+            encoded = self._tokenized(inputs)
+            too_long = [index for index, item in enumerate(encoded) if item.num_tokens > self._max_tokens]
+            cut = self._tokenized(
+                [inputs[index] for index in too_long], truncation="longest_first", max_length=self._max_tokens
+            )
+        for index, item in zip(too_long, cut, strict=True):
+            encoded[index] = item._replace(truncated=True)
+        return encoded
+
+    def _tokenized(self, inputs: Sequence[tuple[str, ...]], **options: Any) -> list[_Encoded]:
+        if not inputs:
+            return []
+        batch = self._tokenizer(*map(list, zip(*inputs, strict=True)), verbose=False, **options)
+        return [_Encoded(dict(zip(batch, rows, strict=True))) for rows in zip(*batch.values(), strict=True)]
 
     def _ranked(self, row: Sequence[float]) -> tuple[tuple[str, float], ...]:
         return tuple(sorted(zip(self._labels, row, strict=True), key=lambda entry: -entry[1]))
 
 
-def _probabilities(model: Any, tokenizer: Any, encoded: Sequence[Encoding]) -> list[list[float]]:
-    """[num_texts, num_labels]"""
+def _probabilities(model: Any, tokenizer: Any, items: Sequence[_Encoded]) -> list[list[float]]:
+    """[num_items, num_labels]"""
     import torch
 
-    names = [name for name in tokenizer.model_input_names if name in ENCODED]
-    inputs = [{name: getattr(encoding, ENCODED[name]) for name in names} for encoding in encoded]
-    batch = tokenizer.pad(inputs, return_tensors="pt").to(model.device)
+    batch = tokenizer.pad([item.token_ids for item in items], return_tensors="pt").to(model.device)
     with torch.inference_mode():
         logits = model(**batch).logits.float()
     probabilities: list[list[float]] = logits.softmax(dim=-1).tolist()
