@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from tokenizers import Tokenizer
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 # Words whose counts are kept, and the longest of them: some megabytes at most. Base64 and the like never come again.
 MAX_WORDS = 1 << 16
@@ -57,12 +57,12 @@ def counts_add_up(tokenizer: Tokenizer) -> bool:
     It does where BERT's rules drop white space and part words at commas before anything is looked up. Others make white
     space a part of tokens.
     """
-    rules = json.loads(tokenizer.to_str())
-    kinds = {step: (rules[step] or {}).get("type") for step in ("normalizer", "pre_tokenizer")}
     return (
-        kinds["pre_tokenizer"] == "BertPreTokenizer"
-        and kinds["normalizer"] in (None, "BertNormalizer")
-        and not any(set(token["content"]) & set(" \n\t,") for token in rules["added_tokens"])
+        isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
+        and isinstance(tokenizer.normalizer, BertNormalizer | None)
+        and not any(
+            set(token.content) & set(" \n\t,") for token in tokenizer.get_added_tokens_decoder().values()
+        )
     )
 
 
