@@ -57,7 +57,7 @@ def open_database(config: Settings | None = None) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that reads one state of the database and waits for no writer."""
+    """A transaction that waits for no writer. It reads one state of SQLite; on PostgreSQL each statement the newest."""
     with engine.connect().execution_options(**{_READ_ONLY: True}) as connection, connection.begin():
         yield connection
 
