@@ -51,6 +51,11 @@ class Embedder(ScriptedEmbedder):
         self.closes_after: int | None = None
         self.num_at_once = self.most_at_once = 0
 
+    def reopen(self) -> None:
+        """For good: it may not have closed yet."""
+        self.closes_after = None
+        self.gate.set()
+
     async def embed(self, texts: Any, is_query: bool = False) -> Any:
         self.num_at_once += 1
         self.most_at_once = max(self.most_at_once, self.num_at_once)
@@ -278,7 +283,7 @@ async def test_rows_are_read_as_they_are_answered_as_each_may_be_large(
         batch = await caller.create(texts(40))
         await caller.until(batch, lambda batch: batch.request_counts.completed > 2)  # type: ignore[union-attr]
         assert num_read <= 5 + 3 + 1  # the answered ones, those in their places, and the next
-        embedder.gate.set()
+        embedder.reopen()
         done = await caller.end(batch)
         assert (done.request_counts.completed, num_read) == (40, 40)  # type: ignore[union-attr]
 
@@ -338,7 +343,7 @@ async def test_a_cancelled_batch_keeps_what_was_answered_and_names_the_rest(
         ids = [line["custom_id"] for line in answered + rest]
         assert sorted(ids) == sorted(f"row-{number}" for number in range(1, 21))
         assert done.request_counts.completed == len(answered)  # type: ignore[union-attr]
-        embedder.gate.set()
+        embedder.reopen()
         finished = await caller.end(await caller.create(texts(1)))
         with pytest.raises(openai.ConflictError, match="is completed"):
             await caller.api.batches.cancel(finished.id)
@@ -441,7 +446,7 @@ async def test_a_router_that_leaves_gives_its_batches_back(world: ScriptedApplic
         batch = await caller.create(texts(9))
         async with worker(world).at_work():
             await caller.until(batch, lambda batch: batch.request_counts.completed > 2)  # type: ignore[union-attr]
-        embedder.gate.set()
+        embedder.reopen()
         async with worker(world).at_work():
             done = await caller.end(batch)
         assert done.status == "completed"
