@@ -123,7 +123,8 @@ def test_what_was_backed_up_answers_from_another_home(
     assert [call.request_id for call in calls] == [str(n) for n in reversed(range(NUM_CALLS))]
     [file_again] = Files().list("default", limit=10).data
     assert (file_again.id, file_again.filename) == (file.id, file.filename)
-    assert Files().local_path(file_again).read_bytes() == ROWS
+    with Files().open(file_again) as stored:
+        assert stored.read() == ROWS
     assert searched() == found
     hamlet("cluster", "backup", str(tmp_path / "again"))
     assert rows_of(tmp_path / "again") == rows_of(backup)
