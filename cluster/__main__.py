@@ -192,18 +192,15 @@ def list_models(
     for alias, card_id in registered.aliases().items():
         aliases.setdefault(card_id, []).append(alias)
     cards = registered.list(kind)
-    table = Table(box=None, pad_edge=False)
-    # Ids are there to be copied: never cut, however narrow the terminal.
-    table.add_column("Model", no_wrap=True, min_width=max((len(card.id) for card in cards), default=0))
-    for heading in ("Kind", "Base", "Aliases", "Metrics", "Created"):
-        table.add_column(heading, overflow="fold")
+    if not cards:
+        console.print("No model is registered yet.")
+    width = max((len(card.id) for card in cards), default=0)
     for card in cards:
+        # No table: ids are there to be copied, and with the figures beside them a terminal's width would cut them.
+        about = f"{card.id:<{width}}  {card.kind.value:<10}  {card.created_at:%Y-%m-%d %H:%M}"
+        console.print("  ".join([about, *aliases.get(card.id, ())]), markup=False, soft_wrap=True)
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items())
-        created = card.created_at.strftime("%Y-%m-%d %H:%M")
-        table.add_row(
-            card.id, card.kind.value, card.base_model, ", ".join(aliases.get(card.id, ())), metrics, created
-        )
-    console.print(table if table.row_count else "No model is registered yet.")
+        console.print(f"    {card.base_model}  {metrics}", markup=False, soft_wrap=True, style="dim")
     console.print("Built in: " + ", ".join(BUILTIN_PREFIX + name for name in PACKAGES))
 
 

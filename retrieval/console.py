@@ -55,21 +55,25 @@ def print_evaluation(
 
 
 def print_collections(infos: list[CollectionInfo]) -> None:
-    table = Table("collection", "chunks", "embedder", "dimension", "filters")
+    if not infos:
+        console.print("no collection yet; fill one: python -m retrieval ingest PATH --collection NAME")
     for info in infos:
         spec = info.spec
-        fields = ", ".join(f"{key} ({kind})" for key, kind in sorted(info.fields.items()))
-        table.add_row(
-            spec.name, str(info.num_points), escape(spec.embedder), str(spec.dimension), escape(fields)
+        console.print(
+            f"{spec.name}  {info.num_points} chunks, {spec.dimension} dimensions, {spec.embedder}",
+            markup=False,
         )
-    console.print(table)
+        if info.fields:
+            fields = ", ".join(f"{key} ({kind})" for key, kind in sorted(info.fields.items()))
+            console.print(f"    filters: {fields}", markup=False, style="dim")
 
 
 def print_documents(records: list[DocumentRecord]) -> None:
-    table = Table("document", "title", "chunks")
+    # No table: ids are there to be copied, and a terminal's width would cut them.
     for record in records:
-        table.add_row(escape(record.document_id), escape(record.title), str(record.num_chunks))
-    console.print(table)
+        console.print(
+            f"{record.num_chunks:>6} chunks  {escape(record.document_id)}  [dim]{escape(record.title)}[/]"
+        )
 
 
 def print_result(result: SearchResult) -> None:

@@ -32,8 +32,21 @@ def registered(tmp_path: Path, make_card: Callable[..., ModelCard]) -> ModelCard
 def test_models_are_listed_with_aliases_and_metrics(registered: ModelCard) -> None:
     Registry().promote("live", registered.id)
     result = runner.invoke(app, ["models", "list"])
-    for text in (registered.id, "classifier", "builtin:minilm", "live", "f1 0.8512", "builtin:smollm2"):
-        assert text in result.stdout
+    names, figures, built_in = result.stdout.splitlines()
+    assert names.split("  ")[0] == registered.id
+    assert names.endswith("live")
+    assert "classifier" in names
+    assert figures.split() == ["builtin:minilm", "f1", "0.8512"]
+    assert "builtin:smollm2" in built_in
+
+
+def test_long_names_and_many_figures_of_models_are_not_cut(make_card: Callable[..., ModelCard]) -> None:
+    figures = {f"figure_{number}": number / 7 for number in range(20)}
+    card = make_card(id=f"ft:{'m' * 60}:hamlet:{'s' * 40}:0a1b2c3d", metrics=figures)
+    Registry().register(card)
+    names, shown, _ = runner.invoke(app, ["models", "list"]).stdout.splitlines()
+    assert names.startswith(f"{card.id}  ")
+    assert shown.count("figure_") == 20
 
 
 def test_a_card_is_shown_as_json(registered: ModelCard) -> None:

@@ -21,7 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from cluster.errors import DataError, NotFound, StoreUnavailable, Unavailable
 from retrieval.client import CollectionsClient
 from retrieval.config import retrieval_config
-from retrieval.console import print_report
+from retrieval.console import print_collections, print_documents, print_report
 from retrieval.documents import Content, Document, MetadataValue, Section
 from retrieval.exact_store import ExactStore
 from retrieval.ingest import Ingestor
@@ -576,6 +576,20 @@ def test_a_report_names_each_file_once_and_each_reason_once(
     assert shown.count("no reader for .png") == 1
     assert "skipped, the file is empty:\n" in shown
     assert [shown.count(name) for name in ("a.png", "b.png", "empty.md")] == [1, 1, 1]
+
+
+def test_ids_of_documents_are_listed_whole_however_long(
+    client: CollectionsClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"docs/[old]/{'a-long-folder/' * 12}travel.md"
+    ingestor(client).add([replace(document(name, LONG), title="Travel [draft]")])
+    print_documents(client.documents("c"))
+    [line] = capsys.readouterr().out.splitlines()
+    assert f"  {name}  Travel [draft]" in line
+    print_collections(client.list_collections())
+    assert capsys.readouterr().out.startswith("c  ")
+    print_collections([])
+    assert "no collection yet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("metadata", "words"), [({"a b": 1}, "'a b'"), ({"year": "new"}, "is a string")])
