@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="100 k vectors only, smaller peers: under three minutes"
     )
-    parser.add_argument("--million", action="store_true", help="also 1,000,000 vectors (about 15 minutes)")
+    parser.add_argument("--million", action="store_true", help="also 1,000,000 vectors (20 minutes and more)")
     parser.add_argument("--only", choices=["search", "filling"], help="one half of it")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
