@@ -132,13 +132,17 @@ class TransformersEngine:
 
     async def _make_ready(self, adapter: Adapter) -> None:
         """Load an adapter unless it is in memory."""
-        # Fetched beside the engine's thread, on which the steps of the other requests run.
-        is_loaded = adapter.name in self._adapters
-        folder = None if is_loaded else await asyncio.to_thread(local_folder, adapter.weights_uri)
-        await self._run(lambda: self._load(adapter, folder))
+        # Asked on the engine's thread, on which it may just be leaving for another.
+        if not await self._run(lambda: self._load(adapter, None)):
+            # Fetched beside that thread, on which the steps of the other requests run.
+            folder = await asyncio.to_thread(local_folder, adapter.weights_uri)
+            await self._run(lambda: self._load(adapter, folder))
 
-    def _load(self, adapter: Adapter, folder: Path | None) -> None:
-        if folder is not None and adapter.name not in self._adapters:
+    def _load(self, adapter: Adapter, folder: Path | None) -> bool:
+        """Make an adapter the one used last, from its folder where it is not in memory; False where that is needed."""
+        if adapter.name not in self._adapters:
+            if folder is None:
+                return False
             self._add(adapter, folder)
         self._adapters.move_to_end(adapter.name)
         self._model.set_adapter(_module_name(adapter.name))  # peft warns of an active one that is deleted
@@ -147,6 +151,7 @@ class TransformersEngine:
         for name in idle[: max(0, len(self._adapters) - most)]:
             self._model.delete_adapter(_module_name(name))
             del self._adapters[name]
+        return True
 
     def _add(self, adapter: Adapter, folder: Path) -> None:
         base = self._model.get_base_model() if self._adapters else self._model

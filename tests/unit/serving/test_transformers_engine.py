@@ -146,17 +146,48 @@ def test_an_adapter_that_is_being_fetched_holds_up_no_other_answer(
 
     monkeypatch.setattr("serving.transformers_engine.local_folder", fetch)
 
-    async def first_step(asked: Adapter | None) -> None:
-        await anext(engine.generate("r", [0, 1], 1, Sampling(), asked))
-
     async def both() -> None:
-        waiting = asyncio.create_task(first_step(adapter))
+        waiting = asyncio.create_task(_first_step(engine, adapter))
         await asyncio.sleep(0)
-        await asyncio.wait_for(first_step(None), 5)
+        await asyncio.wait_for(_first_step(engine, None), 5)
         fetched.set()
         await waiting
 
     asyncio.run(both())
+
+
+def test_an_adapter_that_is_asked_for_as_it_leaves_is_loaded_again(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TransformersEngine(GeneratorConfig(dtype="float32", max_loras=1), base)
+    first, *others, last = (
+        _adapter(base, f"adapter.{number}") for number in range(HOST_ADAPTERS_PER_SLOT + 1)
+    )
+    for adapter in (first, *others):
+        assert _asked(engine, adapter)
+    is_leaving, may_leave = threading.Event(), threading.Event()
+    delete = engine._model.delete_adapter
+
+    def delete_slowly(name: str) -> None:
+        is_leaving.set()
+        assert may_leave.wait(timeout=10)
+        delete(name)
+
+    monkeypatch.setattr(engine._model, "delete_adapter", delete_slowly)
+
+    async def both() -> None:
+        coming = asyncio.create_task(_first_step(engine, last))
+        assert await asyncio.to_thread(is_leaving.wait, 10)
+        again = asyncio.create_task(_first_step(engine, first))
+        await asyncio.sleep(0)
+        may_leave.set()
+        await asyncio.gather(coming, again)
+
+    asyncio.run(both())
+
+
+async def _first_step(engine: TransformersEngine, adapter: Adapter | None) -> None:
+    await anext(engine.generate("r", [0, 1], 1, Sampling(), adapter))
 
 
 def test_a_model_without_some_of_its_weights_is_not_served(base: Path) -> None:
