@@ -219,31 +219,28 @@ def leave(path: Path, value: Any) -> None:
         torch.save(value, path)
 
 
-def first_round(folder: Path, world_size: int) -> None:
+def measure(folder: Path, world_size: int) -> None:
     compare_cuts(folder, world_size)
     if world_size == 2:
         export_adapters(folder)
         resume(folder)
-    save_for_others(folder, world_size)
 
 
-def run_rank(
-    rank: int, measure: Callable[[Path, int], None], folder: Path, world_size: int, port: int
-) -> None:
+def run_rank(rank: int, act: Callable[[Path, int], None], folder: Path, world_size: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": str(world_size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    measure(folder, world_size)
+    act(folder, world_size)
     dist.destroy_process_group()
 
 
-def run_groups(measure: Callable[[Path, int], None], folder: Path, world_sizes: list[int]) -> None:
+def run_groups(act: Callable[[Path, int], None], folder: Path, world_sizes: list[int]) -> None:
     # Imports are most of what a rank of tiny models does: forks have them already, but cannot use CUDA.
     method = "spawn" if torch.cuda.is_available() else "fork"
     groups = [
         start_processes(
-            run_rank, (measure, folder, size, free_port("127.0.0.1")), size, join=False, start_method=method
+            run_rank, (act, folder, size, free_port("127.0.0.1")), size, join=False, start_method=method
         )
         for size in world_sizes
     ]
@@ -253,8 +250,9 @@ def run_groups(measure: Callable[[Path, int], None], folder: Path, world_sizes: 
 
 
 def main(folder: Path, world_sizes: list[int]) -> None:
-    run_groups(first_round, folder, world_sizes)
+    run_groups(measure, folder, world_sizes)
     if len(world_sizes) == 2:
+        run_groups(save_for_others, folder, world_sizes)
         run_groups(resume_from_others, folder, world_sizes)
 
 
