@@ -224,9 +224,9 @@ def test_all_cards_are_read_once_and_again_only_what_is_new(registry: Registry, 
 
 def test_a_card_that_is_deleted_while_all_are_listed_is_left_out(make_card: MakeCard) -> None:
     engine = open_database()
-    registry = Registry(engine)
-    registry.register(make_card(id="one"))
-    registry.register(make_card(id="two"))
+    models = Registry(engine)
+    models.register(make_card(id="one"))
+    models.register(make_card(id="two"))
 
     def deleted(connection: Connection, _cursor: object, sql: str, *_: object) -> None:
         if sql.startswith("SELECT model_cards.id, model_cards.tenant"):
@@ -234,4 +234,4 @@ def test_a_card_that_is_deleted_while_all_are_listed_is_left_out(make_card: Make
 
     # As PostgreSQL shows it to a transaction that reads in two steps.
     event.listen(engine, "after_cursor_execute", deleted)
-    assert [card.id for _, card in registry.owned()] == ["two"]
+    assert [card.id for _, card in models.owned()] == ["two"]
